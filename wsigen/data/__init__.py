@@ -1,0 +1,1 @@
+"""From slides to training patches: where to cut, and the cutting."""

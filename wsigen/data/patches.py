@@ -1,0 +1,229 @@
+"""Training patches as a pure function of (seed, image number, patch size).
+
+Nothing here has state: which slide, which µm/px, which place and which of the eight orientations an image gets are
+drawn from a counter-based generator keyed by its number. So any number of workers and processes, and a run that was
+interrupted, see the same images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from wsigen.config import PatchGroup
+from wsigen.data.index import SlideEntry, SlideIndex
+from wsigen.errors import InvalidValueError
+from wsigen.slide.read import Slide
+
+
+class PatchKey(NamedTuple):
+    """Which training image: its running number and its size in pixels."""
+
+    number: int
+    size: int
+
+
+class Patch(NamedTuple):
+    """One training image.
+
+    Attributes:
+        image: uint8 (3, size, size).
+        mpp: µm/px.
+        number: running number of the image.
+    """
+
+    image: torch.Tensor
+    mpp: float
+    number: int
+
+
+def draw_mpp(u: float, mpp_range: tuple[float, float], sampling: str) -> float:
+    """µm/px at quantile ``u`` in [0, 1) of the training distribution.
+
+    Args:
+        u: quantile.
+        mpp_range: smallest and largest µm/px.
+        sampling: "log-uniform", or "uniform" as in Harb et al. 2024.
+    """
+    low, high = mpp_range
+    if sampling == "log-uniform":
+        return float(low * (high / low) ** u)
+    if sampling == "uniform":
+        return low + (high - low) * u
+    raise InvalidValueError(f"mpp_sampling must be 'log-uniform' or 'uniform', got {sampling!r}")
+
+
+class PatchDataset(Dataset[Patch]):
+    """Tissue patches from indexed slides at random µm/px.
+
+    The µm/px is drawn first, then a slide among those that can serve it (no slide is enlarged), then a tissue
+    pixel of that slide's mask, then where in the patch it lies. A share of the patches is placed anywhere,
+    so that bare glass is learnt too.
+
+    Args:
+        index: slides to draw from.
+        seed: the run's seed.
+        mpp_range: smallest and largest µm/px.
+        mpp_sampling: "log-uniform" or "uniform".
+        anywhere_fraction: share of patches placed without regard to tissue, in [0, 1].
+        augment: random rotation by quarter turns and reflection.
+
+    Raises:
+        InvalidValueError: if no slide can serve any patch of the range.
+
+    Determinism:
+        A patch depends on (seed, key) and the index alone.
+
+    Memory:
+        The tissue masks, and each open slide's share of its reader's tile cache.
+    """
+
+    def __init__(
+        self,
+        index: SlideIndex,
+        *,
+        seed: int = 0,
+        mpp_range: tuple[float, float] = (0.25, 150.0),
+        mpp_sampling: str = "log-uniform",
+        anywhere_fraction: float = 0.05,
+        augment: bool = True,
+    ) -> None:
+        self.index = index
+        self.seed = seed
+        self.mpp_range = mpp_range
+        self.mpp_sampling = mpp_sampling
+        self.anywhere_fraction = anywhere_fraction
+        self.augment = augment
+        self._slides: dict[str, Slide] = {}
+        draw_mpp(0.5, mpp_range, mpp_sampling)
+
+    def __getitem__(self, key: PatchKey) -> Patch:
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, key.number]))
+        for _ in range(64):  # a µm/px that no slide can serve is drawn again
+            mpp = draw_mpp(rng.random(), self.mpp_range, self.mpp_sampling)
+            usable = self.index.usable(key.size, mpp)
+            if usable:
+                break
+        else:
+            raise InvalidValueError(
+                f"no slide can serve {key.size} px patches within {self.mpp_range} µm/px; "
+                "widen mpp_range, use smaller patches, or see `wsigen index` for what the slides offer"
+            )
+        entry = usable[int(rng.integers(len(usable)))]
+        image = self.cut(entry, mpp, key.size, rng)
+        if self.augment:
+            image = np.rot90(image, int(rng.integers(4)))
+            image = image[:, ::-1] if rng.random() < 0.5 else image
+        return Patch(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), mpp, key.number)
+
+    def cut(self, entry: SlideEntry, mpp: float, size: int, rng: np.random.Generator) -> np.ndarray:
+        """One patch, uint8 (size, size, 3), of a given slide at a given µm/px, placed by ``rng``."""
+        centre = place(entry, mpp * size, rng, anywhere=rng.random() < self.anywhere_fraction)
+        slide = self._slides.get(entry.slide)
+        if slide is None:
+            slide = self._slides[entry.slide] = entry.open()
+        return slide.read_patch(centre, mpp, size, background=entry.background)
+
+
+def place(
+    entry: SlideEntry, extent_um: float, rng: np.random.Generator, *, anywhere: bool = False
+) -> tuple[float, float]:
+    """Centre (y, x) in µm of a square patch that holds a random tissue pixel of the slide.
+
+    Args:
+        entry: the slide.
+        extent_um: side of the patch, µm.
+        rng: source of randomness; always asked for the same number of values.
+        anywhere: place it by chance alone.
+
+    Returns:
+        Kept inside the slide where the patch fits.
+    """
+    extent = (entry.height * entry.mpp, entry.width * entry.mpp)
+    pick, u_y, u_x, v_y, v_x = rng.random(5)
+    rows, cols = entry.tissue_cells
+    if anywhere or len(rows) == 0:
+        anchor = (v_y * extent[0], v_x * extent[1])
+    else:
+        i = int(pick * len(rows))
+        anchor = ((rows[i] + v_y) * entry.mask_mpp, (cols[i] + v_x) * entry.mask_mpp)
+    centre = []
+    for a, u, side in zip(anchor, (u_y, u_x), extent, strict=True):
+        c = a + (u - 0.5) * extent_um
+        half = extent_um / 2
+        centre.append(min(max(c, half), side - half) if side >= extent_um else c)
+    return centre[0], centre[1]
+
+
+class PatchSchedule(Sampler[list[PatchKey]]):
+    """Which images each update sees, for one process.
+
+    Args:
+        groups: the mix of patch sizes.
+        seed: the run's seed.
+        updates: total number of updates.
+        first_update: update to begin at, when resuming.
+        accumulation: micro-batches per update.
+        rank: this process.
+        processes: number of processes.
+
+    Raises:
+        InvalidValueError: if a batch cannot be shared out evenly.
+
+    Determinism:
+        Update u sees the same images whatever the number of processes and wherever the run was resumed.
+    """
+
+    def __init__(
+        self,
+        groups: list[PatchGroup],
+        *,
+        seed: int,
+        updates: int,
+        first_update: int = 0,
+        first_image: int = 0,
+        accumulation: int = 1,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        for g in groups:
+            if g.batch % (processes * accumulation):
+                raise InvalidValueError(
+                    f"batch of {g.batch} patches of {g.size} px cannot be shared by {processes} processes × "
+                    f"{accumulation} accumulation steps; make `batch` a multiple of {processes * accumulation}"
+                )
+        self.groups, self.seed, self.updates = groups, seed, updates
+        self.first_update, self.first_image = first_update, first_image
+        self.accumulation, self.rank, self.processes = accumulation, rank, processes
+
+    def group(self, update: int) -> PatchGroup:
+        """The patch size drawn for an update."""
+        weights = np.array([g.weight for g in self.groups], dtype=float)
+        u = np.random.Generator(np.random.Philox(key=[self.seed, update], counter=1)).random()
+        return self.groups[int(np.searchsorted(np.cumsum(weights / weights.sum()), u, side="right"))]
+
+    def __iter__(self) -> Iterator[list[PatchKey]]:
+        number = self.first_image
+        for update in range(self.first_update, self.updates):
+            g = self.group(update)
+            share = g.batch // (self.processes * self.accumulation)
+            for micro in range(self.accumulation):
+                start = number + (micro * self.processes + self.rank) * share
+                yield [PatchKey(start + i, g.size) for i in range(share)]
+            number += g.batch
+
+    def __len__(self) -> int:
+        return (self.updates - self.first_update) * self.accumulation
+
+
+def collate(patches: list[Patch]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Stack patches: uint8 (b, 3, h, w), µm/px (b,), numbers."""
+    return (
+        torch.stack([p.image for p in patches]),
+        torch.tensor([p.mpp for p in patches], dtype=torch.float32),
+        [p.number for p in patches],
+    )

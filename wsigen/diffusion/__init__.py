@@ -1,0 +1,1 @@
+"""The mathematics of diffusion on tensors: no networks, no files."""

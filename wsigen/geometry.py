@@ -1,0 +1,65 @@
+"""Sizes, points and half-open regions on integer pixel grids, always in (y, x) order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Size:
+    """Height and width in pixels."""
+
+    height: int
+    width: int
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return self.height * self.width
+
+    @property
+    def region(self) -> Region:
+        """The region from the origin that covers this size."""
+        return Region(0, 0, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Rows [y, y + height) and columns [x, x + width). May reach outside any image."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+    @property
+    def y1(self) -> int:
+        """First row below the region."""
+        return self.y + self.height
+
+    @property
+    def x1(self) -> int:
+        """First column right of the region."""
+        return self.x + self.width
+
+    @property
+    def size(self) -> Size:
+        """Height and width."""
+        return Size(self.height, self.width)
+
+    def shift(self, dy: int, dx: int) -> Region:
+        """The region moved by (dy, dx)."""
+        return Region(self.y + dy, self.x + dx, self.height, self.width)
+
+    def pad(self, n: int) -> Region:
+        """The region grown by ``n`` pixels on every side."""
+        return Region(self.y - n, self.x - n, self.height + 2 * n, self.width + 2 * n)
+
+    def intersect(self, other: Region) -> Region:
+        """The common part; of height or width 0 where there is none."""
+        y, x = max(self.y, other.y), max(self.x, other.x)
+        y1, x1 = min(self.y1, other.y1), min(self.x1, other.x1)
+        return Region(y, x, max(0, y1 - y), max(0, x1 - x))
+
+    def __bool__(self) -> bool:
+        return self.height > 0 and self.width > 0

@@ -1,0 +1,121 @@
+"""The denoiser D(x; σ, µm/px): a UNet behind space-to-depth, with a thin path at full resolution around it.
+
+A p×p block of pixels becomes one cell of 3p² channels, so that no wide layer runs at full resolution. At low noise
+the network must hand through 3p² nearly independent noise values per cell, more than a narrow first level carries;
+the full-resolution path takes that over: a 3×3 stem whose features are joined to the UNet's output before two 3×3
+convolutions, modulated by σ and µm/px. Pixels stay exact, so a linear constraint on them stays exact too.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wsigen.diffusion.precondition import precondition
+
+# One e-fold of σ or of µm/px moves the argument of the sinusoids, whose periods run from 2π to 10,000·2π, by this.
+EMBEDDING_SCALE = 25.0
+
+
+class Denoiser(ModelMixin, ConfigMixin):
+    """EDM denoiser conditioned on the noise level and on the physical pixel size.
+
+    Fully convolutional but for attention at the lowest resolution: any height and width that are multiples of
+    ``stride`` will do. The mpp embedding is of 25·ln(mpp): the raw number would leave 0.3 and 0.5 µm/px nearly
+    indistinguishable beside 100 and 150.
+
+    Args:
+        patchify: p, side of the pixel block that becomes one cell of the UNet.
+        block_out_channels: channels of each UNet level, multiples of 32.
+        layers_per_block: residual blocks per UNet level.
+        pixel_channels: channels of the full-resolution stem.
+        context_channels: channels per pixel that the UNet hands to the full-resolution path.
+        sigma_data: σ_data of the preconditioning.
+        patch_sizes: patch sizes trained on, px. A record for the sampler; the network accepts others.
+        mpp_range: smallest and largest µm/px trained on.
+        background: colour of glass, 8 bit RGB.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        patchify: int = 4,
+        block_out_channels: tuple[int, ...] = (96, 160, 224),
+        layers_per_block: int = 1,
+        pixel_channels: int = 12,
+        context_channels: int = 12,
+        sigma_data: float = 0.5,
+        patch_sizes: tuple[int, ...] = (128,),
+        mpp_range: tuple[float, float] = (0.25, 150.0),
+        background: tuple[int, int, int] = (243, 243, 243),
+    ) -> None:
+        super().__init__()
+        levels = len(block_out_channels)
+        self.unet = UNet2DModel(
+            in_channels=3 * patchify**2,
+            out_channels=context_channels * patchify**2,
+            block_out_channels=tuple(block_out_channels),
+            layers_per_block=layers_per_block,
+            down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
+            up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
+            attention_head_dim=32,
+            class_embed_type="timestep",
+        )
+        embedding = block_out_channels[0]
+        self.pixel_stem = nn.Conv2d(3, pixel_channels, 3, padding=1)
+        joined = pixel_channels + context_channels
+        self.pixel_modulation = nn.Sequential(
+            nn.Linear(2 * embedding, embedding), nn.SiLU(), nn.Linear(embedding, 2 * joined)
+        )
+        self.pixel_hidden = nn.Conv2d(joined, joined, 3, padding=1)
+        self.pixel_out = nn.Conv2d(joined, 3, 3, padding=1)
+        nn.init.zeros_(self.pixel_out.weight)
+        nn.init.zeros_(self.pixel_out.bias)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def stride(self) -> int:
+        """Heights and widths must be multiples of this, in pixels."""
+        return self.config["patchify"] * 2 ** (len(self.config["block_out_channels"]) - 1)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b 3 h w"],
+        sigma: Float[Tensor, " b"],
+        mpp: Float[Tensor, " b"],
+    ) -> Float[Tensor, "b 3 h w"]:
+        """D_x, the expected clean image given the noisy one (Karras et al. 2022, eq. 7).
+
+        Args:
+            x: clean + sigma * noise, clean in [-1, 1].
+            sigma: noise level of each image, > 0.
+            mpp: µm/px of each image, > 0.
+
+        Returns:
+            float32, whatever precision the network computes in.
+        """
+        x, sigma = x.float(), sigma.float()
+        c = precondition(sigma[:, None, None, None], self.config["sigma_data"])
+        F_x = self.raw(c.c_in * x, 4 * c.c_noise.flatten(), mpp.float().log())
+        return c.c_skip * x + c.c_out * F_x.float()
+
+    def raw(
+        self, x: Float[Tensor, "b 3 h w"], log_sigma: Float[Tensor, " b"], log_mpp: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        """F_x, the network without preconditioning; ``x`` has unit variance."""
+        p = self.config["patchify"]
+        x = x.to(self.dtype)
+        cells = F.pixel_unshuffle(x, p).contiguous(memory_format=torch.channels_last)
+        noise_label, mpp_label = EMBEDDING_SCALE * log_sigma, EMBEDDING_SCALE * log_mpp
+        context = self.unet(cells, noise_label, class_labels=mpp_label, return_dict=False)[0]
+        labels = torch.cat([self.unet.time_proj(noise_label), self.unet.time_proj(mpp_label)], dim=1)
+        scale, shift = self.pixel_modulation(labels.to(self.dtype))[:, :, None, None].chunk(2, dim=1)
+        stem = self.pixel_stem(x.contiguous(memory_format=torch.channels_last))
+        h = torch.cat([stem, F.pixel_shuffle(context, p)], dim=1)
+        h = F.silu(h) * (1 + scale) + shift
+        h = F.silu(self.pixel_hidden(h))
+        return self.pixel_out(h)

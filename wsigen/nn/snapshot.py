@@ -1,0 +1,120 @@
+"""Finding and loading weights: the bundled model, a folder, or a hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from wsigen.errors import SnapshotError
+from wsigen.nn.denoiser import Denoiser
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+CONFIG = "config.json"
+
+log = logging.getLogger(__name__)
+
+
+def bundled(name: str) -> Path:
+    """Folder of a model that comes with the package."""
+    return Path(str(resources.files("wsigen"))) / "models" / name
+
+
+def resolve(model: str | Path) -> Path:
+    """The local folder of a model, downloading it if ``model`` is a hub id.
+
+    Args:
+        model: "default", a folder with config.json and weights, or a hub id ("owner/name").
+
+    Raises:
+        SnapshotError: if there is no such model.
+    """
+    for folder in (Path(model), bundled(str(model))):
+        if (folder / CONFIG).is_file():
+            return folder
+    if Path(model).exists():
+        raise SnapshotError(model, f"no {CONFIG} here; give the folder that save_pretrained or train.py wrote")
+    name = str(model)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise SnapshotError(model, "no such model; give 'default', a snapshot folder, or a hub id 'owner/name'")
+    return _download(name)
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=[CONFIG, WEIGHTS]))
+    except Exception as error:  # the hub client raises its own, the transport's and the system's errors
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        raise SnapshotError(
+            hub_id, f"neither a local folder nor to be had from the hub ({reason}); check the name or the network"
+        ) from error
+
+
+def load_denoiser(model: str | Path = "default", device: torch.device | str = "cpu") -> Denoiser:
+    """A denoiser ready to sample with: float32 weights, evaluation mode, no gradients.
+
+    Args:
+        model: see ``resolve``.
+        device: where to put it.
+
+    Raises:
+        SnapshotError: if it is missing, truncated, of another shape than its config, or holds NaN.
+    """
+    folder = resolve(model)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise SnapshotError(folder, f"has {CONFIG} but no {WEIGHTS}; copy the whole snapshot folder")
+    try:
+        net = Denoiser.from_pretrained(
+            str(folder), torch_dtype=torch.float32, low_cpu_mem_usage=False, use_safetensors=True
+        )
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise SnapshotError(folder, f"weights cannot be read ({_first_line(error)}); copy them again") from error
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise SnapshotError(folder, f"weights do not fit {CONFIG} ({_first_line(error)})") from error
+    assert isinstance(net, Denoiser)
+    for name, value in net.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise SnapshotError(weights, f"{name} holds NaN or infinity; the training diverged or the file is damaged")
+    return net.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)  # pyright: ignore
+
+
+def save_denoiser(net: Denoiser, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write config.json and safetensors, both whole or not at all.
+
+    Args:
+        net: the network; left as it is.
+        folder: made if it does not exist.
+        dtype: precision of the stored weights.
+    """
+    copy = Denoiser.from_config(net.config)
+    assert isinstance(copy, Denoiser)
+    copy.load_state_dict(net.state_dict())
+    logging.getLogger("diffusers.models.modeling_utils").setLevel(logging.ERROR)  # it warns of .to(dtype)
+    part = folder.with_name(folder.name + ".part")
+    copy.to(dtype).save_pretrained(str(part))
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted(part.iterdir()):
+        file.replace(folder / file.name)
+    part.rmdir()
+
+
+def weights_hash(model: str | Path) -> str:
+    """SHA-256 of a snapshot's config and weights, first 16 hex digits: names the model in provenance."""
+    folder = resolve(model)
+    digest = hashlib.sha256()
+    for name in (CONFIG, WEIGHTS):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

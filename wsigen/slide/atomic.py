@@ -1,0 +1,148 @@
+"""Files that appear whole or not at all: a temporary name, then fsync, then rename.
+
+Errors of the disk (full, read-only, no permission) become an `OutputError` that names the path, the free space
+and what to do; whatever stood under the final name before is left as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from wsigen.errors import OutputError
+
+TEMPORARY_SUFFIX = ".tmp"
+
+_FIXES = {
+    errno.ENOSPC: "make room or choose a folder on another disk",
+    errno.EDQUOT: "your quota is used up: make room or choose another folder",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "the disk is read-only: choose another folder",
+    errno.EFBIG: "the file system does not take files so large: choose another folder",
+    errno.ENOTDIR: "a part of this path is a file: choose another folder",
+    errno.EISDIR: "this is a folder: choose another name",
+    errno.EEXIST: "this is a file and a folder is needed: choose another name",
+}
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def free_bytes(path: Path) -> int | None:
+    """Bytes that an ordinary user may still write on the disk of ``path``, or of its nearest existing parent.
+
+    Args:
+        path: a file or folder, which need not exist yet.
+
+    Returns:
+        The number of bytes, or None where the system does not tell.
+    """
+    for folder in (path, *path.absolute().parents):
+        try:
+            return shutil.disk_usage(folder).free
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return None
+    return None
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """What the user should read when the operating system refuses to write ``path``.
+
+    Args:
+        path: what was being written.
+        error: the refusal.
+    """
+    what = os.strerror(error.errno).lower() if error.errno else str(error)
+    fix = _FIXES.get(error.errno or 0, "check the disk, then run the same command again")
+    free = free_bytes(path)
+    if error.errno in _DISK_FULL and free is not None:
+        what = f"{what}, {free / 2**20:.1f} MiB free"
+        fix = f"{fix}, then run the same command again: it goes on where it stopped"
+    return OutputError(path, f"cannot be written ({what}); {fix}")
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn an `OSError` inside the block into an `OutputError` about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Create ``folder`` and its parents, where missing.
+
+    Raises:
+        OutputError: it cannot be created.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """The name under which ``path`` is written before it is complete; in the same folder, so rename is atomic."""
+    return path.with_name(path.name + TEMPORARY_SUFFIX)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` durable. Does nothing where a folder cannot be opened (Windows)."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of ``path`` durable."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name; when the block ends well, that file is synced and renamed to ``path``.
+
+    After any exception the temporary file is removed and ``path`` is untouched.
+
+    Args:
+        path: the final name; its folder is created where missing.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written to.
+    """
+    make_folder(path.parent)
+    temporary = temporary_name(path)
+    try:
+        with disk_errors(path):
+            yield temporary
+            sync_file(temporary)
+            temporary.replace(path)
+            sync_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a small file atomically.
+
+    Args:
+        path: the final name.
+        data: its whole content.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written to.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
