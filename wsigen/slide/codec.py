@@ -11,7 +11,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import imagecodecs
@@ -57,8 +58,8 @@ class JpegCodec:
     """
 
     quality: int = 85
-    lossless: bool = False
-    bytes_per_pixel: float = 0.29
+    lossless: bool = field(default=False, init=False)
+    bytes_per_pixel: float = field(default=0.29, init=False)
 
     @property
     def name(self) -> str:
@@ -81,32 +82,25 @@ class JpegCodec:
 
 @dataclass(frozen=True)
 class DeflateCodec:
-    """TIFF's "adobe deflate" with predictor 2. A tile's shape is not in its bytes: it must be ``tile`` square.
+    """TIFF's "adobe deflate" with predictor 2, for square tiles (their bytes do not hold their shape).
 
     Deflate rather than zstd, although zstd is 2.5 times faster and OpenSlide's own wheels open both: older builds
     of libtiff and several other readers know only deflate, and it is 4 % smaller.
-
-    Args:
-        tile: side of the tiles in pixels.
     """
 
-    tile: int = 256
-    lossless: bool = True
-    bytes_per_pixel: float = 1.95
-
-    @property
-    def name(self) -> str:
-        """``deflate256`` and the like."""
-        return f"deflate{self.tile}"
+    name: str = field(default="deflate", init=False)
+    lossless: bool = field(default=True, init=False)
+    bytes_per_pixel: float = field(default=1.95, init=False)
 
     def encode(self, tile: np.ndarray) -> bytes:
-        """Deflated horizontal differences of a uint8 (tile, tile, 3) tile."""
+        """Deflated horizontal differences of a square uint8 (n, n, 3) tile."""
         return bytes(imagecodecs.deflate_encode(imagecodecs.delta_encode(tile, axis=1), level=1))
 
     def decode(self, data: bytes) -> np.ndarray:
-        """The uint8 (tile, tile, 3) tile of these bytes."""
+        """The square uint8 (n, n, 3) tile of these bytes."""
         flat = np.frombuffer(imagecodecs.deflate_decode(data), np.uint8)
-        return imagecodecs.delta_decode(flat.reshape(self.tile, self.tile, 3), axis=1)
+        side = math.isqrt(flat.size // 3)
+        return imagecodecs.delta_decode(flat.reshape(side, side, 3), axis=1)
 
 
 @dataclass(frozen=True)
@@ -116,9 +110,9 @@ class ZstdCodec:
     A header of two little-endian uint16 holds height and width, so that tiles of any shape up to 65535 can be kept.
     """
 
-    name: str = "zstd"
-    lossless: bool = True
-    bytes_per_pixel: float = 1.35
+    name: str = field(default="zstd", init=False)
+    lossless: bool = field(default=True, init=False)
+    bytes_per_pixel: float = field(default=1.35, init=False)
 
     def encode(self, tile: np.ndarray) -> bytes:
         """Compressed bytes of a uint8 (height, width, 3) tile."""

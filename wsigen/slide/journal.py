@@ -1,0 +1,351 @@
+"""The block journal: where the rows of a slide are kept while it is being made, so that a killed run can go on.
+
+One file per block (`wsigen.slide.block`) plus ``journal.json``. Two uses of one class:
+
+* an intermediate stage: one level, `ZSTD`; the next stage reads it as its guide;
+* the final stage: levels of encoded tiles, from which `wsigen.slide.write` copies the slide.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from wsigen.errors import InvalidValueError, OutputError
+from wsigen.geometry import Region, Size
+from wsigen.slide.atomic import TEMPORARY_SUFFIX, disk_errors, make_folder, sync_folder, write_bytes
+from wsigen.slide.block import BlockLayout, BlockWriter, read_tile, verified_index
+from wsigen.slide.codec import ZSTD, TileCodec
+from wsigen.slide.pyramid import TileRows, ceil_div, level_size, pad_edge
+
+FORMAT = 1
+_RESTART = "remove that folder, or choose another output folder or name"
+
+
+def usable_cpus() -> int:
+    """Number of CPUs this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class BlockJournal:
+    """Rows in, blocks on disk, tiles and rows out.
+
+    Rows are appended in order; whenever a row of blocks is full, its files are synced and renamed, and `rows_done`
+    moves on. Opening the same folder again checks every byte; what is torn, damaged or missing counts as not done,
+    and the caller appends again from `rows_done`.
+
+    Args:
+        folder: of this journal alone; created where missing.
+        size: of level 0, in pixels.
+        codec: of the tiles of levels finer than the seed.
+        levels: of the finished pyramid; 1 for an intermediate stage.
+        fingerprint: hash of everything that determines the pixels; a journal of another run is refused.
+        tile: side of a tile in pixels, a multiple of 16.
+        block: side of a block in pixels, ``tile · 2^n``. 2048 = 256 · 2³: its seed at level 3 is one tile.
+        threads: that encode and decode tiles; by default one per CPU, at most 4.
+
+    Raises:
+        InvalidValueError: an argument is out of range.
+        OutputError: the folder belongs to another run, or cannot be written.
+
+    Memory: one row of tiles per level, ``≤ 2 · 3 · tile · width`` bytes (96 MiB at width 65536), the encoded tiles
+    of one of them, and up to 256 decoded tiles (48 MiB) once `read` is used.
+
+    Determinism: the bytes of every tile depend on the pixels alone, not on how rows were chopped, on threads,
+    or on interruptions.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        size: Size,
+        *,
+        codec: TileCodec,
+        levels: int,
+        fingerprint: str,
+        tile: int = 256,
+        block: int = 2048,
+        threads: int | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.size = size
+        self.codec = codec
+        self.layout = BlockLayout(size, tile, block, levels)
+        self.fingerprint = fingerprint
+        self._pool = ThreadPoolExecutor(threads or min(4, usable_cpus()), "wsigen-tiles")
+        self._cache: dict[tuple[int, int, int], np.ndarray] = {}
+        self._cache_tiles = 256
+        self._band: _BlockRow | None = None
+        self._indexes: list[list[np.ndarray]] = []
+        self._open()
+
+    @property
+    def levels(self) -> int:
+        """Levels of the finished pyramid."""
+        return self.layout.levels
+
+    @property
+    def rows_done(self) -> int:
+        """Leading rows that are safely on disk: where an interrupted run goes on."""
+        return min(len(self._indexes) * self.layout.block, self.size.height)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row is on disk."""
+        return self.rows_done == self.size.height
+
+    def append(self, rows: np.ndarray) -> None:
+        """Take the next rows. The first call after opening starts at `rows_done`.
+
+        After an `OutputError` the rows since `rows_done` are forgotten: append them again once there is room.
+
+        Args:
+            rows: uint8 (any height ≥ 1, width, 3).
+
+        Raises:
+            InvalidValueError: wrong type, width or too many rows.
+            OutputError: the disk is full or not writable.
+        """
+        self._check(rows)
+        taken = 0
+        try:
+            with disk_errors(self.folder):
+                while taken < len(rows):
+                    band = self._band = self._band or _BlockRow(self, len(self._indexes))
+                    part = rows[taken : taken + band.missing]
+                    band.push(part)
+                    taken += len(part)
+                    if not band.missing:
+                        self._indexes.append(band.finish())
+                        self._band = None
+        except BaseException:
+            self._forget()
+            raise
+
+    def read(self, region: Region, level: int = 0) -> np.ndarray:
+        """Pixels that are already on disk.
+
+        Args:
+            region: in pixels of ``level``, inside the rows that are done.
+            level: at most `layout.stored_levels` − 1.
+
+        Returns:
+            uint8 (region.height, region.width, 3); exact for lossless codecs and at the seeds' level.
+
+        Raises:
+            InvalidValueError: the region reaches outside what is on disk.
+            OutputError: a block was damaged since the journal was opened.
+        """
+        width = level_size(self.size, level).width
+        done = Region(0, 0, ceil_div(self.rows_done, 2**level), width)
+        if level >= self.layout.stored_levels or region.intersect(done) != region:
+            raise InvalidValueError(
+                f"region must lie in the {done.height} rows x {done.width} columns done of levels "
+                f"0-{self.layout.stored_levels - 1}, got {region} at level {level}"
+            )
+        out = np.empty((region.height, region.width, 3), np.uint8)
+        tile = self.layout.tile
+        if region:
+            for row in range(region.y // tile, ceil_div(region.y1, tile)):
+                self._read_tile_row(region, level, row, out)
+        return out
+
+    def encoded_tiles(self, level: int) -> Iterator[bytes]:
+        """The tiles of one level as they are stored, row by row from the top left.
+
+        Args:
+            level: finer than the seeds'.
+
+        Raises:
+            OutputError: a block was damaged since the journal was opened.
+        """
+        tiles = self.layout.level_tiles(level)
+        for row in range(tiles.height):
+            for col in range(tiles.width):
+                yield self._tile(level, row, col)
+
+    def map_tiles(self, codec: TileCodec, strip: np.ndarray) -> list[bytes]:
+        """Encode a row of tiles in the thread pool.
+
+        Args:
+            codec: of these tiles.
+            strip: uint8 (≤ tile, width, 3); padded by repeating its last row and column.
+        """
+        tile = self.layout.tile
+
+        def encode(x: int) -> bytes:
+            return codec.encode(pad_edge(strip[:, x : x + tile], tile, tile))
+
+        return list(self._pool.map(encode, range(0, strip.shape[1], tile)))
+
+    def delete(self) -> None:
+        """Remove the journal's files, and its folder if nothing else is in it.
+
+        Raises:
+            OutputError: a file cannot be removed.
+        """
+        self._forget()
+        self._indexes.clear()
+        self._cache.clear()
+        with disk_errors(self.folder):
+            for file in (*self._files(".block"), *self._files(TEMPORARY_SUFFIX), self._manifest):
+                file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def block_path(self, row: int, col: int) -> Path:
+        """The file of the block at (row, col) of the grid of blocks."""
+        return self.folder / f"{row:04d}_{col:04d}.block"
+
+    @property
+    def _manifest(self) -> Path:
+        return self.folder / "journal.json"
+
+    def _files(self, suffix: str) -> list[Path]:
+        return sorted(self.folder.glob(f"[0-9]*_[0-9]*{suffix}"))
+
+    def _open(self) -> None:
+        make_folder(self.folder)
+        with disk_errors(self.folder):
+            self._claim()
+            for leftover in self._files(TEMPORARY_SUFFIX):
+                leftover.unlink()
+            self._indexes = list(self._verified_rows())
+
+    def _claim(self) -> None:
+        wanted = {
+            "format": FORMAT,
+            "size": [self.size.height, self.size.width],
+            "tile": self.layout.tile,
+            "block": self.layout.block,
+            "levels": self.levels,
+            "codec": self.codec.name,
+            "fingerprint": self.fingerprint,
+        }
+        if self._manifest.exists():
+            self._compare(wanted)
+        elif self._files(".block"):
+            raise OutputError(self.folder, f"holds blocks but no journal.json; {_RESTART}")
+        else:
+            write_bytes(self._manifest, (json.dumps(wanted, indent=1) + "\n").encode())
+
+    def _compare(self, wanted: dict[str, object]) -> None:
+        try:
+            found = json.loads(self._manifest.read_bytes())
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise OutputError(self._manifest, f"is not a journal's description; {_RESTART}")
+        for key, value in wanted.items():
+            if found.get(key) != value:
+                raise OutputError(
+                    self.folder,
+                    f"holds the state of another run ({key} {found.get(key)!r}, this run has {value!r}); "
+                    f"run with the settings of that run to go on with it; or {_RESTART}",
+                )
+
+    def _verified_rows(self) -> Iterator[list[np.ndarray]]:
+        for row in range(self.layout.blocks.height):
+            indexes = []
+            for col in range(self.layout.blocks.width):
+                index = verified_index(self.block_path(row, col), self.layout.slots(row, col))
+                if index is None:
+                    return
+                indexes.append(index)
+            yield indexes
+
+    def _check(self, rows: np.ndarray) -> None:
+        left = self.size.height - self.rows_done - (self._band.taken if self._band else 0)
+        if rows.dtype != np.uint8 or rows.ndim != 3 or rows.shape[1:] != (self.size.width, 3):
+            raise InvalidValueError(
+                f"rows must be uint8 (height, {self.size.width}, 3), got {rows.dtype} {rows.shape}"
+            )
+        if not 1 <= len(rows) <= left:
+            raise InvalidValueError(f"rows must be 1 to {left}, what is left of this slide, got {len(rows)}")
+
+    def _forget(self) -> None:
+        if self._band:
+            self._band.discard()
+        self._band = None
+
+    def _tile(self, level: int, row: int, col: int) -> bytes:
+        block_row, block_col, slot = self.layout.slot(level, row, col)
+        path = self.block_path(block_row, block_col)
+        with disk_errors(path):
+            data = read_tile(path, self._indexes[block_row][block_col][slot])
+        if data is None:
+            raise OutputError(
+                path, "was damaged after it was written; run the same command again to remake it"
+            )
+        return data
+
+    def _decoded(self, key: tuple[int, int, int]) -> np.ndarray:
+        codec = ZSTD if key[0] == self.layout.seed_level else self.codec
+        return codec.decode(self._tile(*key))
+
+    def _read_tile_row(self, region: Region, level: int, row: int, out: np.ndarray) -> None:
+        tile = self.layout.tile
+        keys = [(level, row, col) for col in range(region.x // tile, ceil_div(region.x1, tile))]
+        missing = [key for key in keys if key not in self._cache]
+        fresh = dict(zip(missing, self._pool.map(self._decoded, missing), strict=True))
+        for key in keys:
+            pixels = fresh[key] if key in fresh else self._cache.pop(key)
+            self._cache[key] = pixels
+            spot = Region(row * tile, key[2] * tile, *pixels.shape[:2]).intersect(region)
+            source, target = spot.shift(-row * tile, -key[2] * tile), spot.shift(-region.y, -region.x)
+            out[target.y : target.y1, target.x : target.x1] = pixels[
+                source.y : source.y1, source.x : source.x1
+            ]
+        for key in list(self._cache)[: -self._cache_tiles]:
+            del self._cache[key]
+
+
+class _BlockRow:
+    """The row of blocks that is being written."""
+
+    def __init__(self, journal: BlockJournal, row: int) -> None:
+        layout = journal.layout
+        self._journal, self._layout, self._row = journal, layout, row
+        size = Size(layout.pixels(row, 0).height, layout.size.width)
+        self._stream = TileRows(size, layout.tile, layout.stored_levels, self._emit)
+        self._writers = [
+            BlockWriter(journal.block_path(row, col), layout.slots(row, col))
+            for col in range(layout.blocks.width)
+        ]
+
+    @property
+    def taken(self) -> int:
+        return self._stream.rows
+
+    @property
+    def missing(self) -> int:
+        return self._stream.size.height - self._stream.rows
+
+    def push(self, rows: np.ndarray) -> None:
+        self._stream.push(rows)
+
+    def _emit(self, level: int, row: int, strip: np.ndarray) -> None:
+        layout = self._layout
+        codec = ZSTD if level == layout.seed_level else self._journal.codec
+        first = self._row * layout.tiles_per_block(level)
+        for col, data in enumerate(self._journal.map_tiles(codec, strip)):
+            _, block_col, slot = layout.slot(level, first + row, col)
+            self._writers[block_col].add(slot, data)
+        for writer in self._writers:
+            writer.flush()
+
+    def finish(self) -> list[np.ndarray]:
+        indexes = [writer.finish() for writer in self._writers]
+        sync_folder(self._journal.folder)
+        return indexes
+
+    def discard(self) -> None:
+        with contextlib.suppress(OSError):
+            for writer in self._writers:
+                writer.discard()

@@ -1,0 +1,100 @@
+"""What a slide says about its own making: in the file, and in a JSON beside it.
+
+Every file states that it is synthetic. Nothing here depends on time, machine or path, so that the same run gives
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wsigen import __version__
+
+SOFTWARE = f"wsigen {__version__}"
+NOTICE = "synthetic whole-slide image: made by a diffusion model, shows no patient, not for diagnosis"
+_SLIDE_SUFFIXES = (".ome.tiff", ".ome.tif", ".tiff", ".tif")
+_NAMESPACE = uuid.UUID("b2f7c0de-5d1e-5b8a-9a53-77736967656e")
+
+
+def complete_provenance(provenance: Mapping[str, Any], mpp: float, height: int, width: int) -> dict[str, Any]:
+    """The caller's facts with those every slide must state.
+
+    Args:
+        provenance: JSON-like facts (model hash, seed, preset, …); they may nest.
+        mpp: µm/px of level 0.
+        height: of level 0, in pixels.
+        width: of level 0, in pixels.
+
+    Returns:
+        A dict that starts with ``synthetic: True``.
+    """
+    facts = {"synthetic": True, "notice": NOTICE, "software": SOFTWARE, "mpp": mpp}
+    return {**facts, "height": height, "width": width, **provenance, "synthetic": True}
+
+
+def flatten(provenance: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested facts as one level of text: ``{"model": {"sha256": "ab"}}`` → ``{"model.sha256": "ab"}``."""
+    flat: dict[str, str] = {}
+    for key, value in provenance.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, default=str)
+    return flat
+
+
+def ome_metadata(provenance: Mapping[str, Any], mpp: float, name: str) -> dict[str, Any]:
+    """Metadata for tifffile's OME-XML: pixel size, notice, and a MapAnnotation of all facts.
+
+    Args:
+        provenance: from `complete_provenance`.
+        mpp: µm/px of level 0.
+        name: of the image.
+    """
+    flat = {plain_text(key): plain_text(value) for key, value in flatten(provenance).items()}
+    return {
+        "axes": "YXS",
+        "Name": plain_text(name),
+        "Description": NOTICE,
+        "Creator": SOFTWARE,
+        "UUID": str(uuid.uuid5(_NAMESPACE, json.dumps([name, flat], sort_keys=True))),
+        "PhysicalSizeX": mpp,
+        "PhysicalSizeXUnit": "µm",
+        "PhysicalSizeY": mpp,
+        "PhysicalSizeYUnit": "µm",
+        "MapAnnotation": {"Namespace": "wsigen/provenance", "Value": flat},
+    }
+
+
+def description(provenance: Mapping[str, Any]) -> str:
+    """The facts as one line of ASCII without XML, for readers that refuse XML in ImageDescription."""
+    line = "; ".join(f"{key} = {value}" for key, value in flatten(provenance).items())
+    return (
+        line.replace("\n", " ")
+        .encode("ascii", "backslashreplace")
+        .decode()
+        .replace("<", "(")
+        .replace(">", ")")
+    )
+
+
+def provenance_json(provenance: Mapping[str, Any]) -> bytes:
+    """The facts as an indented JSON file."""
+    return (json.dumps(provenance, indent=2, ensure_ascii=False, default=str) + "\n").encode()
+
+
+def beside(slide: Path, suffix: str) -> Path:
+    """The name of a slide's companion: ``a_HE.ome.tif`` and ``.json`` → ``a_HE.json``."""
+    for ending in _SLIDE_SUFFIXES:
+        if slide.name.lower().endswith(ending):
+            return slide.with_name(slide.name[: -len(ending)] + suffix)
+    return slide.with_name(slide.name + suffix)
+
+
+def plain_text(text: str) -> str:
+    """Text without the control characters that XML cannot hold."""
+    return "".join(c if c.isprintable() else " " for c in text)
