@@ -70,7 +70,9 @@ class DataConfig:
         low, high = self.mpp_range
         check(0 < low < high, "data.mpp_range", self.mpp_range, "two numbers with 0 < smallest < largest")
         known = ("log-uniform", "uniform")
-        check(self.mpp_sampling in known, "data.mpp_sampling", self.mpp_sampling, f"one of {', '.join(known)}")
+        check(
+            self.mpp_sampling in known, "data.mpp_sampling", self.mpp_sampling, f"one of {', '.join(known)}"
+        )
         check(0 <= self.anywhere_fraction <= 1, "data.anywhere_fraction", self.anywhere_fraction, "in [0, 1]")
         check(0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, "in (0, 1)")
         check(len(self.patches) > 0, "data.patches", self.patches, "at least one patch size")
@@ -97,8 +99,12 @@ class DenoiserConfig:
 
     def __post_init__(self) -> None:
         check(self.patchify >= 1, "model.patchify", self.patchify, ">= 1")
-        multiples = len(self.block_out_channels) > 0 and all(c > 0 and c % 32 == 0 for c in self.block_out_channels)
-        check(multiples, "model.block_out_channels", self.block_out_channels, "multiples of 32, one per level")
+        multiples = len(self.block_out_channels) > 0 and all(
+            c > 0 and c % 32 == 0 for c in self.block_out_channels
+        )
+        check(
+            multiples, "model.block_out_channels", self.block_out_channels, "multiples of 32, one per level"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,8 +165,9 @@ class PatchSchedule(Sampler[list[PatchKey]]):
     Args:
         groups: the mix of patch sizes.
         seed: the run's seed.
-        updates: total number of updates.
+        images: train until this many images are seen.
         first_update: update to begin at, when resuming.
+        first_image: images seen before it.
         accumulation: micro-batches per update.
         rank: this process.
         processes: number of processes.
@@ -183,7 +184,7 @@ class PatchSchedule(Sampler[list[PatchKey]]):
         groups: list[PatchGroup],
         *,
         seed: int,
-        updates: int,
+        images: int,
         first_update: int = 0,
         first_image: int = 0,
         accumulation: int = 1,
@@ -193,37 +194,38 @@ class PatchSchedule(Sampler[list[PatchKey]]):
         for g in groups:
             if g.batch % (processes * accumulation):
                 raise InvalidValueError(
-                    f"batch of {g.batch} patches of {g.size} px cannot be shared by {processes} processes × "
-                    f"{accumulation} accumulation steps; make `batch` a multiple of {processes * accumulation}"
+                    f"data.patches.batch of {g.batch} patches of {g.size} px cannot be shared by {processes} "
+                    f"processes × {accumulation} accumulation steps; "
+                    f"make it a multiple of {processes * accumulation}"
                 )
-        self.groups, self.seed, self.updates = groups, seed, updates
+        self.groups, self.seed, self.images = groups, seed, images
         self.first_update, self.first_image = first_update, first_image
         self.accumulation, self.rank, self.processes = accumulation, rank, processes
 
     def group(self, update: int) -> PatchGroup:
         """The patch size drawn for an update."""
-        weights = np.array([g.weight for g in self.groups], dtype=float)
+        weights = np.cumsum([g.weight for g in self.groups])
         u = np.random.Generator(np.random.Philox(key=[self.seed, update], counter=1)).random()
-        return self.groups[int(np.searchsorted(np.cumsum(weights / weights.sum()), u, side="right"))]
+        return self.groups[int(np.searchsorted(weights / weights[-1], u, side="right"))]
 
     def __iter__(self) -> Iterator[list[PatchKey]]:
-        number = self.first_image
-        for update in range(self.first_update, self.updates):
+        update, number = self.first_update, self.first_image
+        while number < self.images:
             g = self.group(update)
             share = g.batch // (self.processes * self.accumulation)
             for micro in range(self.accumulation):
                 start = number + (micro * self.processes + self.rank) * share
                 yield [PatchKey(start + i, g.size) for i in range(share)]
             number += g.batch
-
-    def __len__(self) -> int:
-        return (self.updates - self.first_update) * self.accumulation
+            update += 1
 
 
 def collate(patches: list[Patch]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """Stack patches: uint8 (b, 3, h, w), µm/px (b,), numbers."""
-    return (
-        torch.stack([p.image for p in patches]),
-        torch.tensor([p.mpp for p in patches], dtype=torch.float32),
-        [p.number for p in patches],
-    )
+    mpp = torch.tensor([p.mpp for p in patches], dtype=torch.float32)
+    return torch.stack([p.image for p in patches]), mpp, [p.number for p in patches]
+
+
+def to_unit_range(image: torch.Tensor) -> torch.Tensor:
+    """uint8 to float32 in [-1, 1]."""
+    return image.float() / 127.5 - 1

@@ -38,10 +38,14 @@ def resolve(model: str | Path) -> Path:
         if (folder / CONFIG).is_file():
             return folder
     if Path(model).exists():
-        raise SnapshotError(model, f"no {CONFIG} here; give the folder that save_pretrained or train.py wrote")
+        raise SnapshotError(
+            model, f"no {CONFIG} here; give the folder that save_pretrained or train.py wrote"
+        )
     name = str(model)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise SnapshotError(model, "no such model; give 'default', a snapshot folder, or a hub id 'owner/name'")
+        raise SnapshotError(
+            model, "no such model; give 'default', a snapshot folder, or a hub id 'owner/name'"
+        )
     return _download(name)
 
 
@@ -53,7 +57,8 @@ def _download(hub_id: str) -> Path:
     except Exception as error:  # the hub client raises its own, the transport's and the system's errors
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         raise SnapshotError(
-            hub_id, f"neither a local folder nor to be had from the hub ({reason}); check the name or the network"
+            hub_id,
+            f"neither a local folder nor to be had from the hub ({reason}); check the name or the network",
         ) from error
 
 
@@ -76,13 +81,17 @@ def load_denoiser(model: str | Path = "default", device: torch.device | str = "c
             str(folder), torch_dtype=torch.float32, low_cpu_mem_usage=False, use_safetensors=True
         )
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise SnapshotError(folder, f"weights cannot be read ({_first_line(error)}); copy them again") from error
+        raise SnapshotError(
+            folder, f"weights cannot be read ({_first_line(error)}); copy them again"
+        ) from error
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise SnapshotError(folder, f"weights do not fit {CONFIG} ({_first_line(error)})") from error
     assert isinstance(net, Denoiser)
     for name, value in net.state_dict().items():
         if not torch.isfinite(value).all():
-            raise SnapshotError(weights, f"{name} holds NaN or infinity; the training diverged or the file is damaged")
+            raise SnapshotError(
+                weights, f"{name} holds NaN or infinity; the training diverged or the file is damaged"
+            )
     return net.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)  # pyright: ignore
 
 

@@ -1,0 +1,87 @@
+import pytest
+import torch
+
+from wsigen.nn.denoiser import Denoiser
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    net = Denoiser(patchify=4, block_out_channels=(32, 64), pixel_channels=6, context_channels=4)
+    for parameter in net.parameters():  # the output layer starts at zero: give every path a say
+        torch.nn.init.normal_(parameter, std=0.05)
+    return net.eval().requires_grad_(False)
+
+
+def inputs(batch=2, size=32):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, 3, size, size, generator=generator)
+    return x, torch.linspace(0.1, 2, batch), torch.full((batch,), 0.5)
+
+
+def test_untrained_network_returns_the_preconditioned_input():
+    net = Denoiser(patchify=2, block_out_channels=(32,))
+    x, sigma, mpp = inputs()
+    c_skip = 0.25 / (sigma**2 + 0.25)
+    torch.testing.assert_close(net(x, sigma, mpp), c_skip[:, None, None, None] * x)
+
+
+def test_every_image_of_a_batch_is_denoised_on_its_own(net):
+    x, sigma, mpp = inputs(batch=3)
+    together = net(x, sigma, mpp)
+    alone = torch.cat([net(x[i : i + 1], sigma[i : i + 1], mpp[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_sigma_and_mpp_both_matter(net):
+    x, sigma, mpp = inputs()
+    out = net(x, sigma, mpp)
+    assert (net(x, sigma, 2 * mpp) - out).abs().max() > 1e-4
+    assert (net(x, 1.5 * sigma, mpp) - out).abs().max() > 1e-4
+
+
+def test_mpp_is_felt_alike_at_fine_and_coarse_scales(net):
+    # the raw number through a sinusoid would move the output far less between 0.3 and 0.5 than 60 and 100
+    x, sigma, _ = inputs()
+
+    def change(low, high):
+        return (net(x, sigma, torch.full((2,), low)) - net(x, sigma, torch.full((2,), high))).abs().mean()
+
+    assert 0.2 < change(0.3, 0.5) / change(60.0, 100.0) < 5
+
+
+@pytest.mark.parametrize("size", [16, 24, 64])
+def test_any_multiple_of_the_stride_will_do(net, size):
+    assert net.stride == 8
+    x, sigma, mpp = inputs(size=size)
+    out = net(x, sigma, mpp)
+    assert out.shape == x.shape
+    assert torch.isfinite(out).all()
+
+
+def test_single_pixels_reach_the_output_through_the_full_resolution_path(net):
+    # two inputs that differ in one pixel only must differ there most, by more than the skip connection alone
+    x, sigma, mpp = inputs(batch=1)
+    bumped = x.clone()
+    bumped[0, :, 13, 10] += 0.5
+    c_skip = 0.25 / (sigma**2 + 0.25)
+    difference = (net(bumped, sigma, mpp) - net(x, sigma, mpp)) - c_skip * (bumped - x)
+    peak = divmod(int(difference.abs().sum(dim=1).argmax()), 32)
+    assert abs(peak[0] - 13) <= 2
+    assert abs(peak[1] - 10) <= 2
+
+
+def test_gradients_reach_every_parameter():
+    torch.manual_seed(0)
+    net = Denoiser(patchify=2, block_out_channels=(32, 32), pixel_channels=4, context_channels=4)
+    torch.nn.init.normal_(net.pixel_out.weight)
+    net(*inputs()).square().mean().backward()
+    assert [n for n, p in net.named_parameters() if p.grad is None] == []
+
+
+def test_output_is_float32_under_autocast(net):
+    x, sigma, mpp = inputs()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(x, sigma, mpp)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, net(x, sigma, mpp), atol=0.05, rtol=0.05)

@@ -1,0 +1,6 @@
+"""Train the denoiser: ``accelerate launch train.py --config configs/denoiser.yaml --data.slides PATH``."""
+
+from wsigen.cli.main import train
+
+if __name__ == "__main__":
+    train()

@@ -1,0 +1,73 @@
+"""Entry points: ``wsigen COMMAND``, ``sample``, and what turns an error into one line."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from wsigen import __version__
+from wsigen.errors import WsigenError
+
+COMMANDS = {
+    "sample": "synthesise slides",
+    "train": "train a denoiser on slides",
+    "index": "find out where there is tissue, and at which scales",
+}
+
+Command = Callable[[Sequence[str]], None]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """``wsigen COMMAND …``."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        _say(_usage())
+        sys.exit(0 if argv else 2)
+    if argv[0] == "--version":
+        _say(__version__)
+        return
+    if argv[0] not in COMMANDS:
+        _say(f"wsigen: error: no command {argv[0]!r}; use one of {', '.join(COMMANDS)}", error=True)
+        sys.exit(2)
+    run(argv[0], argv[1:], prog=f"wsigen {argv[0]}")
+
+
+def sample(argv: Sequence[str] | None = None) -> None:
+    """``sample …``, the same as ``wsigen sample …``."""
+    run("sample", sys.argv[1:] if argv is None else argv, prog="sample")
+
+
+def train(argv: Sequence[str] | None = None) -> None:
+    """``train.py …``, the same as ``wsigen train …``."""
+    run("train", sys.argv[1:] if argv is None else argv, prog="train.py")
+
+
+def run(command: str, argv: Sequence[str], *, prog: str) -> None:
+    """Run a command; a user's mistake becomes one line on stderr and exit status 2, an interrupt 130.
+
+    Args:
+        command: a key of ``COMMANDS``.
+        argv: its arguments.
+        prog: how the user called it.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    module = import_module(f"wsigen.cli.{command}")  # so that --help does not wait for torch
+    try:
+        module.run(list(argv), prog=prog)
+    except WsigenError as error:
+        _say(f"{prog}: error: {error}", error=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _usage() -> str:
+    lines = [f"  {name:<8} {what}" for name, what in COMMANDS.items()]
+    return "\n".join(["usage: wsigen COMMAND …", "", *lines, "", "wsigen COMMAND --help tells more."])
+
+
+def _say(text: str, *, error: bool = False) -> None:
+    (sys.stderr if error else sys.stdout).write(text + "\n")

@@ -1,0 +1,57 @@
+"""From flags and YAML to the dataclasses of ``wsigen.config``: the only importer of the config parser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from wsigen.errors import InvalidValueError
+
+Config = TypeVar("Config")
+
+
+def parse(
+    config: type[Config], argv: Sequence[str], *, prog: str, description: str, positional: str | None = None
+) -> tuple[Config, Path | None]:
+    """Fill a configuration dataclass from ``--config FILE`` and flags; flags win.
+
+    Args:
+        config: the dataclass.
+        argv: arguments after the command's name. ``--batch-size`` and ``--batch_size`` are the same flag.
+        prog: name of the command, for the help text.
+        description: one paragraph, for the help text.
+        positional: field that is given without a flag.
+
+    Returns:
+        The dataclass, and the config file if one was given.
+
+    Raises:
+        InvalidValueError: for unknown flags or keys and for values of the wrong type, naming them.
+    """
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    if positional:
+        argv = [f"--{positional}", *argv] if argv and not argv[0].startswith("-") else argv
+    parser.add_class_arguments(config, as_group=False)
+    try:
+        namespace = parser.parse_args([_underscored(a) for a in argv])
+    except ArgumentError as error:
+        raise InvalidValueError(_one_line(str(error), prog)) from error
+    values: dict[str, Any] = dict(vars(parser.instantiate(namespace)))
+    files = values.pop("config", None) or []
+    return config(**values), Path(str(files[-1])) if files else None
+
+
+def _underscored(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    flag, equals, value = argument.partition("=")
+    return "--" + flag[2:].replace("-", "_") + equals + value
+
+
+def _one_line(message: str, prog: str) -> str:
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return f"{' '.join(lines)}; see {prog} --help"

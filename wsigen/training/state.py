@@ -1,0 +1,83 @@
+"""What a training run keeps: the resumable checkpoint, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from wsigen.errors import OutputError
+from wsigen.nn.ema import PowerEMA
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass
+class TrainState:
+    """Everything that the next update depends on.
+
+    Args:
+        step: the module that holds every trained parameter.
+        ema: average of the denoiser's weights.
+        optimizer: the optimiser.
+        update: updates made.
+        images: images seen.
+    """
+
+    step: nn.Module
+    ema: PowerEMA
+    optimizer: torch.optim.Optimizer
+    update: int = 0
+    images: int = 0
+
+    def save(self, run_dir: Path) -> None:
+        """Replace the checkpoint of ``run_dir``.
+
+        Raises:
+            OutputError: if it cannot be written; the old one is then still there.
+        """
+        state = {
+            "step": self.step.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "update": self.update,
+            "images": self.images,
+        }
+        part = run_dir / (CHECKPOINT + ".part")
+        try:
+            with part.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(run_dir / CHECKPOINT)
+        except (OSError, RuntimeError) as error:
+            part.unlink(missing_ok=True)
+            raise OutputError(
+                run_dir / CHECKPOINT, f"cannot be written ({error}); free some space"
+            ) from error
+
+    def load(self, run_dir: Path) -> bool:
+        """Continue from the checkpoint of ``run_dir``; False if there is none.
+
+        Raises:
+            OutputError: if it cannot be read or belongs to another network.
+        """
+        path = run_dir / CHECKPOINT
+        if not path.is_file():
+            return False
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.step.load_state_dict(state["step"])
+            self.ema.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            first = str(error).splitlines()[0]
+            raise OutputError(
+                path, f"does not fit this configuration ({first}); use another --run_dir"
+            ) from error
+        self.update, self.images = int(state["update"]), int(state["images"])
+        return True

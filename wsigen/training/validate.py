@@ -1,0 +1,96 @@
+"""The denoising loss on held-out slides, by noise level and by µm/px."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from wsigen.data.index import SlideIndex
+from wsigen.data.patches import PatchDataset, PatchKey, collate, to_unit_range
+from wsigen.diffusion.loss import denoising_loss
+from wsigen.errors import InvalidValueError
+
+SIGMAS = (0.05, 0.15, 0.4, 1.0, 3.0, 10.0, 40.0)
+BAND_EDGES = (0.25, 1.0, 4.0, 16.0, 64.0, 256.0)
+
+Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
+Table = dict[str, dict[str, float]]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Band:
+    """Held-out patches of one range of µm/px."""
+
+    name: str
+    images: UInt8[Tensor, "n 3 h w"]
+    mpp: Float[Tensor, " n"]
+
+
+def held_out(index: SlideIndex, *, size: int, images: int, mpp_range: tuple[float, float]) -> list[Band]:
+    """The same patches every time: ``images`` of them for each band of µm/px within ``mpp_range``.
+
+    Args:
+        index: the validation slides.
+        size: side of the patches, px.
+        images: patches per band.
+        mpp_range: smallest and largest µm/px trained on.
+    """
+    bands = []
+    for low, high in zip(BAND_EDGES, BAND_EDGES[1:], strict=False):
+        low, high = max(low, mpp_range[0]), min(high, mpp_range[1])
+        if low >= high:
+            continue
+        patches = PatchDataset(index, seed=2**31, mpp_range=(low, high), anywhere_fraction=0.0, augment=False)
+        try:
+            image, mpp, _ = collate([patches[PatchKey(i, size)] for i in range(images)])
+        except InvalidValueError as error:
+            log.warning("no validation between %g and %g µm/px: %s", low, high, error)
+            continue
+        bands.append(Band(f"{low:g}-{high:g}", image, mpp))
+    return bands
+
+
+@torch.inference_mode()
+def validation_loss(
+    denoise: Denoise, bands: list[Band], *, sigma_data: float, device: torch.device, batch: int = 16
+) -> Table:
+    """EDM-weighted loss of each band at each of ``SIGMAS`` (1 = an untrained network).
+
+    Args:
+        denoise: (x, sigma, mpp) -> D_x.
+        bands: held-out patches.
+        sigma_data: σ_data of the weighting.
+        device: where to compute.
+        batch: images at a time.
+
+    Determinism:
+        The noise is the same at every call.
+    """
+    table: Table = {}
+    for band in bands:
+        generator = torch.Generator().manual_seed(0)
+        clean = to_unit_range(band.images)
+        noise = torch.randn(clean.shape, generator=generator)
+        table[band.name] = {}
+        for level in SIGMAS:
+            losses = []
+            for x, n, mpp in zip(clean.split(batch), noise.split(batch), band.mpp.split(batch), strict=True):
+                x, n, mpp = x.to(device), n.to(device), mpp.to(device)
+                sigma = torch.full_like(mpp, level)
+                D_x = denoise(x + level * n, sigma, mpp)
+                losses.append(denoising_loss(D_x, x, sigma, sigma_data).cpu())
+            table[band.name][f"{level:g}"] = round(float(torch.cat(losses).mean()), 5)
+    return table
+
+
+def mean_over(table: Table) -> float:
+    """Plain mean over bands and noise levels."""
+    values = [v for row in table.values() for v in row.values()]
+    return sum(values) / max(1, len(values))
