@@ -1,0 +1,165 @@
+"""Solvers of the probability-flow ODE dx/dσ = (x - D(x; σ))/σ (Karras et al. 2022, eq. 3, with σ(t) = t).
+
+All solvers have one interface, so that what tiles the image need not know which one runs: a step takes a
+patch at noise level sigmas[i] to sigmas[i + 1], and may keep one image per pixel (its *history*) from one
+step to the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from wsigen.errors import InvalidValueError
+
+Estimate = Callable[[Tensor, float], Tensor]
+"""Denoised estimate of a batch at one noise level, ``(x, sigma) -> D_x``; guided or not."""
+
+
+class Solver(Protocol):
+    """A one-step method with at most one image of memory."""
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether steps after the first need what the step before returned as history."""
+        ...
+
+    def evaluations(self, steps: int) -> int:
+        """Network evaluations per patch over a whole schedule of ``steps`` steps."""
+        ...
+
+    def step(
+        self,
+        estimate: Estimate,
+        x: Float[Tensor, "b c h w"],
+        sigmas: Sequence[float],
+        i: int,
+        history: Float[Tensor, "b c h w"] | None = None,
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"] | None]:
+        """Take ``x`` from sigmas[i] to sigmas[i + 1].
+
+        Args:
+            estimate: the (guided) denoised estimate.
+            x: images at noise level sigmas[i]. May be overwritten.
+            sigmas: the schedule, N + 1 levels, the last 0.
+            i: the step, from 0 to N - 1.
+            history: what the step before returned as history; unused at i = 0.
+
+        Returns:
+            The images at sigmas[i + 1], and the history for the next step (None without need).
+        """
+        ...
+
+
+class Euler:
+    """First order, one evaluation per step: x' = D + (σ'/σ)(x - D)."""
+
+    needs_history = False
+
+    def evaluations(self, steps: int) -> int:
+        """One per step."""
+        return steps
+
+    def step(
+        self,
+        estimate: Estimate,
+        x: Float[Tensor, "b c h w"],
+        sigmas: Sequence[float],
+        i: int,
+        history: Float[Tensor, "b c h w"] | None = None,
+    ) -> tuple[Float[Tensor, "b c h w"], None]:
+        """See `Solver.step`."""
+        ratio = sigmas[i + 1] / sigmas[i]
+        denoised = estimate(x, sigmas[i])
+        if ratio == 0:
+            return denoised, None
+        return x.mul_(ratio).add_(denoised, alpha=1 - ratio), None
+
+
+class Heun:
+    """Second order, two evaluations per step, one in the last (Karras et al. 2022, Algorithm 1, no churn).
+
+    d = (x - D(x; σ))/σ, x' = x + (σ' - σ) d; then, where σ' > 0, d' = (x' - D(x'; σ'))/σ' and
+    x' = x + (σ' - σ)(d + d')/2. The second evaluation is guided in the same way as the first (Harb et al. 2024).
+    """
+
+    needs_history = False
+
+    def evaluations(self, steps: int) -> int:
+        """Two per step, one in the last: 79 for 40 steps."""
+        return 2 * steps - 1
+
+    def step(
+        self,
+        estimate: Estimate,
+        x: Float[Tensor, "b c h w"],
+        sigmas: Sequence[float],
+        i: int,
+        history: Float[Tensor, "b c h w"] | None = None,
+    ) -> tuple[Float[Tensor, "b c h w"], None]:
+        """See `Solver.step`."""
+        sigma, sigma_next = sigmas[i], sigmas[i + 1]
+        denoised = estimate(x, sigma)
+        if sigma_next == 0:
+            return denoised, None
+        d = (x - denoised).div_(sigma)
+        predicted = x.add(d, alpha=sigma_next - sigma)
+        d_next = predicted.sub(estimate(predicted, sigma_next)).div_(sigma_next)
+        return x.add_(d.add_(d_next), alpha=(sigma_next - sigma) / 2), None
+
+
+class DPMSolverPP2M:
+    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2), second order with one evaluation per step.
+
+    With t = -ln σ, h = t' - t and r = (t - t_before)/h:
+    x' = (σ'/σ) x + (1 - σ'/σ) [(1 + 1/2r) D - 1/2r D_before]. The first step and the last one, to σ' = 0, are of
+    first order; at σ' = 0 that means x' = D. The history is D, as guided.
+    """
+
+    needs_history = True
+
+    def evaluations(self, steps: int) -> int:
+        """One per step."""
+        return steps
+
+    def step(
+        self,
+        estimate: Estimate,
+        x: Float[Tensor, "b c h w"],
+        sigmas: Sequence[float],
+        i: int,
+        history: Float[Tensor, "b c h w"] | None = None,
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        """See `Solver.step`."""
+        denoised = estimate(x, sigmas[i])
+        if sigmas[i + 1] == 0:
+            return denoised, denoised
+        ratio = sigmas[i + 1] / sigmas[i]
+        if i == 0:
+            return x.mul_(ratio).add_(denoised, alpha=1 - ratio), denoised
+        assert history is not None, "every step after the first needs the estimate of the one before"
+        half_inverse_r = math.log(sigmas[i] / sigmas[i + 1]) / math.log(sigmas[i - 1] / sigmas[i]) / 2
+        x = x.mul_(ratio).add_(denoised, alpha=(1 - ratio) * (1 + half_inverse_r))
+        return x.add_(history, alpha=-(1 - ratio) * half_inverse_r), denoised
+
+
+SOLVERS: Mapping[str, Solver] = MappingProxyType(
+    {"heun": Heun(), "euler": Euler(), "dpmpp_2m": DPMSolverPP2M()}
+)
+"""Every solver by the name it has in a preset."""
+
+
+def solver_by_name(name: str) -> Solver:
+    """The solver that a preset names.
+
+    Raises:
+        InvalidValueError: there is none of that name.
+    """
+    if name not in SOLVERS:
+        raise InvalidValueError(f"solver must be one of {', '.join(SOLVERS)}, got {name!r}")
+    return SOLVERS[name]

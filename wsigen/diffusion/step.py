@@ -1,0 +1,82 @@
+"""One guided step, and a whole trajectory of them for images that need no tiles (Harb et al. 2024, Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wsigen.diffusion.guide import project
+from wsigen.diffusion.solvers import Estimate, Solver
+
+
+class DenoiserFunction(Protocol):
+    """D(x; sigma, mpp): what the sampler needs of a network."""
+
+    def __call__(
+        self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], mpp: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The denoised estimate of images in [-1, 1], in float32."""
+        ...
+
+
+def at_mpp(denoiser: DenoiserFunction, mpp: float) -> Estimate:
+    """The unguided estimate of a denoiser at one pixel size.
+
+    Args:
+        denoiser: D(x; sigma, mpp).
+        mpp: µm/px of the images.
+    """
+
+    def estimate(x: Tensor, sigma: float) -> Tensor:
+        batch = x.new_empty(x.shape[0])
+        return denoiser(x, torch.full_like(batch, sigma), torch.full_like(batch, mpp))
+
+    return estimate
+
+
+def guided(estimate: Estimate, guide: Float[Tensor, "b 3 gh gw"], k: int) -> Estimate:
+    """The estimate made to agree with a guide: ū = u + A†(y - A u).
+
+    Args:
+        estimate: the unguided estimate.
+        guide: y, k times smaller than the images.
+        k: factor between the stages.
+    """
+
+    def estimate_guided(x: Tensor, sigma: float) -> Tensor:
+        return project(estimate(x, sigma), guide, k)
+
+    return estimate_guided
+
+
+@torch.inference_mode()
+def integrate(
+    estimate: Estimate,
+    x: Float[Tensor, "b 3 h w"],
+    sigmas: Sequence[float],
+    solver: Solver,
+    *,
+    guide: Float[Tensor, "b 3 gh gw"] | None = None,
+    k: int = 2,
+    relax: int = 0,
+) -> Float[Tensor, "b 3 h w"]:
+    """Solves the ODE from sigmas[0] to 0 for whole images, without tiles.
+
+    Args:
+        estimate: the unguided estimate, for instance `at_mpp` of a denoiser.
+        x: images at noise level sigmas[0]; kept.
+        sigmas: the schedule, N + 1 levels, the last 0.
+        solver: which method.
+        guide: y, enforced at steps i < ``relax``.
+        k: factor between guide and images.
+        relax: r, the first unguided step.
+    """
+    x, history = x.clone(), None
+    for i in range(len(sigmas) - 1):
+        enforced = guided(estimate, guide, k) if guide is not None and i < relax else estimate
+        x, history = solver.step(enforced, x, sigmas, i, history)
+    return x
