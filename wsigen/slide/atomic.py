@@ -1,7 +1,7 @@
 """Files that appear whole or not at all: a temporary name, then fsync, then rename.
 
-Errors of the disk (full, read-only, no permission) become an `OutputError` that names the path, the free space
-and what to do; whatever stood under the final name before is left as it was.
+Errors of the disk (full, read-only, no permission) become an `OutputError` that names the path, the free
+space and what to do; whatever stood under the final name before is left as it was.
 """
 
 from __future__ import annotations
@@ -40,13 +40,11 @@ def free_bytes(path: Path) -> int | None:
     Returns:
         The number of bytes, or None where the system does not tell.
     """
-    for folder in (path, *path.absolute().parents):
-        try:
-            return shutil.disk_usage(folder).free
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError:
-            return None
+    folder = path.absolute()
+    with contextlib.suppress(OSError):
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
     return None
 
 
@@ -86,7 +84,7 @@ def make_folder(folder: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """The name under which ``path`` is written before it is complete; in the same folder, so rename is atomic."""
+    """The name under which ``path`` is written until it is complete; in the same folder, to be renamed."""
     return path.with_name(path.name + TEMPORARY_SUFFIX)
 
 

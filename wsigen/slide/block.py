@@ -1,7 +1,7 @@
 """One file per block: the encoded tiles of a square of the slide, each with its checksum.
 
-File format: the tiles' bytes in any order; an index of one (offset uint64, length uint32, CRC-32 uint32) per slot;
-a footer (magic 8 bytes, slots uint32, CRC-32 of the index uint32). All little-endian. A file without a
+File format: the tiles' bytes in any order; an index of one (offset uint64, length uint32, CRC-32 uint32) per
+slot; a footer (magic 8 bytes, slots uint32, CRC-32 of the index uint32). All little-endian. A file without a
 good footer is torn; a tile whose CRC differs is damaged. Either way, the block counts as not done.
 """
 
@@ -30,8 +30,8 @@ MAGIC = b"WSIBLK01"
 class BlockLayout:
     """Where each tile of each level lies: in which block, and at which slot of its file.
 
-    A block of ``block = tile · 2^n`` pixels holds whole tiles of levels 0 … n; at level n it is exactly one tile,
-    the *seed*, kept lossless because the levels from n on are made from it.
+    A block of ``block = tile · 2^n`` pixels holds whole tiles of levels 0 … n; at level n it is exactly one
+    tile, the *seed*, kept lossless because the levels from n on are made from it.
 
     Args:
         size: of the slide at level 0, in pixels.
@@ -54,9 +54,8 @@ class BlockLayout:
         if self.tile < 16 or self.tile % 16:
             raise InvalidValueError(f"tile must be a multiple of 16, got {self.tile}")
         if self.block < 2 * self.tile or self.tile << self.seed_level != self.block:
-            raise InvalidValueError(
-                f"block must be tile * 2**n with n >= 1 ({self.tile} * 2**3 = {self.tile * 8}), got {self.block}"
-            )
+            example = f"{self.tile} * 2**3 = {self.tile * 8}"
+            raise InvalidValueError(f"block must be tile * 2**n with n >= 1 ({example}), got {self.block}")
         if self.levels < 1:
             raise InvalidValueError(f"levels must be at least 1, got {self.levels}")
 

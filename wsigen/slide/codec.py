@@ -4,9 +4,10 @@
 |---|---|---|
 | `JPEG` | yes | finished slides: quality 85, YCbCr 4:2:0, which every reader tried shows in true colours |
 | `DEFLATE` | yes | lossless finished slides: horizontal differences (TIFF predictor 2), then deflate |
-| `ZSTD` | no | intermediate stages and seeds: colour and 2-D differences, then zstd; lossless, fast, smallest |
+| `ZSTD` | no | intermediate stages and seeds: colour and 2-D differences, then zstd; exact, fast, smallest |
 
-`bytes_per_pixel` is measured on H&E tissue at 0.25–1 µm/px (``benchmarks/writer.py --codecs``); glass takes less.
+`bytes_per_pixel` is for estimates: what H&E tissue without glass takes at 0.25–1 µm/px, rounded up
+(``benchmarks/writer.py --codecs --slides FOLDER``).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import cv2
 import imagecodecs
 import numpy as np
 
@@ -59,7 +61,7 @@ class JpegCodec:
 
     quality: int = 85
     lossless: bool = field(default=False, init=False)
-    bytes_per_pixel: float = field(default=0.29, init=False)
+    bytes_per_pixel: float = field(default=0.33, init=False)
 
     @property
     def name(self) -> str:
@@ -84,8 +86,8 @@ class JpegCodec:
 class DeflateCodec:
     """TIFF's "adobe deflate" with predictor 2, for square tiles (their bytes do not hold their shape).
 
-    Deflate rather than zstd, although zstd is 2.5 times faster and OpenSlide's own wheels open both: older builds
-    of libtiff and several other readers know only deflate, and it is 4 % smaller.
+    Deflate rather than zstd, although zstd is 2.5 times faster and OpenSlide's own wheels open both: older
+    builds of libtiff and several other readers know only deflate, and it is 4 % smaller.
     """
 
     name: str = field(default="deflate", init=False)
@@ -94,7 +96,8 @@ class DeflateCodec:
 
     def encode(self, tile: np.ndarray) -> bytes:
         """Deflated horizontal differences of a square uint8 (n, n, 3) tile."""
-        return bytes(imagecodecs.deflate_encode(imagecodecs.delta_encode(tile, axis=1), level=1))
+        differences = imagecodecs.delta_encode(tile, axis=1)
+        return bytes(imagecodecs.deflate_encode(differences.tobytes(), level=1))
 
     def decode(self, data: bytes) -> np.ndarray:
         """The square uint8 (n, n, 3) tile of these bytes."""
@@ -107,7 +110,7 @@ class DeflateCodec:
 class ZstdCodec:
     """Green, red − green and blue − green, each as 2-D differences modulo 256, then zstd level 1.
 
-    A header of two little-endian uint16 holds height and width, so that tiles of any shape up to 65535 can be kept.
+    A header of two little-endian uint16 holds height and width, so that tiles of any shape can be kept.
     """
 
     name: str = field(default="zstd", init=False)
@@ -122,18 +125,14 @@ class ZstdCodec:
         np.subtract(tile[..., 2], tile[..., 1], out=planes[2])
         planes = imagecodecs.delta_encode(imagecodecs.delta_encode(planes, axis=2), axis=1)
         header = np.array(tile.shape[:2], "<u2").tobytes()
-        return header + bytes(imagecodecs.zstd_encode(planes, level=1))
+        return header + bytes(imagecodecs.zstd_encode(planes.tobytes(), level=1))
 
     def decode(self, data: bytes) -> np.ndarray:
         """The uint8 (height, width, 3) tile of these bytes."""
         height, width = (int(n) for n in np.frombuffer(data[:4], "<u2"))
         planes = np.frombuffer(imagecodecs.zstd_decode(data[4:]), np.uint8).reshape(3, height, width)
-        planes = imagecodecs.delta_decode(imagecodecs.delta_decode(planes, axis=1), axis=2)
-        tile = np.empty((height, width, 3), np.uint8)
-        tile[..., 1] = planes[0]
-        np.add(planes[1], planes[0], out=tile[..., 0])
-        np.add(planes[2], planes[0], out=tile[..., 2])
-        return tile
+        planes = imagecodecs.delta_decode(np.cumsum(planes, axis=1, dtype=np.uint8), axis=2)
+        return cv2.merge([planes[1] + planes[0], planes[0], planes[2] + planes[0]])
 
 
 JPEG = JpegCodec()

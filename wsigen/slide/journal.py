@@ -1,4 +1,4 @@
-"""The block journal: where the rows of a slide are kept while it is being made, so that a killed run can go on.
+"""The block journal: where the rows of a slide are kept while it is made, so that a killed run can go on.
 
 One file per block (`wsigen.slide.block`) plus ``journal.json``. Two uses of one class:
 
@@ -36,9 +36,9 @@ def usable_cpus() -> int:
 class BlockJournal:
     """Rows in, blocks on disk, tiles and rows out.
 
-    Rows are appended in order; whenever a row of blocks is full, its files are synced and renamed, and `rows_done`
-    moves on. Opening the same folder again checks every byte; what is torn, damaged or missing counts as not done,
-    and the caller appends again from `rows_done`.
+    Rows are appended in order; whenever a row of blocks is full, its files are synced and renamed, and
+    `rows_done` moves on. Opening the same folder again checks every byte; what is torn, damaged or missing
+    counts as not done, and the caller appends again from `rows_done`.
 
     Args:
         folder: of this journal alone; created where missing.
@@ -54,8 +54,8 @@ class BlockJournal:
         InvalidValueError: an argument is out of range.
         OutputError: the folder belongs to another run, or cannot be written.
 
-    Memory: one row of tiles per level, ``≤ 2 · 3 · tile · width`` bytes (96 MiB at width 65536), the encoded tiles
-    of one of them, and up to 256 decoded tiles (48 MiB) once `read` is used.
+    Memory: one row of tiles per level, ``≤ 2 · 3 · tile · width`` bytes (96 MiB at width 65536), the encoded
+    tiles of one of them, and up to 256 decoded tiles (48 MiB) once `read` is used.
 
     Determinism: the bytes of every tile depend on the pixels alone, not on how rows were chopped, on threads,
     or on interruptions.
@@ -281,7 +281,7 @@ class BlockJournal:
             data = read_tile(path, self._indexes[block_row][block_col][slot])
         if data is None:
             raise OutputError(
-                path, "was damaged after it was written; run the same command again to remake it"
+                path, "was damaged since it was written; run the same command again to remake it"
             )
         return data
 

@@ -1,7 +1,7 @@
 """What a slide says about its own making: in the file, and in a JSON beside it.
 
-Every file states that it is synthetic. Nothing here depends on time, machine or path, so that the same run gives
-the same bytes.
+Every file states that it is synthetic. Nothing here depends on time, machine or path, so that the same run
+gives the same bytes.
 """
 
 from __future__ import annotations
@@ -73,13 +73,8 @@ def ome_metadata(provenance: Mapping[str, Any], mpp: float, name: str) -> dict[s
 def description(provenance: Mapping[str, Any]) -> str:
     """The facts as one line of ASCII without XML, for readers that refuse XML in ImageDescription."""
     line = "; ".join(f"{key} = {value}" for key, value in flatten(provenance).items())
-    return (
-        line.replace("\n", " ")
-        .encode("ascii", "backslashreplace")
-        .decode()
-        .replace("<", "(")
-        .replace(">", ")")
-    )
+    ascii_line = plain_text(line).encode("ascii", "backslashreplace").decode()
+    return ascii_line.replace("<", "(").replace(">", ")")
 
 
 def provenance_json(provenance: Mapping[str, Any]) -> bytes:

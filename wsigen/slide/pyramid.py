@@ -1,7 +1,7 @@
 """The arithmetic of a streaming pyramid: sizes of levels, averaging 2×2, and rows in → tile rows out.
 
-Level l has ⌈size / 2^l⌉ pixels a side. Each pixel is the mean of the 2×2 below it, rounded half up, where an odd
-last row or column stands for its missing neighbour.
+Level l has ⌈size / 2^l⌉ pixels a side. Each pixel is the mean of the 2×2 below it, rounded half up, where an
+odd last row or column stands for its missing neighbour.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def pad_edge(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def halve(image: np.ndarray) -> np.ndarray:
     """Average 2×2 pixels: uint8 (h, w, 3) → (⌈h/2⌉, ⌈w/2⌉, 3), rounding half up.
 
-    `cv2.resize(INTER_AREA)` is, for even sizes, (a + b + c + d + 2) >> 2 exactly, and 20 times faster than numpy.
+    `cv2.resize(INTER_AREA)` is, for even sizes, (a + b + c + d + 2) >> 2 exactly, and much faster than numpy.
     """
     height, width = ceil_div(image.shape[0], 2), ceil_div(image.shape[1], 2)
     even = pad_edge(image, 2 * height, 2 * width)

@@ -1,8 +1,8 @@
 """A complete journal becomes one TIFF that every reader opens.
 
-"Linked OME" is an OME-TIFF whose SubIFDs are also the flat chain of pages: tifffile links the SubIFDs to one another,
-and one patch of eight bytes links the main page to the first of them. Readers of OME follow the SubIFDs, readers
-of plain pyramids follow the chain, and both find every level.
+"Linked OME" is an OME-TIFF whose SubIFDs are also the flat chain of pages: tifffile links the SubIFDs to one
+another, and one patch of eight bytes links the main page to the first of them. Readers of OME follow the
+SubIFDs, readers of plain pyramids follow the chain, and both find every level.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tifffile
 
 from wsigen.errors import InvalidValueError, OutputError
 from wsigen.geometry import Region, Size
-from wsigen.slide.atomic import atomic_path, disk_errors, write_bytes
+from wsigen.slide.atomic import atomic_path, write_bytes
 from wsigen.slide.codec import DEFLATE, JPEG, TileCodec
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.provenance import (
@@ -81,8 +81,8 @@ def final_journal(
 def estimate_bytes(size: Size, codec: TileCodec, levels: int = 1) -> int:
     """Bytes on disk of a journal, or of a slide, if all of it were tissue; glass takes less.
 
-    While a slide is assembled, its final journal and the TIFF both exist: twice this. An intermediate stage takes
-    ``estimate_bytes(size, ZSTD)``.
+    While a slide is assembled, its final journal and the TIFF both exist: twice this. An intermediate stage
+    takes ``estimate_bytes(size, ZSTD)``.
 
     Args:
         size: of level 0, in pixels.
@@ -104,9 +104,7 @@ def check_output(path: str | Path, overwrite: bool) -> None:
         OutputError: the slide exists and must not be replaced.
     """
     if Path(path).exists() and not overwrite:
-        raise OutputError(
-            Path(path), "exists already; pass --overwrite to replace it, or choose another --name"
-        )
+        raise OutputError(Path(path), "exists already; pass --overwrite, or choose another --name or --out")
 
 
 def write_slide(
@@ -181,11 +179,11 @@ def _check(journal: BlockJournal, mpp: float, layout: Layout) -> None:
     codec = layout_codec(layout)
     if journal.codec.name != codec.name:
         raise InvalidValueError(
-            f"layout {layout} needs a journal of {codec.name} tiles, got {journal.codec.name}"
+            f"layout {layout} needs {codec.name} tiles, got a {journal.codec.name} journal; use final_journal"
         )
     if not journal.complete:
         raise InvalidValueError(
-            f"journal must be complete, got {journal.rows_done} of {journal.size.height} rows; append the others"
+            f"journal must be complete, has {journal.rows_done} of {journal.size.height} rows; append the rest"
         )
     if not 0 < mpp < float("inf"):
         raise InvalidValueError(f"mpp must be a positive number of µm/px, got {mpp}")
@@ -271,5 +269,4 @@ def _write_tiff(path: Path, journal: BlockJournal, upper: dict[int, _Spool], tag
     with tifffile.TiffWriter(path, **tags.writer()) as tif:
         for level in range(journal.levels):
             tiles = upper[level].tiles() if level in upper else journal.encoded_tiles(level)
-            with disk_errors(path):
-                tif.write(tiles, **tags.page(journal, level))
+            tif.write(tiles, **tags.page(journal, level))
