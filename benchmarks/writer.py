@@ -1,7 +1,7 @@
 """How fast, and in how much memory, rows become a slide.
 
 ``python benchmarks/writer.py --size 16384`` streams H&E-like rows through the block journal and writes the
-slide; the last line is one JSON object. ``--codecs`` instead measures every codec, on ``--slides`` where given.
+slide; the last line is one JSON object. ``--codecs`` measures every codec instead, on ``--slides`` if given.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from wsigen.slide.codec import DEFLATE, JPEG, ZSTD
 from wsigen.slide.write import LAYOUTS, Layout, estimate_bytes, final_journal, write_slide
 
 
-def texture(side: int = 1024, seed: int = 0) -> np.ndarray:
+def texture(side: int = 512, seed: int = 0) -> np.ndarray:
     """A square that compresses as stained tissue does: pink stroma, purple nuclei, grain."""
     rng = np.random.default_rng(seed)
 
@@ -34,8 +34,8 @@ def texture(side: int = 1024, seed: int = 0) -> np.ndarray:
         return (smooth / smooth.std())[..., None]
 
     fibres, nuclei, grain = field(6), field(3), field(0.8)
-    pink, purple = np.float32([225, 170, 205]), np.float32([110, 70, 150])
-    image = pink + 14 * fibres * np.float32([0.7, 1.2, 0.8])
+    pink, purple = np.array([225, 170, 205]), np.array([110, 70, 150])
+    image = pink + 14 * fibres * np.array([0.7, 1.2, 0.8])
     image = np.where(nuclei > 1.3, purple + 10 * fibres, image) + 6 * grain
     return np.clip(image, 0, 255).astype(np.uint8)
 
@@ -43,11 +43,11 @@ def texture(side: int = 1024, seed: int = 0) -> np.ndarray:
 def bands(size: int, rows: int) -> Iterator[np.ndarray]:
     """Rows of a slide of ``size``²: one texture, repeated, moved sideways from band to band."""
     tile = texture()
-    wide = np.tile(tile, (1, -(-size // tile.shape[1]) + 1, 1))
+    side = len(tile)
     for y in range(0, size, rows):
-        shift, row = 37 * (y // rows) % tile.shape[1], y % tile.shape[0]
-        height = min(rows, size - y)
-        yield np.take(wide, range(row, row + height), axis=0, mode="wrap")[:, shift : shift + size]
+        band = np.take(tile, range(y, y + min(rows, size - y)), axis=0, mode="wrap")
+        moved = np.roll(band, 37 * (y // rows) % side, axis=1)
+        yield np.tile(moved, (1, -(-size // side), 1))[:, :size]
 
 
 def measure_writer(size: int, layout: Layout, folder: Path) -> dict[str, object]:

@@ -313,7 +313,7 @@ class _BlockRow:
         layout = journal.layout
         self._journal, self._layout, self._row = journal, layout, row
         size = Size(layout.pixels(row, 0).height, layout.size.width)
-        self._stream = TileRows(size, layout.tile, layout.stored_levels, self._emit)
+        self._stream = TileRows(size, layout.tile, layout.stored_levels)
         self._writers = [
             BlockWriter(journal.block_path(row, col), layout.slots(row, col))
             for col in range(layout.blocks.width)
@@ -328,17 +328,15 @@ class _BlockRow:
         return self._stream.size.height - self._stream.rows
 
     def push(self, rows: np.ndarray) -> None:
-        self._stream.push(rows)
-
-    def _emit(self, level: int, row: int, strip: np.ndarray) -> None:
         layout = self._layout
-        codec = ZSTD if level == layout.seed_level else self._journal.codec
-        first = self._row * layout.tiles_per_block(level)
-        for col, data in enumerate(self._journal.map_tiles(codec, strip)):
-            _, block_col, slot = layout.slot(level, first + row, col)
-            self._writers[block_col].add(slot, data)
-        for writer in self._writers:
-            writer.flush()
+        for level, row, strip in self._stream.cut(rows):
+            codec = ZSTD if level == layout.seed_level else self._journal.codec
+            tile_row = self._row * layout.tiles_per_block(level) + row
+            for col, data in enumerate(self._journal.map_tiles(codec, strip)):
+                _, block_col, slot = layout.slot(level, tile_row, col)
+                self._writers[block_col].add(slot, data)
+            for writer in self._writers:
+                writer.flush()
 
     def finish(self) -> list[np.ndarray]:
         indexes = [writer.finish() for writer in self._writers]

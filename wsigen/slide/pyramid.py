@@ -6,7 +6,7 @@ odd last row or column stands for its missing neighbour.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -68,49 +68,46 @@ class TileRows:
     Args:
         size: of level 0, in pixels.
         tile: side of a tile; even.
-        levels: how many levels to emit.
-        emit: called as ``emit(level, row, strip)`` whenever a row of tiles is complete; ``strip`` is uint8
-            (≤ tile, width of the level, 3), and is only valid during the call.
+        levels: how many levels to cut.
 
     Memory: one row of tiles per level, at most twice that of level 0: ``2 · 3 · tile · width`` bytes.
 
     Determinism: strips do not depend on how the rows were chopped.
     """
 
-    def __init__(
-        self, size: Size, tile: int, levels: int, emit: Callable[[int, int, np.ndarray], None]
-    ) -> None:
+    def __init__(self, size: Size, tile: int, levels: int) -> None:
         self.size = size
         self._tile = tile
-        self._emit = emit
         self._sizes = [level_size(size, level) for level in range(levels)]
         self._strips = [np.empty((min(tile, s.height), s.width, 3), np.uint8) for s in self._sizes]
         self._rows = [0] * levels
 
     @property
     def rows(self) -> int:
-        """Rows of level 0 pushed so far."""
+        """Rows of level 0 taken so far."""
         return self._rows[0]
 
-    def push(self, rows: np.ndarray, level: int = 0) -> None:
-        """Take the next rows.
+    def cut(self, rows: np.ndarray, level: int = 0) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Take the next rows; yield the rows of tiles that they complete. To be iterated to its end.
 
         Args:
             rows: uint8 (any height, width, 3).
             level: for the recursion: leave it at 0.
+
+        Yields:
+            (level, row of tiles, strip): the strip is uint8 (≤ tile, width of the level, 3); its memory is
+            used again after the next step.
         """
         strip, height = self._strips[level], self._sizes[level].height
         taken = 0
         while taken < len(rows):
             start = self._rows[level] % self._tile
             part = rows[taken : taken + self._tile - start]
-            strip[start : start + len(part)] = part
+            end = start + len(part)
+            strip[start:end] = part
             taken += len(part)
             self._rows[level] += len(part)
-            if start + len(part) == self._tile or self._rows[level] == height:
-                self._complete(level, strip[: start + len(part)])
-
-    def _complete(self, level: int, strip: np.ndarray) -> None:
-        self._emit(level, (self._rows[level] - 1) // self._tile, strip)
-        if level + 1 < len(self._sizes):
-            self.push(halve(strip), level + 1)
+            if end == self._tile or self._rows[level] == height:
+                yield level, (self._rows[level] - 1) // self._tile, strip[:end]
+                if level + 1 < len(self._sizes):
+                    yield from self.cut(halve(strip[:end]), level + 1)

@@ -29,13 +29,12 @@ def thumbnail(journal: BlockJournal, longest: int = 1024) -> np.ndarray:
     image = np.empty((*_shape(journal, level), 3), np.uint8)
     tile = journal.layout.tile
 
-    def keep(relative: int, row: int, strip: np.ndarray) -> None:
-        if relative == level - stored:
-            image[row * tile : row * tile + len(strip)] = strip
-
-    rows = TileRows(size, tile, level - stored + 1, keep)
+    rows = TileRows(size, tile, level - stored + 1)
     for y in range(0, size.height, tile):
-        rows.push(journal.read(Region(y, 0, min(tile, size.height - y), size.width), stored))
+        band = journal.read(Region(y, 0, min(tile, size.height - y), size.width), stored)
+        for relative, row, strip in rows.cut(band):
+            if relative == level - stored:
+                image[row * tile : row * tile + len(strip)] = strip
     return _shrink(image, longest)
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
-import numpy as np
 import tifffile
 
 from wsigen.errors import InvalidValueError, OutputError
@@ -183,7 +182,7 @@ def _check(journal: BlockJournal, mpp: float, layout: Layout) -> None:
         )
     if not journal.complete:
         raise InvalidValueError(
-            f"journal must be complete, has {journal.rows_done} of {journal.size.height} rows; append the rest"
+            f"journal must be complete, has {journal.rows_done}/{journal.size.height} rows; append the rest"
         )
     if not 0 < mpp < float("inf"):
         raise InvalidValueError(f"mpp must be a positive number of µm/px, got {mpp}")
@@ -217,13 +216,11 @@ def _upper_levels(journal: BlockJournal, folder: Path) -> Iterator[dict[int, _Sp
         }
         if spools:
             size = level_size(journal.size, base)
-
-            def emit(level: int, _row: int, strip: np.ndarray) -> None:
-                spools[base + level].add(journal.map_tiles(journal.codec, strip))
-
-            rows = TileRows(size, tile, len(spools), emit)
+            rows = TileRows(size, tile, len(spools))
             for y in range(0, size.height, tile):
-                rows.push(journal.read(Region(y, 0, min(tile, size.height - y), size.width), base))
+                seeds = journal.read(Region(y, 0, min(tile, size.height - y), size.width), base)
+                for level, _, strip in rows.cut(seeds):
+                    spools[base + level].add(journal.map_tiles(journal.codec, strip))
         yield spools
 
 
