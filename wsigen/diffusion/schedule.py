@@ -60,9 +60,7 @@ def relax_index(
     """
     steps = len(sigmas) - 1
     if (relax_step is None) == (relax_sigma is None):
-        raise InvalidValueError(
-            f"give either relax_step or relax_sigma, got {relax_step} and {relax_sigma}; set the other to null"
-        )
+        raise InvalidValueError(f"give either relax_step or relax_sigma, got {relax_step} and {relax_sigma}")
     if relax_sigma is not None:
         if relax_sigma < 0:
             raise InvalidValueError(f"relax_sigma must not be negative, got {relax_sigma}")

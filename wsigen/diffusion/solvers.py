@@ -85,7 +85,7 @@ class Heun:
     """Second order, two evaluations per step, one in the last (Karras et al. 2022, Algorithm 1, no churn).
 
     d = (x - D(x; σ))/σ, x' = x + (σ' - σ) d; then, where σ' > 0, d' = (x' - D(x'; σ'))/σ' and
-    x' = x + (σ' - σ)(d + d')/2. The second evaluation is guided in the same way as the first (Harb et al. 2024).
+    x' = x + (σ' - σ)(d + d')/2. The second evaluation is guided like the first (Harb et al. 2024).
     """
 
     needs_history = False
@@ -117,8 +117,8 @@ class DPMSolverPP2M:
     """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2), second order with one evaluation per step.
 
     With t = -ln σ, h = t' - t and r = (t - t_before)/h:
-    x' = (σ'/σ) x + (1 - σ'/σ) [(1 + 1/2r) D - 1/2r D_before]. The first step and the last one, to σ' = 0, are of
-    first order; at σ' = 0 that means x' = D. The history is D, as guided.
+    x' = (σ'/σ) x + (1 - σ'/σ) [(1 + 1/2r) D - 1/2r D_before]. The first step and the last one, to σ' = 0, are
+    of first order; at σ' = 0 that means x' = D. The history is D, as guided.
     """
 
     needs_history = True

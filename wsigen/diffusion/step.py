@@ -1,4 +1,4 @@
-"""One guided step, and a whole trajectory of them for images that need no tiles (Harb et al. 2024, Algorithm 1)."""
+"""One guided step (Harb et al. 2024, Algorithm 1), and whole trajectories for images without tiles."""
 
 from __future__ import annotations
 

@@ -1,0 +1,163 @@
+"""Presets: how a slide is sampled. The paper's algorithm and the fast one differ in these values alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+import torch
+
+from wsigen.diffusion.schedule import karras_sigmas, relax_index
+from wsigen.diffusion.solvers import solver_by_name
+from wsigen.errors import InvalidValueError
+from wsigen.sampling.background import SkipRule
+from wsigen.sampling.shift import ShiftPlan
+
+HISTORY_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Solver and noise levels of the base image, stage 0.
+
+    Args:
+        solver: "heun", "euler" or "dpmpp_2m".
+        steps: solver steps N.
+        sigma_min: last noise level before 0.
+        sigma_max: first noise level.
+        rho: how much noise levels crowd at the low end (Karras et al. 2022, eq. 5).
+    """
+
+    solver: str = "heun"
+    steps: int = 40
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        solver_by_name(self.solver)
+        self.sigmas()
+
+    def sigmas(self) -> tuple[float, ...]:
+        """Noise levels, steps + 1 of them."""
+        return karras_sigmas(self.steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedConfig(ScheduleConfig):
+    """What guided stages have beside solver and noise levels.
+
+    Args:
+        sigma_start: noise level at which stages begin from A†y + sigma_start·n; none: from sigma_max·n.
+        relax_step: first step at which the guide is no longer enforced; or none, and
+        relax_sigma: noise level down to which it is enforced.
+        shift: how the patch grid moves: "none", "half", "random" or "drift".
+        drift: of shift "drift": rows that lines move up at every step, as a fraction of the patch. The
+            band of rows alive is about steps · drift · patch + patch.
+        halo: pixels around a patch that are denoised and not kept; a multiple of k.
+        halo_steps: number of last steps with a halo.
+        background_skip: leave patches to the guide, without network, where it shows nothing but glass.
+        skip_tolerance: largest difference of a glass pixel to the background colour, of 255.
+        skip_margin: guide pixels around a patch that must be glass as well.
+        history_dtype: in which the solver's history is kept between steps, "float32" or "float16".
+    """
+
+    sigma_start: float | None = None
+    relax_step: int | None = None
+    relax_sigma: float | None = None
+    shift: str = "random"
+    drift: float = 0.125
+    halo: int = 0
+    halo_steps: int = 0
+    background_skip: bool = False
+    skip_tolerance: int = 8
+    skip_margin: int = 8
+    history_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.relax()
+        self.shifts()
+        self.skip()
+        if self.history_dtype not in HISTORY_DTYPES:
+            raise InvalidValueError(
+                f"history_dtype must be one of {', '.join(HISTORY_DTYPES)}, got {self.history_dtype!r}"
+            )
+
+    def sigmas(self) -> tuple[float, ...]:
+        """Noise levels, from sigma_start where that is given."""
+        first = self.sigma_max if self.sigma_start is None else self.sigma_start
+        return karras_sigmas(self.steps, sigma_min=self.sigma_min, sigma_max=first, rho=self.rho)
+
+    def relax(self) -> int:
+        """The first step at which the guide is no longer enforced."""
+        return relax_index(self.sigmas(), relax_step=self.relax_step, relax_sigma=self.relax_sigma)
+
+    def shifts(self) -> ShiftPlan:
+        """How the patch grid moves."""
+        return ShiftPlan(mode=self.shift, drift=self.drift, halo=self.halo, halo_steps=self.halo_steps)
+
+    def skip(self) -> SkipRule | None:
+        """Which patches need no network; None for all do."""
+        rule = SkipRule(tolerance=self.skip_tolerance, margin=self.skip_margin)
+        return rule if self.background_skip else None
+
+
+def _guided_default() -> GuidedConfig:
+    return GuidedConfig(relax_step=28)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """How a slide is sampled. The default is the paper's algorithm.
+
+    Args:
+        base: stage 0.
+        guided: stages 1 to L.
+    """
+
+    base: ScheduleConfig = field(default_factory=ScheduleConfig)
+    guided: GuidedConfig = field(default_factory=_guided_default)
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain values, for provenance; `preset_from_dict` turns them back."""
+        return asdict(self)
+
+
+Section = TypeVar("Section", ScheduleConfig, GuidedConfig)
+
+
+def preset_from_dict(values: Mapping[str, Any]) -> Preset:
+    """A preset from the content of a YAML file.
+
+    Args:
+        values: ``{"base": {…}, "guided": {…}}``; keys that are left out keep the default of the dataclass.
+
+    Raises:
+        InvalidValueError: an unknown key or a value that cannot be, named.
+    """
+    _refuse_unknown(values, ("base", "guided"), "")
+    return Preset(
+        base=_section(ScheduleConfig, values.get("base") or {}, "base"),
+        guided=_section(GuidedConfig, values.get("guided") or {}, "guided"),
+    )
+
+
+def _section(config: type[Section], values: Any, name: str) -> Section:
+    if not isinstance(values, Mapping):
+        raise InvalidValueError(f"{name} must hold keys and values, got {values!r}")
+    _refuse_unknown(values, tuple(f.name for f in fields(config)), f"{name}.")
+    try:
+        return config(**values)
+    except TypeError as error:
+        raise InvalidValueError(f"{name}: a value has the wrong type ({error})") from error
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{name}: {error}") from error
+
+
+def _refuse_unknown(values: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        names = ", ".join(f"{prefix}{key}" for key in unknown)
+        raise InvalidValueError(f"unknown preset key {names}; known are {', '.join(known)}")
