@@ -1,0 +1,131 @@
+"""Slides that the tests make themselves: H&E-like pictures, and TIFF pyramids that OpenSlide opens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tifffile
+
+GLASS = 243
+STROMA = (226, 168, 200)
+FIBRE = (205, 120, 170)
+NUCLEUS = (96, 60, 138)
+
+
+def he_image(size: int | tuple[int, int], seed: int = 0, tissue: bool = True, mpp: float = 0.5) -> np.ndarray:
+    """A picture that looks like H&E: glass margin, pink fibrous stroma, round lumina, dark purple nuclei of 6 µm.
+
+    Args:
+        size: side, or (height, width), in pixels.
+        seed: which picture.
+        tissue: False for bare glass.
+        mpp: µm/px, which sets how large nuclei, fibres and lumina appear.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    rng = np.random.default_rng(seed)
+    glass = np.full((height, width, 3), GLASS, np.float32)
+    if tissue:
+        inside = _blob(height, width, rng, lumen_px=max(2.0, 40 / mpp))[..., None]
+        stroma = _stroma(height, width, rng, mpp)
+        _add_nuclei(stroma, rng, mpp)
+        glass = glass * (1 - inside) + stroma * inside
+    grain = rng.normal(0, 1.5, (height, width, 1)).astype(np.float32)
+    return np.clip(glass + grain, 0, 255).astype(np.uint8)
+
+
+def write_tiff(
+    path: Path,
+    image: np.ndarray,
+    mpp: float | None,
+    tile: int = 256,
+    levels: int = 2,
+    *,
+    compression: str = "jpeg",
+    factor: int = 2,
+    subifds: bool = False,
+    ome: bool = False,
+) -> Path:
+    """Write a tiled pyramid.
+
+    Args:
+        path: the file.
+        image: uint8 (height, width, 3).
+        mpp: µm/px, stored as the resolution per centimetre; None stores none.
+        tile: side of the tiles.
+        levels: number of levels, each ``factor`` times smaller than the one before.
+        compression: as tifffile names it; "jpeg" is stored as YCbCr 4:2:0, which OpenSlide reads.
+        factor: between levels.
+        subifds: put the smaller levels into SubIFDs, which OpenSlide does not follow, rather than pages.
+        ome: write OME-XML with PhysicalSizeX and Y.
+
+    Returns:
+        ``path``.
+    """
+    options: dict = {"tile": (tile, tile), "photometric": "rgb", "compression": compression}
+    if compression == "jpeg":
+        options |= {"compressionargs": {"level": 90}, "subsampling": (2, 2)}
+    metadata = None
+    if ome:
+        metadata = {"axes": "YXS"}
+        if mpp:
+            metadata |= {f"PhysicalSize{a}": mpp for a in "XY"} | {f"PhysicalSize{a}Unit": "µm" for a in "XY"}
+    with tifffile.TiffWriter(path, bigtiff=True, ome=ome) as tiff:
+        for level in range(levels):
+            if mpp and not ome:
+                per_cm = 1e4 / mpp / factor**level
+                options |= {"resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER"}
+            below = {"subifds": levels - 1} if subifds and level == 0 else {}
+            tiff.write(
+                image,
+                metadata=metadata if level == 0 else None,
+                subfiletype=int(level > 0),
+                **below,
+                **options,
+            )
+            image = reduce_by(image, factor)
+    return path
+
+
+def reduce_by(image: np.ndarray, factor: int) -> np.ndarray:
+    """Average over ``factor``×``factor`` pixels; what is left over at the right and bottom edges is dropped."""
+    height, width = image.shape[0] // factor, image.shape[1] // factor
+    whole = image[: height * factor, : width * factor]
+    return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _smooth_noise(height: int, width: int, rng: np.random.Generator, sigma: float) -> np.ndarray:
+    step = max(1, int(sigma / 2))
+    coarse = rng.normal(size=(height // step + 2, width // step + 2)).astype(np.float32)
+    coarse = cv2.GaussianBlur(coarse, (0, 0), max(0.5, sigma / step))
+    return cv2.resize(coarse / coarse.std(), (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def _blob(height: int, width: int, rng: np.random.Generator, lumen_px: float) -> np.ndarray:
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    edge = 0.72 + 0.06 * _smooth_noise(height, width, rng, max(height, width) / 12)
+    outline = (np.hypot(y, x) < edge).astype(np.float32)
+    lumina = _smooth_noise(height, width, rng, lumen_px) < 1.7
+    return cv2.GaussianBlur(outline * lumina, (0, 0), 1)
+
+
+def _stroma(height: int, width: int, rng: np.random.Generator, mpp: float) -> np.ndarray:
+    waves = _smooth_noise(height, width, rng, max(1.0, 25 / mpp))
+    fibres = np.sin(4 * waves + np.arange(width, dtype=np.float32) * mpp / 3)[..., None] * 0.25 + 0.4
+    return np.asarray(STROMA, np.float32) * (1 - fibres) + np.asarray(FIBRE, np.float32) * fibres
+
+
+def _add_nuclei(image: np.ndarray, rng: np.random.Generator, mpp: float) -> None:
+    height, width = image.shape[:2]
+    count = min(20_000, int(height * width * mpp**2 / 300))  # one per 300 µm²
+    places = rng.random((count, 2)) * (height, width)
+    axes = rng.uniform(2.2, 3.8, (count, 2)) / mpp
+    angles, shades = rng.uniform(0, 180, count), rng.uniform(0.75, 1.2, count)
+    for (y, x), (a, b), angle, shade in zip(places, axes, angles, shades, strict=True):
+        colour = tuple(float(c * shade) for c in NUCLEUS)
+        box = ((float(x), float(y)), (float(max(1, 2 * a)), float(max(1, 2 * b))), float(angle))
+        cv2.ellipse(image, box, colour, -1)

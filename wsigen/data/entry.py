@@ -1,0 +1,122 @@
+"""What is known about one slide: its scale, where its tissue is, and which patches it can serve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from wsigen.errors import SlideError
+from wsigen.geometry import Size
+from wsigen.slide.read import WholeSlide, open_slide
+from wsigen.slide.tissue import Background
+
+FINEST = 0.95  # of a slide's own µm/px: a patch that much finer is still the slide's own detail
+CLEAR_BORDER = 0.05
+SCHEMA = pa.schema(
+    [
+        ("slide", pa.string()),
+        ("path", pa.string()),
+        ("group", pa.string()),
+        ("split", pa.string()),
+        ("mpp", pa.float64()),
+        ("height", pa.int64()),
+        ("width", pa.int64()),
+        ("background", pa.list_(pa.uint8(), 3)),
+        ("tissue_um2", pa.float64()),
+        ("tissue_fraction", pa.float64()),
+        ("border_tissue", pa.float64()),
+        ("mask_mpp", pa.float64()),
+        ("mask_png", pa.binary()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideEntry:
+    """One slide of an index.
+
+    Attributes:
+        slide: path relative to the folder that was indexed, with "/"; the slide's name.
+        path: absolute path.
+        group: slides of one group are always in one split.
+        split: "train", "val" or "test".
+        mpp: µm/px of level 0.
+        height: of level 0, px.
+        width: of level 0, px.
+        background: colour of its glass.
+        tissue_um2: area of tissue, µm².
+        tissue_fraction: of the slide's area.
+        border_tissue: share of the slide's outermost pixels that are tissue.
+        mask_mpp: µm/px of the mask.
+        mask_png: the tissue mask, a PNG.
+    """
+
+    slide: str
+    path: Path
+    group: str
+    split: str
+    mpp: float
+    height: int
+    width: int
+    background: Background
+    tissue_um2: float
+    tissue_fraction: float
+    border_tissue: float
+    mask_mpp: float
+    mask_png: bytes
+
+    @property
+    def size(self) -> Size:
+        """Size of level 0."""
+        return Size(self.height, self.width)
+
+    @cached_property
+    def mask(self) -> np.ndarray:
+        """Tissue, bool (height, width) at ``mask_mpp``."""
+        pixels = cv2.imdecode(np.frombuffer(self.mask_png, np.uint8), cv2.IMREAD_GRAYSCALE)
+        if pixels is None:
+            raise SlideError(self.path, "its mask in the index is damaged; run `wsigen index` again")
+        return pixels > 0
+
+    @cached_property
+    def tissue_cells(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of the mask's tissue pixels, int32."""
+        rows, columns = np.nonzero(self.mask)
+        return rows.astype(np.int32), columns.astype(np.int32)
+
+    def open(self) -> WholeSlide:
+        """Open the slide for reading.
+
+        Raises:
+            SlideError: the file is gone or damaged.
+        """
+        return open_slide(self.path, self.mpp)
+
+    def serves(self, patch_size: int, mpp: float) -> bool:
+        """Whether patches of ``patch_size`` px at ``mpp`` µm/px can be cut without inventing anything.
+
+        Nothing is enlarged; and a patch larger than the slide is padded with glass only where the slide itself
+        ends in glass.
+        """
+        extent = patch_size * mpp
+        fits = extent <= self.mpp * min(self.height, self.width)
+        return mpp >= self.mpp * FINEST and (fits or self.border_tissue < CLEAR_BORDER)
+
+    def to_row(self) -> dict[str, object]:
+        """The entry as a row of ``SCHEMA``."""
+        return {name: str(self.path) if name == "path" else getattr(self, name) for name in SCHEMA.names}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any], folder: Path | None = None) -> SlideEntry:
+        """An entry from a row of ``SCHEMA``; with ``folder``, of a slide that was moved there."""
+        path = Path(row["path"]) if folder is None else folder.absolute() / row["slide"]
+        return cls(**{**row, "path": path, "background": tuple(row["background"])})
+
+    def __getstate__(self) -> dict[str, object]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("mask", "tissue_cells")}

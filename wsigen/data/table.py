@@ -1,0 +1,147 @@
+"""The user's table: what the files do not say about themselves (µm/px, group, split)."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from wsigen.errors import InvalidValueError, PathError
+
+SPLITS = ("train", "val", "test")
+COLUMNS = ("slide", "mpp", "group", "split")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the table says about one slide; None where it says nothing.
+
+    Attributes:
+        mpp: µm/px.
+        group: slides of one group never part company between splits.
+        split: "train", "val" or "test".
+    """
+
+    mpp: float | None = None
+    group: str | None = None
+    split: str | None = None
+
+
+class SlideTable:
+    """Rows by slide: path relative to the folder of slides, file name, or name without suffix.
+
+    Args:
+        rows: key to row.
+        path: where they come from, for messages.
+    """
+
+    def __init__(self, rows: dict[str, Row] | None = None, path: Path | None = None) -> None:
+        self.rows, self.path = rows or {}, path
+
+    @classmethod
+    def load(cls, path: Path) -> SlideTable:
+        """Read a CSV with a column ``slide`` (or ``file``), and any of ``mpp``, ``group``, ``split``.
+
+        Raises:
+            PathError: it cannot be read, has no such columns, or a value that makes no sense, naming the line.
+        """
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                reader = csv.DictReader(file, skipinitialspace=True)
+                columns = [(c or "").strip().lower() for c in reader.fieldnames or ()]
+                reader.fieldnames = columns
+                key = _check_columns(path, columns)
+                rows = {}
+                for line in reader:
+                    where = f"line {reader.line_num}"
+                    name = (line[key] or "").strip().replace("\\", "/")
+                    if name in rows:
+                        raise PathError(path, f"{where}: {name!r} comes twice; keep one row per slide")
+                    rows[name] = _row(path, where, line)
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise PathError(path, f"not a readable CSV table ({error})") from error
+        return cls(rows, path)
+
+    def match(self, names: list[str]) -> dict[str, Row]:
+        """The row of each slide.
+
+        Args:
+            names: paths relative to the folder of slides, with "/".
+
+        Returns:
+            A row for every name, an empty one where the table is silent. Rows that fit no slide are warned of.
+        """
+        found, used = {}, set()
+        for name in names:
+            key = next((k for k in _keys(name) if k in self.rows), None)
+            found[name] = self.rows[key] if key is not None else Row()
+            used.add(key)
+        unused = [key for key in self.rows if key not in used]
+        if unused:
+            some = ", ".join(unused[:5]) + (" …" if len(unused) > 5 else "")
+            log.warning("%s: %d rows fit no slide: %s", self.path, len(unused), some)
+        return found
+
+
+def _keys(name: str) -> list[str]:
+    file = name.rpartition("/")[2]
+    return [name, file, name.rpartition(".")[0], file.rpartition(".")[0], file.partition(".")[0]]
+
+
+def _check_columns(path: Path, columns: list[str]) -> str:
+    key = next((c for c in ("slide", "file") if c in columns), None)
+    if key is None:
+        got = ", ".join(columns) or "none"
+        raise PathError(
+            path, f"no column 'slide'; got {got}, expected {','.join(COLUMNS)} (all but slide optional)"
+        )
+    if not set(columns) & set(COLUMNS[1:]):
+        raise PathError(path, f"none of the columns {', '.join(COLUMNS[1:])}; got {', '.join(columns)}")
+    return key
+
+
+def _row(path: Path, where: str, line: dict[str, str | None]) -> Row:
+    mpp, group, split = ((line.get(c) or "").strip() or None for c in COLUMNS[1:])
+    try:
+        number = float(mpp) if mpp is not None else None
+        if number is not None and not 0 < number <= 1000:
+            raise ValueError
+    except ValueError:
+        raise PathError(path, f"{where}: mpp must be a number in (0, 1000] µm/px, got {mpp!r}") from None
+    if split is not None and split not in SPLITS:
+        raise PathError(path, f"{where}: split must be one of {', '.join(SPLITS)}, got {split!r}")
+    return Row(number, group, split)
+
+
+def group_splits(groups: dict[str, str | None], val_fraction: float) -> dict[str, str]:
+    """Share groups out between "train" and "val".
+
+    Args:
+        groups: group to its split where the table says so, else None.
+        val_fraction: share of the undecided groups that goes to "val": at least one of two or more, unless the
+            table already names validation groups.
+
+    Raises:
+        InvalidValueError: ``val_fraction`` is not in [0, 1).
+
+    Determinism:
+        Depends on the names of the groups alone.
+    """
+    if not 0 <= val_fraction < 1:
+        raise InvalidValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
+    said = {g: s for g, s in groups.items() if s is not None}
+    free = sorted((g for g in groups if g not in said), key=_shuffle_key)
+    count = round(len(free) * val_fraction)
+    if len(free) >= 2 and val_fraction > 0 and "val" not in said.values():
+        count = max(1, count)
+    if "val" in said.values():
+        count = 0
+    return said | {g: "val" if i < count else "train" for i, g in enumerate(free)}
+
+
+def _shuffle_key(group: str) -> str:
+    return sha256(group.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Slides on disk: reading them at any µm/px, finding tissue, writing pyramids."""

@@ -1,0 +1,123 @@
+"""The files that a process holds open. A forked or spawned worker starts with none and opens its own."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from openslide import OpenSlideCache
+
+from wsigen.errors import SlideError
+from wsigen.slide.backend import Backend
+from wsigen.slide.openslide_backend import OpenSlideBackend, vendor
+from wsigen.slide.picture_backend import PICTURE_SUFFIXES, PictureBackend
+from wsigen.slide.tiff_backend import SegmentCache, TiffBackend, is_tiff
+
+CACHE_BYTES = 128 * 2**20
+OPEN_FILES = 64
+HELD_BYTES = 2**30
+
+
+class Handles:
+    """Open files, the least recently used dropped first, and the tile caches they share.
+
+    Args:
+        cache_bytes: decoded tiles kept, for OpenSlide and for tifffile each.
+        open_files: most files held open.
+        held_bytes: most bytes of decoded pictures held, unless one alone is larger.
+    """
+
+    def __init__(
+        self, cache_bytes: int = CACHE_BYTES, open_files: int = OPEN_FILES, held_bytes: int = HELD_BYTES
+    ) -> None:
+        self.cache_bytes, self.open_files, self.held_bytes = cache_bytes, open_files, held_bytes
+        self._lock = threading.RLock()
+        self._tiles = OpenSlideCache(cache_bytes)
+        self._segments = SegmentCache(cache_bytes)
+        self._open: OrderedDict[Path, Backend] = OrderedDict()
+
+    def get(self, path: Path) -> Backend:
+        """The open file at ``path``, opened now if need be.
+
+        Raises:
+            SlideError: it cannot be opened.
+        """
+        with self._lock:
+            backend = self._open.get(path)
+            if backend is None:
+                backend = self._open[path] = self._open_file(path)
+            self._open.move_to_end(path)
+            while len(self._open) > 1 and self._over():
+                self._open.popitem(last=False)
+            return backend
+
+    def drop(self, path: Path) -> None:
+        """Forget a file, so that the next `get` opens it anew."""
+        with self._lock:
+            self._open.pop(path, None)
+
+    def renew(self) -> Handles:
+        """The same limits, nothing open."""
+        return Handles(self.cache_bytes, self.open_files, self.held_bytes)
+
+    def _over(self) -> bool:
+        held = sum(b.nbytes for b in self._open.values())
+        return len(self._open) > self.open_files or held > self.held_bytes
+
+    def _open_file(self, path: Path) -> Backend:
+        if not path.is_file():
+            raise SlideError(path, "no such file")
+        if path.suffix.lower() in PICTURE_SUFFIXES:
+            return PictureBackend(path)
+        try:
+            return self._open_slide(path, vendor(path), is_tiff(path))
+        except OSError as error:
+            raise SlideError(path, f"cannot be opened ({error.strerror or error})") from error
+
+    def _open_slide(self, path: Path, known_as: str | None, tiff: bool) -> Backend:
+        if tiff and known_as in (None, "generic-tiff"):
+            try:  # sees SubIFDs, reads levels without interpolating, and is two to four times as fast as OpenSlide
+                return TiffBackend(path, self._segments)
+            except SlideError:
+                if known_as is None:
+                    raise
+        if known_as is None:
+            raise SlideError(path, "not a slide: neither OpenSlide nor tifffile knows the format")
+        return OpenSlideBackend(path, self._tiles)
+
+
+_handles = Handles()
+_inherited: list[Handles] = []
+
+
+def handles() -> Handles:
+    """The open files of this process."""
+    return _handles
+
+
+def set_limits(
+    *, cache_bytes: int = CACHE_BYTES, open_files: int = OPEN_FILES, held_bytes: int = HELD_BYTES
+) -> None:
+    """Replace the limits of this process (and of workers forked from it); open files are dropped.
+
+    Args:
+        cache_bytes: decoded tiles kept, for OpenSlide and for tifffile each.
+        open_files: most files held open.
+        held_bytes: most bytes of decoded pictures held, unless one alone is larger.
+    """
+    global _handles
+    _handles = Handles(cache_bytes, open_files, held_bytes)
+
+
+def _start_afresh() -> None:
+    global _handles
+    _inherited.append(
+        _handles
+    )  # closing the parent's handles here could wait for a lock of a thread that is not here
+    _handles = _handles.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)

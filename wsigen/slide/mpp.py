@@ -1,0 +1,71 @@
+"""How many µm a pixel covers: from the metadata, else from the user; never a guess."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from pathlib import Path
+
+import tifffile
+
+from wsigen.errors import InvalidValueError, MissingMppError
+from wsigen.slide.backend import Backend
+from wsigen.slide.tiff_backend import is_tiff, ome_mpp
+
+SMALLEST, LARGEST = (
+    0.01,
+    40.0,
+)  # 600 dpi, the finest print resolution that programs write unasked, is 42.3 µm/px
+LARGEST_GIVEN = 1000.0
+FIX = "add a row to a table with columns slide,mpp and pass it with --table"
+
+log = logging.getLogger(__name__)
+
+
+def resolve_mpp(path: Path, backend: Backend, given: float | None = None) -> float:
+    """µm/px of level 0.
+
+    Metadata outside 0.01–40 µm/px are print resolutions (72 dpi = 353 µm/px) or nonsense and count as missing.
+
+    Args:
+        path: the file, for messages and for OME-XML that its reader does not look at.
+        backend: the open file.
+        given: the user's µm/px. Wins, with a warning, where it is more than 5 % away from the metadata's.
+
+    Raises:
+        InvalidValueError: ``given`` is not in (0, 1000].
+        MissingMppError: neither the metadata nor the user say.
+    """
+    if given is not None and not 0 < given <= LARGEST_GIVEN:
+        raise InvalidValueError(
+            f"mpp of {path} must be in (0, {LARGEST_GIVEN:g}] µm/px, got {given}; mend the table"
+        )
+    known = _metadata_mpp(path, backend)
+    if known is None:
+        if given is None:
+            raise MissingMppError(path, f"µm/px is not in its metadata; {FIX}")
+        return given
+    if given is not None and abs(given / known - 1) > 0.05:
+        log.warning("%s: the table says %g µm/px, the metadata %g; using the table's", path, given, known)
+        return given
+    return known
+
+
+def _metadata_mpp(path: Path, backend: Backend) -> float | None:
+    for pair in (backend.mpp, _ome_pair(path)):
+        if pair is None or not all(math.isfinite(v) and SMALLEST <= v <= LARGEST for v in pair):
+            continue
+        y, x = pair
+        if abs(y / x - 1) > 0.01:
+            log.warning("%s: pixels are not square (%g × %g µm); using their mean", path, y, x)
+        return (y + x) / 2 if y != x else x
+    return None
+
+
+def _ome_pair(path: Path) -> tuple[float, float] | None:
+    with contextlib.suppress(tifffile.TiffFileError, OSError, ValueError):
+        if is_tiff(path):
+            with tifffile.TiffFile(path) as tiff:
+                return ome_mpp(tiff)
+    return None

@@ -1,0 +1,229 @@
+"""Read any region of a slide at any µm/px: nearest finer stored level, on its pixel grid, averaged down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from wsigen.errors import InvalidValueError, SlideError
+from wsigen.geometry import Region, Size
+from wsigen.slide.backend import Colour
+from wsigen.slide.handles import handles
+from wsigen.slide.mpp import resolve_mpp
+
+GLASS: Colour = (243, 243, 243)
+FINEST_REQUEST = 0.9
+LEVEL_TOLERANCE = 1.02
+BLOCK_PIXELS = 2**24
+
+
+class Slide(Protocol):
+    """A slide that can be read at any µm/px. Picklable: files are opened by the process that reads."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is stored."""
+        ...
+
+    @property
+    def mpp(self) -> float:
+        """µm/px of level 0."""
+        ...
+
+    @property
+    def size(self) -> Size:
+        """Size of level 0."""
+        ...
+
+    def read_region(self, region: Region, mpp: float, background: Colour = GLASS) -> np.ndarray:
+        """uint8 (height, width, 3) of a region in pixels of the slide at ``mpp``, same origin as the slide."""
+        ...
+
+    def read_patch(
+        self, center_um: tuple[float, float], mpp: float, size: int | Size, background: Colour = GLASS
+    ) -> np.ndarray:
+        """uint8 (size, size, 3) around (y, x) µm from the slide's origin."""
+        ...
+
+
+@dataclass(frozen=True)
+class Level:
+    """A stored level: its size, and how many level-0 pixels one of its pixels spans."""
+
+    size: Size
+    downsample: float
+
+
+@dataclass(frozen=True)
+class WholeSlide:
+    """A slide file; see `open_slide`.
+
+    Attributes:
+        path: the file.
+        mpp: µm/px of level 0.
+        levels: stored levels, finest first.
+    """
+
+    path: Path
+    mpp: float
+    levels: tuple[Level, ...]
+
+    @property
+    def size(self) -> Size:
+        """Size of level 0."""
+        return self.levels[0].size
+
+    def read_region(
+        self, region: Region, mpp: float, background: Colour = GLASS, *, upsample: bool = False
+    ) -> np.ndarray:
+        """Read a region at a given µm/px.
+
+        The region's edges are rounded to the pixel grid of the nearest stored level that is finer (or at most 2 %
+        coarser), so that abutting regions use every stored pixel once; then averaged over areas.
+
+        Args:
+            region: in pixels of the whole slide at ``mpp``, whose origin is the slide's; may reach outside.
+            mpp: µm/px to read at.
+            background: colour outside the slide and where the file is transparent.
+            upsample: allow ``mpp`` below 0.9 of the slide's own, which only interpolates.
+
+        Returns:
+            uint8 (region.height, region.width, 3).
+
+        Raises:
+            InvalidValueError: ``mpp`` is not positive, or finer than the slide has.
+            SlideError: the file is gone or damaged.
+
+        Memory:
+            The result, and at most 16 million stored pixels at a time.
+        """
+        self._check(mpp, upsample)
+        level = self._level(mpp)
+        stored = self.levels[level]
+        ratio = mpp / (self.mpp * stored.downsample)
+        out = np.empty((region.height, region.width, 3), np.uint8)
+        out[...] = background
+        height, width = math.ceil(stored.size.height / ratio), math.ceil(stored.size.width / ratio)
+        for block in _blocks(region.intersect(Region(0, 0, height, width)), ratio):
+            pixels = _resize(self._read_padded(level, _scaled(block, ratio), background), block.size)
+            target = block.shift(-region.y, -region.x)
+            out[target.y : target.y1, target.x : target.x1] = pixels
+        return out
+
+    def read_patch(
+        self, center_um: tuple[float, float], mpp: float, size: int | Size, background: Colour = GLASS
+    ) -> np.ndarray:
+        """Read a patch around a point.
+
+        Args:
+            center_um: (y, x) in µm from the slide's upper left corner.
+            mpp: µm/px to read at.
+            size: side, or height and width, in pixels.
+            background: as for `read_region`.
+
+        Returns:
+            uint8 (height, width, 3).
+
+        Raises:
+            InvalidValueError: ``mpp`` is not positive, or finer than the slide has.
+            SlideError: the file is gone or damaged.
+        """
+        height, width = (size, size) if isinstance(size, int) else (size.height, size.width)
+        y, x = round(center_um[0] / mpp - height / 2), round(center_um[1] / mpp - width / 2)
+        return self.read_region(Region(y, x, height, width), mpp, background)
+
+    def _check(self, mpp: float, upsample: bool) -> None:
+        if not (math.isfinite(mpp) and mpp > 0):
+            raise InvalidValueError(f"mpp must be a positive number of µm/px, got {mpp}")
+        if mpp < self.mpp * FINEST_REQUEST and not upsample:
+            raise InvalidValueError(
+                f"{self.path} has {self.mpp:g} µm/px, got a request for {mpp:g}; "
+                f"ask for at least {self.mpp * FINEST_REQUEST:g} µm/px, or pass upsample=True"
+            )
+
+    def _level(self, mpp: float) -> int:
+        wanted = mpp / self.mpp * LEVEL_TOLERANCE
+        return max((i for i, stored in enumerate(self.levels) if stored.downsample <= wanted), default=0)
+
+    def _read_padded(self, level: int, region: Region, background: Colour) -> np.ndarray:
+        inside = region.intersect(self.levels[level].size.region)
+        open_files = handles()
+        try:
+            pixels = open_files.get(self.path).read(level, inside, background) if inside else None
+        except SlideError:
+            open_files.drop(self.path)
+            raise
+        if inside == region and pixels is not None:
+            return pixels
+        out = np.empty((region.height, region.width, 3), np.uint8)
+        out[...] = background
+        if pixels is not None:
+            target = inside.shift(-region.y, -region.x)
+            out[target.y : target.y1, target.x : target.x1] = pixels
+        return out
+
+
+def open_slide(path: str | Path, mpp: float | None = None) -> WholeSlide:
+    """Open whatever OpenSlide reads, TIFF and OME-TIFF that it does not, PNG and JPEG.
+
+    Args:
+        path: the file.
+        mpp: the user's µm/px; see `wsigen.slide.mpp.resolve_mpp` for when it is used.
+
+    Raises:
+        SlideError: the file is missing, damaged or of an unknown format.
+        MissingMppError: nobody knows its µm/px.
+        InvalidValueError: ``mpp`` is nonsense.
+    """
+    path = Path(path).absolute()
+    backend = handles().get(path)
+    sizes = backend.levels
+    if not all(s.area for s in sizes):
+        raise SlideError(path, "it has no pixels")
+    levels = tuple(Level(size, _downsample(sizes[0], size)) for size in sizes)
+    return WholeSlide(path, resolve_mpp(path, backend, mpp), levels)
+
+
+def _downsample(base: Size, size: Size) -> float:
+    exact = (base.height / size.height + base.width / size.width) / 2
+    whole = round(exact)
+    rounded = (abs(base.height / whole - size.height), abs(base.width / whole - size.width))
+    return float(whole) if max(rounded) < 1 else exact
+
+
+def _scaled(region: Region, ratio: float) -> Region:
+    y, x = round(region.y * ratio), round(region.x * ratio)
+    return Region(y, x, max(1, round(region.y1 * ratio) - y), max(1, round(region.x1 * ratio) - x))
+
+
+def _blocks(region: Region, ratio: float) -> Iterator[Region]:
+    if not region:
+        return
+    if region.height * region.width * ratio**2 <= BLOCK_PIXELS or region.height == region.width == 1:
+        yield region
+        return
+    if region.width == 1 or (
+        region.height > 1 and region.height * ratio > 512
+    ):  # rows first: files have strips
+        top = region.height // 2
+        halves = (Region(0, 0, top, region.width), Region(top, 0, region.height - top, region.width))
+    else:
+        left = region.width // 2
+        halves = (Region(0, 0, region.height, left), Region(0, left, region.height, region.width - left))
+    for half in halves:
+        yield from _blocks(half.shift(region.y, region.x), ratio)
+
+
+def _resize(pixels: np.ndarray, size: Size) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    if (height, width) == (size.height, size.width):
+        return pixels
+    shrinks = height >= size.height and width >= size.width
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(pixels, (size.width, size.height), interpolation=how)
