@@ -1,0 +1,1 @@
+"""Sampling presets as YAML: how a slide is sampled, by name."""
