@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,11 +34,9 @@ def parse(
     """
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    if positional:
-        argv = [f"--{positional}", *argv] if argv and not argv[0].startswith("-") else argv
     parser.add_class_arguments(config, as_group=False)
     try:
-        namespace = parser.parse_args([_underscored(a) for a in argv])
+        namespace = parser.parse_args(_normalised(argv, config, positional))
     except ArgumentError as error:
         raise InvalidValueError(_one_line(str(error), prog)) from error
     values: dict[str, Any] = dict(vars(parser.instantiate(namespace)))
@@ -45,11 +44,19 @@ def parse(
     return config(**values), Path(str(files[-1])) if files else None
 
 
-def _underscored(argument: str) -> str:
-    if not argument.startswith("--"):
-        return argument
-    flag, equals, value = argument.partition("=")
-    return "--" + flag[2:].replace("-", "_") + equals + value
+def _normalised(argv: Sequence[str], config: type[Any], positional: str | None) -> list[str]:
+    """The arguments as the parser wants them: ``--dry-run`` becomes ``--dry_run=true``."""
+    switches = {f.name for f in fields(config) if f.type in (bool, "bool")}
+    out: list[str] = []
+    for i, argument in enumerate(argv):
+        if not argument.startswith("--"):
+            out += [f"--{positional}", argument] if positional and i == 0 else [argument]
+            continue
+        flag, equals, value = argument[2:].partition("=")
+        flag = flag.replace("-", "_")
+        alone = not equals and (i + 1 == len(argv) or argv[i + 1].startswith("-"))
+        out.append(f"--{flag}=true" if flag in switches and alone else f"--{flag}{equals}{value}")
+    return out
 
 
 def _one_line(message: str, prog: str) -> str:

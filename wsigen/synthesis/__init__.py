@@ -1,0 +1,1 @@
+"""Slides from end to end: the cascade joined to the journals and the writer."""

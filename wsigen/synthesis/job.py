@@ -1,0 +1,139 @@
+"""One slide to make: everything that its pixels follow from, and where it goes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsigen import __version__
+from wsigen.geometry import Size
+from wsigen.nn.denoiser import Denoiser
+from wsigen.sampling.plan import StagePlan, plan_stage, stage_specs
+from wsigen.sampling.preset import Preset
+from wsigen.sampling.stage import StageSpec
+from wsigen.slide.codec import ZSTD
+from wsigen.slide.pyramid import pyramid_levels
+from wsigen.slide.write import Layout, estimate_bytes, layout_codec
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideJob:
+    """A slide that is asked for.
+
+    Args:
+        size: side of the slide in pixels.
+        stages: number of upscalings.
+        k: factor between two stages.
+        mpp: µm/px of the slide.
+        seed: of the slide.
+        model: the model's name, for provenance.
+        model_hash: of its weights.
+        preset: how it is sampled.
+        preset_name: for provenance.
+        dtype: precision of the network, for provenance.
+        out: folder.
+        name: base name of the files.
+        layout: of the file.
+    """
+
+    size: int
+    stages: int
+    k: int
+    mpp: float
+    seed: int
+    model: str
+    model_hash: str
+    preset: Preset
+    preset_name: str
+    dtype: str
+    out: Path
+    name: str
+    layout: Layout = "linked-ome"
+
+    @property
+    def slide(self) -> Path:
+        """The finished H&E slide."""
+        return self.out / f"{self.name}_HE.ome.tif"
+
+    @property
+    def work(self) -> Path:
+        """Where the state of the unfinished run is kept."""
+        return self.out / f".{self.name}_HE.partial"
+
+    def specs(self, net: Denoiser) -> tuple[StageSpec, ...]:
+        """What each stage has to do.
+
+        Raises:
+            InvalidValueError: if the size does not fit patch * k**stages.
+        """
+        return stage_specs(
+            self.preset,
+            size=self.size,
+            stages=self.stages,
+            k=self.k,
+            mpp=self.mpp,
+            seed=self.seed,
+            multiple=net.stride,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What the pixels follow from, as it is written into the slide."""
+        return {
+            "version": __version__,
+            "model": self.model,
+            "model_hash": self.model_hash,
+            "seed": self.seed,
+            "stages": self.stages,
+            "k": self.k,
+            "size": self.size,
+            "mpp": self.mpp,
+            "dtype": self.dtype,
+            "preset": self.preset_name,
+            "preset_values": self.preset.as_dict(),
+        }
+
+    def fingerprint(self) -> str:
+        """Hash of what the pixels follow from: an unfinished run is continued only by the very same job."""
+        facts = {key: value for key, value in self.facts().items() if key not in ("model", "preset")}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """What a job will take, before anything is sampled."""
+
+    stages: tuple[StagePlan, ...]
+    disk_bytes: int
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one patch each, if no patch is skipped."""
+        return sum(s.evaluations for s in self.stages)
+
+    @property
+    def patches(self) -> int:
+        """Patch-steps of all stages."""
+        return sum(s.patches for s in self.stages)
+
+    @property
+    def canvas_bytes(self) -> int:
+        """Host or device memory of the largest stage's canvas."""
+        return max(s.band_bytes for s in self.stages)
+
+
+def plan_job(job: SlideJob, specs: tuple[StageSpec, ...], order: str) -> JobPlan:
+    """Sizes, patches, evaluations, memory and disk.
+
+    Args:
+        job: the slide.
+        specs: of its stages.
+        order: "wavefront" or "steps".
+    """
+    stages = tuple(plan_stage(spec, order) for spec in specs)
+    size = Size(job.size, job.size)
+    final = estimate_bytes(size, layout_codec(job.layout), pyramid_levels(size))
+    between = sum(estimate_bytes(Size(s.extent, s.extent), ZSTD) for s in stages[:-1])
+    return JobPlan(stages, 2 * final + between)

@@ -1,0 +1,38 @@
+"""The presets that come with the package, and those of the user."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from wsigen.errors import InvalidValueError
+from wsigen.sampling.preset import Preset, preset_from_dict
+
+
+def preset_names() -> list[str]:
+    """Names of the presets in the package."""
+    return sorted(Path(f.name).stem for f in resources.files("wsigen.presets").iterdir() if f.name.endswith(".yaml"))
+
+
+def load_preset(name_or_path: str) -> Preset:
+    """A preset by name, or from a YAML file.
+
+    Raises:
+        InvalidValueError: if there is none, or it holds unknown keys or values.
+    """
+    if name_or_path in preset_names():
+        text = (resources.files("wsigen.presets") / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    elif Path(name_or_path).is_file():
+        text = Path(name_or_path).read_text(encoding="utf-8")
+    else:
+        known = ", ".join(preset_names())
+        raise InvalidValueError(f"--preset must be one of {known}, or a YAML file, got {name_or_path!r}")
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise InvalidValueError(f"--preset {name_or_path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InvalidValueError(f"--preset {name_or_path} must hold the keys base and guided, got {values!r}")
+    return preset_from_dict(values)

@@ -1,0 +1,63 @@
+"""One bar per stage, and an honest time left for the whole slide."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+from wsigen.sampling.stage import StageProgress
+from wsigen.synthesis.job import JobPlan
+
+
+class Reporter:
+    """Shows how far a slide has come.
+
+    The time left is that of the patch-steps left in all stages, at the pace of the stage that is running: with
+    background skipped that pace is what counts, and it carries over since all stages show the same tissue.
+
+    Args:
+        plan: of the slide.
+    """
+
+    def __init__(self, plan: JobPlan) -> None:
+        self.plan = plan
+        self._bar: tqdm | None = None
+        self._stage = -1
+        self._started = 0.0
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def update(self, done: StageProgress) -> None:
+        """Take note of a finished batch of patches."""
+        if done.stage != self._stage:
+            self._next_stage(done)
+        assert self._bar is not None
+        elapsed = time.perf_counter() - self._started
+        left = done.patches_total - done.patches + sum(s.patches for s in self.plan.stages[done.stage + 1 :])
+        left_text = tqdm.format_interval(int(elapsed / done.patches * left))
+        self._bar.set_postfix_str(f"slide in {left_text}", refresh=False)
+        self._bar.update(done.patches - self._bar.n)
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+    def _next_stage(self, done: StageProgress) -> None:
+        self.close()
+        stage = self.plan.stages[done.stage]
+        label = f"stage {done.stage}/{len(self.plan.stages) - 1} {stage.extent} px {stage.mpp:g} µm/px"
+        self._bar = tqdm(total=done.patches_total, desc=label, unit="patch", smoothing=0.1)
+        self._stage, self._started = done.stage, time.perf_counter()
