@@ -61,7 +61,7 @@ class JpegCodec:
 
     quality: int = 85
     lossless: bool = field(default=False, init=False)
-    bytes_per_pixel: float = field(default=0.33, init=False)
+    bytes_per_pixel: float = field(default=0.35, init=False)
 
     @property
     def name(self) -> str:
