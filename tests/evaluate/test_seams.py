@@ -1,0 +1,94 @@
+"""The seam score sees planted seams of either direction and phase, and nothing where there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+
+from wsigen.errors import InvalidValueError
+from wsigen.evaluate.seams import seam_ratio, step8
+
+
+def texture(seed: int = 0, size: int = 512) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    smooth = gaussian_filter(rng.standard_normal((size, size, 3)), (6, 6, 0))
+    return 128 + 400 * smooth + 4 * rng.standard_normal((size, size, 3))
+
+
+def with_seams(image: np.ndarray, pitch: int, phase: int, jump: float, axis: int) -> np.ndarray:
+    """Every cell of the grid gets its own colour."""
+    rng = np.random.default_rng(5)
+    cells = (np.arange(image.shape[axis]) - phase) // pitch
+    colours = jump * rng.standard_normal((int(cells.max() - cells.min()) + 1, 3))
+    offset = colours[cells - cells.min()]
+    return image + (offset[:, None] if axis == 0 else offset[None])
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 1000), phase=st.integers(0, 63), axis=st.integers(0, 1))
+def test_planted_seams_are_seen_at_their_phase_alone(seed, phase, axis):
+    image = with_seams(texture(seed), 64, phase, 8.0, axis)
+    there = step8(image, 64, joints=[phase], axis=axis)
+    assert there.ratio > 1.2
+    assert there.z > 3
+    distance = np.abs((np.arange(64) - phase + 32) % 64 - 32)
+    assert distance[np.argmax(there.energy)] <= 2
+    elsewhere = step8(image, 64, joints=[phase + 32], axis=axis)
+    assert elsewhere.ratio < there.ratio - 0.1
+
+
+def test_no_seams_score_one():
+    ratios = [
+        step8(texture(seed), 64, joints=[j], axis=j % 2).ratio for seed in range(4) for j in range(0, 64, 7)
+    ]
+    assert np.mean(ratios) == pytest.approx(1, abs=0.05)
+    assert 0.6 < min(ratios) < max(ratios) < 1.5
+
+
+def test_smooth_gradients_are_no_seams():
+    ramp = np.add.outer(np.linspace(0, 200, 256), np.linspace(0, 50, 256))
+    assert step8(ramp, 64).energy.max() < 1e-9
+    assert step8(ramp[..., None] + 0 * texture(size=256), 64, axis=1).energy.max() < 1e-9
+
+
+def test_a_smoothed_joint_is_still_seen():
+    image = gaussian_filter(with_seams(texture(1), 64, 10, 12.0, 0), (2, 2, 0))
+    assert step8(image, 64, joints=[10]).ratio > 1.3
+
+
+def test_step_of_one_line_is_measured_in_grey_levels():
+    image = np.zeros((128, 128))
+    image[64:] = 10
+    score = step8(image, 64, joints=[0])
+    assert score.energy[0] == pytest.approx(
+        10
+    )  # the one line of phase 0 with strips on both sides, at row 64
+    assert score.energy[32] == 0
+
+
+def test_origin_moves_the_phase_with_the_crop():
+    image = with_seams(texture(2), 64, 20, 10.0, 0)
+    whole, crop = step8(image, 64, joints=[20]), step8(image[37:], 64, joints=[20], origin=37)
+    assert crop.ratio == pytest.approx(whole.ratio, rel=0.2)
+    assert crop.ratio > 1.3
+
+
+def test_one_number_for_both_directions():
+    image = with_seams(texture(3), 64, 0, 10.0, 1)
+    rows, cols = step8(image, 64, axis=0).ratio, step8(image, 64, axis=1).ratio
+    assert seam_ratio(image, 64) == pytest.approx(np.sqrt((rows**2 + cols**2) / 2))
+    assert cols > 1.3 > rows
+
+
+def test_uint8_and_grey_images_are_accepted():
+    image = texture(4).clip(0, 255)
+    assert step8(image.astype(np.uint8), 64).ratio == pytest.approx(step8(image, 64).ratio, rel=0.05)
+    assert step8(np.full((256, 256), 7, np.uint8), 64).ratio == 1
+
+
+def test_an_image_smaller_than_the_pitch_is_refused():
+    with pytest.raises(InvalidValueError, match="at least pitch"):
+        step8(texture(size=128), 128)
