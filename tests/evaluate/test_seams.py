@@ -63,9 +63,7 @@ def test_step_of_one_line_is_measured_in_grey_levels():
     image = np.zeros((128, 128))
     image[64:] = 10
     score = step8(image, 64, joints=[0])
-    assert score.energy[0] == pytest.approx(
-        10
-    )  # the one line of phase 0 with strips on both sides, at row 64
+    assert score.energy[0] == pytest.approx(10)  # the only line of phase 0 inside
     assert score.energy[32] == 0
 
 
