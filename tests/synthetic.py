@@ -15,7 +15,7 @@ NUCLEUS = (96, 60, 138)
 
 
 def he_image(size: int | tuple[int, int], seed: int = 0, tissue: bool = True, mpp: float = 0.5) -> np.ndarray:
-    """A picture that looks like H&E: glass margin, pink fibrous stroma, round lumina, dark purple nuclei of 6 µm.
+    """A picture that looks like H&E: glass margin, fibrous stroma, round lumina, nuclei of 6 µm.
 
     Args:
         size: side, or (height, width), in pixels.
@@ -92,7 +92,7 @@ def write_tiff(
 
 
 def reduce_by(image: np.ndarray, factor: int) -> np.ndarray:
-    """Average over ``factor``×``factor`` pixels; what is left over at the right and bottom edges is dropped."""
+    """Average over ``factor``×``factor`` pixels; the rest at the right and bottom is dropped."""
     height, width = image.shape[0] // factor, image.shape[1] // factor
     whole = image[: height * factor, : width * factor]
     return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)

@@ -101,8 +101,8 @@ class SlideEntry:
     def serves(self, patch_size: int, mpp: float) -> bool:
         """Whether patches of ``patch_size`` px at ``mpp`` µm/px can be cut without inventing anything.
 
-        Nothing is enlarged; and a patch larger than the slide is padded with glass only where the slide itself
-        ends in glass.
+        Nothing is enlarged; and a patch larger than the slide is padded with glass only where the slide
+        itself ends in glass.
         """
         extent = patch_size * mpp
         fits = extent <= self.mpp * min(self.height, self.width)

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from wsigen.data.entry import SCHEMA, SlideEntry
-from wsigen.data.survey import find_slides, survey_slide
-from wsigen.data.table import SlideTable, group_splits
+from wsigen.data.survey import Survey, find_slides, survey_slide
+from wsigen.data.table import Row, SlideTable, group_splits
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.slide.atomic import atomic_path
 from wsigen.slide.read import GLASS
@@ -48,7 +48,7 @@ class SlideIndex:
         return SlideIndex(tuple(e for e in self.entries if e.split == name))
 
     def usable(self, patch_size: int, mpp: float) -> list[SlideEntry]:
-        """The slides that can serve patches of ``patch_size`` px at ``mpp`` µm/px; see `SlideEntry.serves`."""
+        """The slides that can serve such patches; see `SlideEntry.serves`."""
         return [e for e in self.entries if e.serves(patch_size, mpp)]
 
     def save(self, path: Path) -> None:
@@ -78,8 +78,8 @@ class SlideIndex:
         try:
             rows = pq.read_table(path, schema=SCHEMA).to_pylist()
         except (OSError, pa.ArrowException, KeyError) as error:
-            reason = f"not a readable index ({_first_line(error)}); make it with `wsigen index SLIDES --out {path}`"
-            raise SlideError(path, reason) from error
+            reason = f"not a readable index ({_first_line(error)})"
+            raise SlideError(path, f"{reason}; make it with `wsigen index SLIDES --out {path}`") from error
         return cls(tuple(SlideEntry.from_row(row, folder) for row in rows))
 
 
@@ -92,7 +92,8 @@ def build_index(
 ) -> tuple[SlideIndex, list[Failure]]:
     """Look at every slide once.
 
-    A slide that cannot be read, whose µm/px nobody knows or on which there is no tissue is warned of and left out.
+    A slide that cannot be read, whose µm/px nobody knows, or on which there is no tissue, is left out with a
+    warning.
 
     Args:
         slides: a folder (searched through all its sub-folders), one slide, or several slides.
@@ -116,22 +117,20 @@ def build_index(
     """
     files = find_slides(slides)
     rows = (SlideTable.load(table) if table else SlideTable()).match(list(files))
-    entries, failures, glass = [], [], []
+    entries: list[Survey] = []
+    failures: list[Failure] = []
     for name, path in tqdm(files.items(), desc="slides", unit="slide", disable=not progress):
-        try:
-            entry, background = survey_slide(name, path, rows[name])
-        except (SlideError, InvalidValueError) as error:
-            reason = error.reason if isinstance(error, SlideError) else str(error)
-            failures.append(Failure(name, reason))
-            log.warning("left out %s: %s", name, reason)
+        survey = _survey(name, path, rows[name])
+        if isinstance(survey, Failure):
+            failures.append(survey)
+            log.warning("left out %s: %s", survey.slide, survey.reason)
         else:
-            entries.append(entry)
-            glass += [background] if background else []
+            entries.append(survey)
     if not entries:
         more = f", and {len(failures) - 1} more" if len(failures) > 1 else ""
         reason = f"none of {len(files)} slides can be used ({failures[0].slide}: {failures[0].reason}{more})"
         raise SlideError(_folder(slides), reason)
-    return SlideIndex(tuple(_finish(entries, _typical(glass), val_fraction))), failures
+    return SlideIndex(tuple(_finish(entries, val_fraction))), failures
 
 
 def load_or_build_index(slides: Path, *, table: Path | None = None, val_fraction: float = 0.1) -> SlideIndex:
@@ -153,17 +152,26 @@ def load_or_build_index(slides: Path, *, table: Path | None = None, val_fraction
     return build_index(slides, table, val_fraction=val_fraction)[0]
 
 
-def _finish(entries: list[SlideEntry], glass: Background, val_fraction: float) -> list[SlideEntry]:
+def _survey(name: str, path: Path, row: Row) -> Survey | Failure:
+    try:
+        return survey_slide(name, path, row)
+    except SlideError as error:
+        return Failure(name, error.reason)
+
+
+def _finish(surveys: list[Survey], val_fraction: float) -> list[SlideEntry]:
+    entries = [s.entry for s in surveys]
     said: dict[str, str | None] = {}
     for entry in entries:
         before = said.setdefault(entry.group, entry.split or None)
         if (entry.split or None) != before:
             raise InvalidValueError(
-                f"group {entry.group!r} is in split {before} and {entry.split or None} (slide {entry.slide}); "
+                f"group {entry.group!r} is in split {before} and {entry.split or None} ({entry.slide}); "
                 "give all slides of a group the same split in the table"
             )
     splits = group_splits(said, val_fraction)
-    return [replace(e, split=splits[e.group], background=e.background or glass) for e in entries]
+    typical = _typical([s.glass for s in surveys if s.glass])
+    return [replace(s.entry, split=splits[s.entry.group], background=s.glass or typical) for s in surveys]
 
 
 def _typical(glass: list[Background]) -> Background:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,6 +26,18 @@ SLIDE_SUFFIXES = (
 MASK_PIXELS = 2**26
 
 
+class Survey(NamedTuple):
+    """What one slide shows.
+
+    Attributes:
+        entry: for the index.
+        glass: colour of its glass, None where it shows none.
+    """
+
+    entry: SlideEntry
+    glass: Background | None
+
+
 def find_slides(slides: Path | Sequence[Path]) -> dict[str, Path]:
     """Name to path, ordered by name. Names are relative to the folder, with "/".
 
@@ -32,7 +45,7 @@ def find_slides(slides: Path | Sequence[Path]) -> dict[str, Path]:
     ``index.parquet``) is not a slide.
 
     Args:
-        slides: a folder (searched through all its sub-folders, hidden ones apart), one slide, or several slides.
+        slides: a folder (sub-folders included, hidden ones apart), one slide, or several slides.
 
     Raises:
         SlideError: nothing there.
@@ -56,7 +69,7 @@ def find_slides(slides: Path | Sequence[Path]) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def survey_slide(name: str, path: Path, row: Row) -> tuple[SlideEntry, Background | None]:
+def survey_slide(name: str, path: Path, row: Row) -> Survey:
     """Open a slide and look for tissue and glass.
 
     Args:
@@ -65,7 +78,7 @@ def survey_slide(name: str, path: Path, row: Row) -> tuple[SlideEntry, Backgroun
         row: what the user's table says.
 
     Returns:
-        The entry, its split empty unless the table says it; and the colour of its glass, None if it shows none.
+        The entry, its split empty unless the table says it; and the colour of its glass.
 
     Raises:
         SlideError: unreadable, truncated, without µm/px or without tissue.
@@ -84,7 +97,7 @@ def survey_slide(name: str, path: Path, row: Row) -> tuple[SlideEntry, Backgroun
     entry = SlideEntry(
         slide=name,
         path=slide.path,
-        group=(row.group or name).partition("/")[0] if row.group else name,
+        group=row.group.partition("/")[0] if row.group else name,
         split=row.split or "",
         mpp=slide.mpp,
         height=slide.size.height,
@@ -96,11 +109,11 @@ def survey_slide(name: str, path: Path, row: Row) -> tuple[SlideEntry, Backgroun
         mask_mpp=mask_mpp,
         mask_png=_to_png(mask),
     )
-    return entry, glass
+    return Survey(entry, glass)
 
 
 def _overview(slide: WholeSlide) -> tuple[float, np.ndarray]:
-    mpp = mask_resolution(slide.mpp)
+    mpp = mask_resolution(slide.mpp, slide.size)
     while slide.size.area * (slide.mpp / mpp) ** 2 > MASK_PIXELS:
         mpp *= 2
     height, width = (

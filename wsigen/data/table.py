@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +23,8 @@ class Row:
 
     Attributes:
         mpp: µm/px.
-        group: slides of one group never part company between splits.
+        group: slides of one group are always in one split. What stands before the first "/" counts, so that
+            ``BS25/HE`` and ``BS25/CHR``, two stains of one case, stay together.
         split: "train", "val" or "test".
     """
 
@@ -33,6 +35,8 @@ class Row:
 
 class SlideTable:
     """Rows by slide: path relative to the folder of slides, file name, or name without suffix.
+
+    A row whose path starts elsewhere (``he/a.svs`` for ``a.svs``) counts where its file name is the only one.
 
     Args:
         rows: key to row.
@@ -47,7 +51,7 @@ class SlideTable:
         """Read a CSV with a column ``slide`` (or ``file``), and any of ``mpp``, ``group``, ``split``.
 
         Raises:
-            PathError: it cannot be read, has no such columns, or a value that makes no sense, naming the line.
+            PathError: it cannot be read, has no such columns, or a value that makes no sense.
         """
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
@@ -73,11 +77,14 @@ class SlideTable:
             names: paths relative to the folder of slides, with "/".
 
         Returns:
-            A row for every name, an empty one where the table is silent. Rows that fit no slide are warned of.
+            A row for every name, an empty one where the table is silent. Rows that fit no slide bring a
+            warning.
         """
+        by_file = Counter(key.rpartition("/")[2] for key in self.rows)
+        elsewhere = {file: k for k in self.rows if by_file[file := k.rpartition("/")[2]] == 1}
         found, used = {}, set()
         for name in names:
-            key = next((k for k in _keys(name) if k in self.rows), None)
+            key = next((k for k in _keys(name) if k in self.rows), elsewhere.get(name.rpartition("/")[2]))
             found[name] = self.rows[key] if key is not None else Row()
             used.add(key)
         unused = [key for key in self.rows if key not in used]
@@ -122,8 +129,8 @@ def group_splits(groups: dict[str, str | None], val_fraction: float) -> dict[str
 
     Args:
         groups: group to its split where the table says so, else None.
-        val_fraction: share of the undecided groups that goes to "val": at least one of two or more, unless the
-            table already names validation groups.
+        val_fraction: share of the undecided groups that goes to "val", at least one of two or more; none
+            where the table names validation groups.
 
     Raises:
         InvalidValueError: ``val_fraction`` is not in [0, 1).

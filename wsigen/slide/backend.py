@@ -1,4 +1,4 @@
-"""What a file format must offer so that slides can be read from it: its stored levels, on their own pixel grids."""
+"""What a file format must offer to be read as a slide: its stored levels, on their own pixel grids."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Backend(Protocol):
         ...
 
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
-        """uint8 (height, width, 3) of a region that lies inside a level; transparent parts show ``background``."""
+        """uint8 (height, width, 3) of a region inside a level; ``background`` where it is transparent."""
         ...
 
 

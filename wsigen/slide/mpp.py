@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 def resolve_mpp(path: Path, backend: Backend, given: float | None = None) -> float:
     """µm/px of level 0.
 
-    Metadata outside 0.01–40 µm/px are print resolutions (72 dpi = 353 µm/px) or nonsense and count as missing.
+    Metadata outside 0.01–40 µm/px are print resolutions (72 dpi = 353 µm/px) or nonsense: they count as
+    missing.
 
     Args:
         path: the file, for messages and for OME-XML that its reader does not look at.

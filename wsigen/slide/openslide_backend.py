@@ -60,5 +60,5 @@ class OpenSlideBackend:
 
 
 def vendor(path: Path) -> str | None:
-    """OpenSlide's name for the format of a file, such as "aperio" or "generic-tiff"; None if it does not know it."""
+    """OpenSlide's name for the format of a file, such as "aperio"; None if it has none."""
     return OpenSlide.detect_format(path)

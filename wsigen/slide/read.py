@@ -42,7 +42,7 @@ class Slide(Protocol):
         ...
 
     def read_region(self, region: Region, mpp: float, background: Colour = GLASS) -> np.ndarray:
-        """uint8 (height, width, 3) of a region in pixels of the slide at ``mpp``, same origin as the slide."""
+        """uint8 (height, width, 3) of a region in pixels of the slide at ``mpp``."""
         ...
 
     def read_patch(
@@ -84,8 +84,8 @@ class WholeSlide:
     ) -> np.ndarray:
         """Read a region at a given µm/px.
 
-        The region's edges are rounded to the pixel grid of the nearest stored level that is finer (or at most 2 %
-        coarser), so that abutting regions use every stored pixel once; then averaged over areas.
+        Its edges are rounded to the pixel grid of the nearest stored level that is finer (or at most 2 %
+        coarser), so that abutting regions use every stored pixel once; then areas are averaged.
 
         Args:
             region: in pixels of the whole slide at ``mpp``, whose origin is the slide's; may reach outside.

@@ -1,4 +1,4 @@
-"""TIFF files without a vendor: tiled or in strips, OME-TIFF with SubIFDs, any compression that imagecodecs knows."""
+"""TIFF files without a vendor: tiles or strips, pages or SubIFDs, any compression that imagecodecs knows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import numpy as np
@@ -61,7 +61,7 @@ class SegmentCache:
 class TiffBackend:
     """An open TIFF file, read with tifffile and imagecodecs.
 
-    The levels are page 0, its SubIFDs, and the reduced-resolution pages that follow with the same proportions.
+    The levels are page 0 and its SubIFDs, else the reduced pages that follow it, of the same proportions.
 
     Args:
         path: the file.
@@ -219,8 +219,8 @@ def _resolution_mpp(page: Any) -> tuple[float, float] | None:
 
 
 def _level_pages(tiff: tifffile.TiffFile) -> list[Any]:
-    first = tiff.pages.first
-    candidates = list(first.pages or ()) or [p for p in list(tiff.pages)[1:] if int(p.subfiletype or 0) & 1]
+    first, *others = cast("list[Any]", list(tiff.pages))
+    candidates = list(first.pages or ()) or [p for p in others if int(p.subfiletype or 0) & 1]
     pages = [first]
     for page in candidates:
         smaller = page.imagewidth < pages[-1].imagewidth

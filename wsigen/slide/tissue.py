@@ -7,30 +7,44 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from wsigen.geometry import Size
+
 Background = tuple[int, int, int]
 
-FINEST_MASK_MPP = 8.0
+MASK_MPP = 8.0
+SMALLEST_MASK = 64
 FLOOR, CEILING = (
-    0.025,
-    0.06,
-)  # of colourfulness: paler is dirt on glass; tissue that fills the image splits above
-SPECK_UM2, HOLE_UM2 = 8_000.0, 20_000.0
-GAP_UM = 24.0
-BLACK = 70
-GLASS_DARKEST = 200
+    0.03,
+    0.05,
+)  # optical density: paler is dirt on glass; tissue that fills the image splits above
+WHITE = 243.0
+GLASS_DARKEST, GLASS_SPREAD = 222, 14
+SPECK_UM2, HOLE_UM2, BLACK_UM2 = 8_000.0, 20_000.0, 20_000.0
+SMALL_SHARE = (
+    0.02  # nothing larger than this share of the image is a speck or a hole, however small the image
+)
+GAP_UM, REACH_UM = 24.0, 60.0
+COLOURED = 8
+BLACK_BRIGHTEST, BLACK_SPREAD = 60, 18
 PEN_UM2 = 20_000.0
 
 
-def mask_resolution(mpp: float) -> float:
-    """µm/px at which to look for tissue on a slide of ``mpp``: 8, or its own if coarser."""
-    return max(FINEST_MASK_MPP, mpp)
+def mask_resolution(mpp: float, size: Size) -> float:
+    """µm/px at which to look for tissue: 8; finer if the mask would be less than 64 px wide; never finer than known.
+
+    Args:
+        mpp: of the slide.
+        size: of the slide, px.
+    """
+    return max(mpp, min(MASK_MPP, mpp * min(size.height, size.width) / SMALLEST_MASK))
 
 
 def tissue_mask(rgb: np.ndarray, mpp: float) -> np.ndarray:
     """Tissue, without pen, black areas, specks and small holes.
 
-    Otsu's threshold on colourfulness (the spread of the optical density over the colours, after white balance on the
-    glass), held within fixed bounds: a blank slide has no tissue, a crop full of tissue is all tissue.
+    Otsu's threshold on the optical density of the most absorbed colour, relative to the slide's glass, held
+    within fixed bounds: so a blank slide has no tissue, and a crop full of tissue is all tissue. Shades of
+    grey without any colour nearby are the scanner's or the slide's edge.
 
     Args:
         rgb: uint8 (height, width, 3).
@@ -39,19 +53,18 @@ def tissue_mask(rgb: np.ndarray, mpp: float) -> np.ndarray:
     Returns:
         bool (height, width).
     """
-    colour = _colourfulness(rgb, mpp)
-    artefact = _black(rgb) | _pen(rgb, mpp)
-    usable = colour[~artefact]
-    if usable.size == 0 or float(np.ptp(usable)) < 1e-6:
-        return np.zeros(rgb.shape[:2], bool) | (~artefact & (colour > CEILING))
-    threshold = float(np.clip(threshold_otsu(usable), FLOOR, CEILING))
-    mask = (colour > threshold) & ~artefact
+    density = _density(rgb, mpp)
+    artefact = _black(rgb, mpp) | _pen(rgb, mpp)
+    usable = density[~artefact]
+    threshold = float(np.clip(threshold_otsu(usable), FLOOR, CEILING)) if usable.size else CEILING
+    mask = (density > threshold) & ~artefact & _near_colour(rgb, mpp)
     mask = _close(mask, GAP_UM / mpp) & ~artefact
-    return _fill(_drop_small(mask, SPECK_UM2 / mpp**2), HOLE_UM2 / mpp**2) & ~artefact
+    mask = _drop_small(mask, SPECK_UM2 / mpp**2)
+    return _fill(mask, HOLE_UM2 / mpp**2) & ~artefact if mask.any() else mask
 
 
 def background_colour(rgb: np.ndarray, mask: np.ndarray) -> Background | None:
-    """Colour of bare glass: the median of what is bright, colourless and not next to tissue.
+    """Colour of bare glass: the median of what is bright, colourless and a little away from tissue.
 
     Args:
         rgb: uint8 (height, width, 3).
@@ -60,7 +73,7 @@ def background_colour(rgb: np.ndarray, mask: np.ndarray) -> Background | None:
     Returns:
         A uint8 triple, or None where less than 0.5 % of the image is glass.
     """
-    glass = ~ndimage.binary_dilation(mask, iterations=2) & (rgb.min(axis=2) >= GLASS_DARKEST)
+    glass = ~_grown(mask, 2) & _glass_like(rgb)
     if glass.sum() < max(16, 0.005 * glass.size):
         return None
     red, green, blue = np.median(rgb[glass], axis=0)
@@ -73,43 +86,59 @@ def border_fraction(mask: np.ndarray) -> float:
     return float(border.mean()) if border.size else 0.0
 
 
-def _colourfulness(rgb: np.ndarray, mpp: float) -> np.ndarray:
-    smooth = cv2.GaussianBlur(rgb, (0, 0), max(0.5, 8.0 / mpp)) if mpp < 16 else rgb
-    density = -np.log10((smooth.astype(np.float32) + 1) / 256)
-    bright = smooth.min(axis=2) >= GLASS_DARKEST
-    spread = density.max(axis=2) - density.min(axis=2)
-    glass = bright & (spread < CEILING)
-    if glass.sum() > 0.05 * glass.size:
-        density = density - np.median(density[glass], axis=0)
-    return density.max(axis=2) - density.min(axis=2)
+def _density(rgb: np.ndarray, mpp: float) -> np.ndarray:
+    smooth = cv2.GaussianBlur(rgb, (0, 0), 8.0 / mpp) if mpp < 16 else rgb
+    glass = _glass_like(smooth)
+    white = np.full(3, WHITE) if glass.mean() < 0.005 else np.median(smooth[glass], axis=0)
+    return np.log10((white + 1) / (smooth.astype(np.float32) + 1)).max(axis=2)
 
 
-def _black(rgb: np.ndarray) -> np.ndarray:
-    return ndimage.binary_dilation(rgb.max(axis=2) < BLACK, iterations=2)
+def _glass_like(rgb: np.ndarray) -> np.ndarray:
+    darkest, brightest = rgb.min(axis=2), rgb.max(axis=2)
+    return (darkest >= GLASS_DARKEST) & (brightest - darkest <= GLASS_SPREAD)
+
+
+def _near_colour(rgb: np.ndarray, mpp: float) -> np.ndarray:
+    smooth = cv2.GaussianBlur(rgb, (0, 0), max(1.0, 16.0 / mpp))
+    coloured = smooth.max(axis=2) - smooth.min(axis=2) >= COLOURED
+    return cv2.dilate(coloured.astype(np.uint8), _disk(round(REACH_UM / mpp))).astype(bool)
+
+
+def _black(rgb: np.ndarray, mpp: float) -> np.ndarray:
+    brightest = rgb.max(axis=2)
+    black = (brightest < BLACK_BRIGHTEST) & (brightest - rgb.min(axis=2) < BLACK_SPREAD)
+    return _grown(_drop_small(black, BLACK_UM2 / mpp**2), 2)
 
 
 def _pen(rgb: np.ndarray, mpp: float) -> np.ndarray:
     hue, saturation, _ = cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV))  # hue in units of 2 degrees
     ink = (hue >= 40) & (hue <= 122) & (saturation > 120)
-    ink = _drop_small(ink, PEN_UM2 / mpp**2)
-    return ndimage.binary_dilation(ink, iterations=3) if ink.any() else ink
+    return _grown(_drop_small(ink, PEN_UM2 / mpp**2), 3)
+
+
+def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
+    return ndimage.binary_dilation(mask, iterations=pixels) if mask.any() else mask
 
 
 def _close(mask: np.ndarray, radius: float) -> np.ndarray:
     reach = round(radius)
     if reach < 1:
         return mask
-    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     padded = np.pad(mask.astype(np.uint8), reach)
-    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, disk)
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, _disk(reach))
     return closed[reach:-reach, reach:-reach].astype(bool)
 
 
+def _disk(radius: int) -> np.ndarray:
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+
+
 def _drop_small(mask: np.ndarray, pixels: float) -> np.ndarray:
-    labels, _ = ndimage.label(mask)
-    large = np.bincount(labels.ravel()) >= pixels
+    pixels = min(pixels, SMALL_SHARE * mask.size)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    large = np.asarray(stats)[:, cv2.CC_STAT_AREA] >= pixels
     large[0] = False
-    return large[labels]
+    return large[np.asarray(labels, np.intp)]
 
 
 def _fill(mask: np.ndarray, pixels: float) -> np.ndarray:
