@@ -24,7 +24,7 @@ def independent_patches(entry: SlideEntry, patch_size: int, mpp: float) -> int:
 
 
 def usable_range(entry: SlideEntry, patch_size: int) -> str:
-    """The µm/px at which a slide serves patches: "0.25-2", "0.25-" (all coarser, padded with glass) or "none"."""
+    """The µm/px at which a slide serves patches: "0.25-2", "0.25-" (glass around: no end) or "none"."""
     if not entry.serves(patch_size, entry.mpp):
         return "none"
     if entry.serves(patch_size, 1e6):

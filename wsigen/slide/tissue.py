@@ -30,7 +30,7 @@ PEN_UM2 = 20_000.0
 
 
 def mask_resolution(mpp: float, size: Size) -> float:
-    """µm/px at which to look for tissue: 8; finer if the mask would be less than 64 px wide; never finer than known.
+    """µm/px at which to look for tissue: 8, finer where the mask would be less than 64 px wide.
 
     Args:
         mpp: of the slide.
@@ -90,23 +90,30 @@ def _density(rgb: np.ndarray, mpp: float) -> np.ndarray:
     smooth = cv2.GaussianBlur(rgb, (0, 0), 8.0 / mpp) if mpp < 16 else rgb
     glass = _glass_like(smooth)
     white = np.full(3, WHITE) if glass.mean() < 0.005 else np.median(smooth[glass], axis=0)
-    return np.log10((white + 1) / (smooth.astype(np.float32) + 1)).max(axis=2)
+    darkest, _ = _extremes(smooth.astype(np.float32) / white.astype(np.float32))  # one logarithm, not three
+    return -np.log10(np.maximum(darkest, 1 / 255))
+
+
+def _extremes(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]  # many times faster than a reduction over axis 2
+    return np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
 
 
 def _glass_like(rgb: np.ndarray) -> np.ndarray:
-    darkest, brightest = rgb.min(axis=2), rgb.max(axis=2)
+    darkest, brightest = _extremes(rgb)
     return (darkest >= GLASS_DARKEST) & (brightest - darkest <= GLASS_SPREAD)
 
 
 def _near_colour(rgb: np.ndarray, mpp: float) -> np.ndarray:
     smooth = cv2.GaussianBlur(rgb, (0, 0), max(1.0, 16.0 / mpp))
-    coloured = smooth.max(axis=2) - smooth.min(axis=2) >= COLOURED
+    darkest, brightest = _extremes(smooth)
+    coloured = brightest - darkest >= COLOURED
     return cv2.dilate(coloured.astype(np.uint8), _disk(round(REACH_UM / mpp))).astype(bool)
 
 
 def _black(rgb: np.ndarray, mpp: float) -> np.ndarray:
-    brightest = rgb.max(axis=2)
-    black = (brightest < BLACK_BRIGHTEST) & (brightest - rgb.min(axis=2) < BLACK_SPREAD)
+    darkest, brightest = _extremes(rgb)
+    black = (brightest < BLACK_BRIGHTEST) & (brightest - darkest < BLACK_SPREAD)
     return _grown(_drop_small(black, BLACK_UM2 / mpp**2), 2)
 
 
