@@ -49,6 +49,7 @@ def write_tiff(
     factor: int = 2,
     subifds: bool = False,
     ome: bool = False,
+    description: str | None = None,
 ) -> Path:
     """Write a tiled pyramid.
 
@@ -62,6 +63,7 @@ def write_tiff(
         factor: between levels.
         subifds: put the smaller levels into SubIFDs, which OpenSlide does not follow, rather than pages.
         ome: write OME-XML with PhysicalSizeX and Y.
+        description: text for ImageDescription.
 
     Returns:
         ``path``.
@@ -80,6 +82,7 @@ def write_tiff(
                 per_cm = 1e4 / mpp / factor**level
                 options |= {"resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER"}
             below = {"subifds": levels - 1} if subifds and level == 0 else {}
+            below |= {"description": description} if description and level == 0 else {}
             tiff.write(
                 image,
                 metadata=metadata if level == 0 else None,
