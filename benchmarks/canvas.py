@@ -19,13 +19,14 @@ import numpy as np
 import torch
 import yaml
 
+import wsigen
 from wsigen.diffusion.gaussian import GaussianDenoiser
 from wsigen.geometry import Region
 from wsigen.sampling.plan import plan_stage, stage_specs
 from wsigen.sampling.preset import GuidedConfig, Preset, preset_from_dict
 from wsigen.sampling.stage import Machine, StageProgress, StageRun
 
-PRESETS = Path(__file__).parent.parent / "wsigen" / "presets"
+PRESETS = Path(wsigen.__file__).parent / "presets"
 GLASS = (243, 243, 243)
 
 

@@ -1,0 +1,85 @@
+"""Plans say beforehand what a run then does, and sizes that cannot be are refused with ones that can."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.sampling.stores import BlurDenoiser, guided_spec, noise_image, run_stage
+from wsigen.errors import InvalidValueError
+from wsigen.sampling.plan import patch_size, plan_stage, stage_specs
+from wsigen.sampling.preset import Preset
+
+
+@pytest.mark.parametrize("solver", ["heun", "euler", "dpmpp_2m"])
+@pytest.mark.parametrize("shift", ["none", "drift"])
+def test_planned_evaluations_are_those_that_happen(solver, shift):
+    spec, denoiser = guided_spec(stages=3, solver=solver, shift=shift, halo=2, halo_steps=2), BlurDenoiser()
+    run_stage(spec, denoiser, noise_image(64))
+    plan = plan_stage(spec)
+    assert plan.evaluations == denoiser.images
+    assert plan.patches == spec.patches()
+
+
+def test_the_paper_takes_79_evaluations_for_each_of_its_patches():
+    specs = stage_specs(Preset(), size=65536, stages=7, k=2, mpp=0.5, seed=0)
+    plans = [plan_stage(spec) for spec in specs]
+    assert [p.mpp for p in plans] == [64, 32, 16, 8, 4, 2, 1, 0.5]
+    assert [p.extent for p in plans] == [512 * 2**i for i in range(8)]
+    assert plans[0].evaluations == 79
+    assert plans[0].patch_rows == plans[0].patch_cols == 1
+    # One more row and column of patches than the canvas holds, as the grid is shifted.
+    assert plans[-1].patch_rows == plans[-1].patch_cols == 129
+    assert plans[-1].evaluations == pytest.approx(79 * 129**2, rel=0.01)
+
+
+def test_memory_of_the_widest_stage_is_a_few_thousand_rows():
+    spec = stage_specs(Preset(), size=65536, stages=7, k=2, mpp=0.5, seed=0)[-1]
+    wave, steps = plan_stage(spec), plan_stage(spec, "steps")
+    assert 7000 < wave.rows_alive < 14000
+    assert steps.rows_alive == 65536
+    assert wave.band_bytes < steps.band_bytes / 4
+    assert steps.band_bytes == pytest.approx(51.5e9 + 3.2e9, rel=0.01)
+
+
+@settings(max_examples=50, deadline=None)
+@given(patch=st.integers(1, 300), stages=st.integers(1, 4), k=st.integers(2, 5))
+def test_patch_size_inverts_the_size(patch, stages, k):
+    assert patch_size(patch * k * k**stages, stages, k) == patch * k
+
+
+def test_a_base_image_alone_may_have_any_size():
+    assert patch_size(37, 0) == 37
+
+
+def test_wrong_sizes_are_refused_with_the_nearest_that_work():
+    with pytest.raises(InvalidValueError) as error:
+        patch_size(65000, 7, multiple=32, trained=(128, 256, 512))
+    message = str(error.value)
+    assert "patch_size * 2**stages (512 * 2**7 = 65536)" in message
+    assert "got 65000; pass --size 65536" in message
+    assert "nearest: 61440 or 65536" in message
+
+
+@settings(max_examples=50, deadline=None)
+@given(size=st.integers(1, 5000), stages=st.integers(0, 4), k=st.integers(2, 4), multiple=st.integers(1, 16))
+def test_the_size_that_an_error_suggests_is_accepted(size, stages, k, multiple):
+    try:
+        assert patch_size(size, stages, k, multiple=multiple) * k**stages == size
+    except InvalidValueError as error:
+        suggested = int(str(error).split("--size ")[1].split(" ")[0])
+        assert patch_size(suggested, stages, k, multiple=multiple) * k**stages == suggested
+        assert suggested > 0
+
+
+@pytest.mark.parametrize("bad", [{"stages": -1}, {"k": 1}, {"size": 0}])
+def test_impossible_numbers_are_refused(bad):
+    with pytest.raises(InvalidValueError, match="at least"):
+        patch_size(**{"size": 512, "stages": 1, "k": 2, **bad})
+
+
+@pytest.mark.parametrize("mpp", [0, -1, float("nan")])
+def test_pixel_sizes_must_be_positive(mpp):
+    with pytest.raises(InvalidValueError, match="mpp must be a positive number"):
+        stage_specs(Preset(), size=64, stages=1, k=2, mpp=mpp, seed=0)
