@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from wsigen.errors import OutputError
 from wsigen.geometry import Size
 from wsigen.nn.denoiser import Denoiser
 from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.stage import Machine, Progress
+from wsigen.slide.atomic import disk_errors, make_folder
 from wsigen.slide.codec import ZSTD
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.provenance import beside
@@ -27,6 +32,7 @@ def synthesise(
     *,
     progress: Progress | None = None,
     overwrite: bool = False,
+    block: int = 2048,
 ) -> SlideFiles:
     """Make a slide, or go on with one that was interrupted.
 
@@ -40,6 +46,7 @@ def synthesise(
         machine: where and how to run.
         progress: called after every batch of patches.
         overwrite: replace an existing slide, and drop the unfinished state of another job.
+        block: side of a journal's block; finished rows are kept in multiples of it.
 
     Raises:
         OutputError: the slide exists, the folder holds another job's state, or the disk refuses.
@@ -53,36 +60,57 @@ def synthesise(
     """
     check_output(job.slide, overwrite)
     specs, fingerprint = job.specs(net), job.fingerprint()
-    if overwrite:
-        drop_other_state(job.work, fingerprint)
     journals: list[BlockJournal] = []
 
     def store(stage: int) -> BlockJournal:
         extent = specs[stage].extent
         folder, size = job.work / f"stage-{stage:02d}", Size(extent, extent)
         if stage == len(specs) - 1:
-            journals.append(final_journal(folder, size, job.layout, fingerprint))
+            journals.append(final_journal(folder, size, job.layout, fingerprint, block=block))
         else:
-            journals.append(BlockJournal(folder, size, codec=ZSTD, levels=1, fingerprint=fingerprint))
+            journals.append(
+                BlockJournal(folder, size, codec=ZSTD, levels=1, fingerprint=fingerprint, block=block)
+            )
         return journals[-1]
 
     red, green, blue = net.config["background"]
-    run_cascade(runner, specs, store, background=(red, green, blue), machine=machine, progress=progress)
-    files = write_slide(
-        journals[-1],
-        job.slide,
-        mpp=job.mpp,
-        layout=job.layout,
-        provenance={**job.facts(), "fingerprint": fingerprint},
-        overwrite=overwrite,
-    )
-    for journal in journals:
-        journal.delete()
+    with _only_process(job):
+        if overwrite:
+            _drop_other_state(job.work, fingerprint)
+        run_cascade(runner, specs, store, background=(red, green, blue), machine=machine, progress=progress)
+        files = write_slide(
+            journals[-1],
+            job.slide,
+            mpp=job.mpp,
+            layout=job.layout,
+            provenance={**job.facts(), "fingerprint": fingerprint},
+            overwrite=overwrite,
+        )
+        for journal in journals:
+            journal.delete()
     shutil.rmtree(job.work, ignore_errors=True)
     return files
 
 
-def drop_other_state(work: Path, fingerprint: str) -> None:
+@contextmanager
+def _only_process(job: SlideJob) -> Iterator[None]:
+    """Keep other processes from making the same slide; the system lets go of the lock when this one dies."""
+    make_folder(job.work)
+    lock = FileLock(job.work / "lock", timeout=0)
+    try:
+        with disk_errors(job.work):
+            lock.acquire()
+    except Timeout as error:
+        raise OutputError(
+            job.work, "another process is making this slide; wait for it, or choose another --name"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _drop_other_state(work: Path, fingerprint: str) -> None:
     """Remove the unfinished state of another job, so that this one may use the folder.
 
     Raises:
@@ -94,11 +122,8 @@ def drop_other_state(work: Path, fingerprint: str) -> None:
         except (ValueError, AttributeError):
             found = None
         if found != fingerprint:
-            try:
-                shutil.rmtree(work)
-            except OSError as error:
-                raise OutputError(work, f"cannot be removed ({error.strerror}); remove it yourself") from error
-            return
+            with disk_errors(work):
+                shutil.rmtree(manifest.parent)
 
 
 def is_finished(job: SlideJob) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import nn
 
 from wsigen.errors import OutputError
 from wsigen.nn.ema import PowerEMA
+from wsigen.slide.atomic import atomic_path
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -47,18 +47,12 @@ class TrainState:
             "update": self.update,
             "images": self.images,
         }
-        part = run_dir / (CHECKPOINT + ".part")
+        path = run_dir / CHECKPOINT
         try:
-            with part.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(run_dir / CHECKPOINT)
-        except (OSError, RuntimeError) as error:
-            part.unlink(missing_ok=True)
-            raise OutputError(
-                run_dir / CHECKPOINT, f"cannot be written ({error}); free some space"
-            ) from error
+            with atomic_path(path) as temporary:
+                torch.save(state, temporary)
+        except RuntimeError as error:  # how torch's own writer reports a full disk
+            raise OutputError(path, f"cannot be written ({error}); free some space") from error
 
     def load(self, run_dir: Path) -> bool:
         """Continue from the checkpoint of ``run_dir``; False if there is none.

@@ -1,0 +1,59 @@
+"""A small network with random weights: no picture, but every path of the code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from wsigen.nn.denoiser import Denoiser
+from wsigen.nn.snapshot import save_denoiser
+from wsigen.sampling.preset import GuidedConfig, Preset, ScheduleConfig
+from wsigen.synthesis.job import SlideJob
+
+QUICK = Preset(
+    base=ScheduleConfig(solver="heun", steps=3),
+    guided=GuidedConfig(
+        solver="dpmpp_2m", steps=3, sigma_start=1.0, relax_sigma=0.2, shift="drift", drift=0.25, background_skip=True
+    ),
+)
+
+
+def small_net() -> Denoiser:
+    """Reproducible weights, patch sizes 16 and 64."""
+    torch.manual_seed(0)
+    net = Denoiser(
+        patchify=4,
+        block_out_channels=(32,),
+        pixel_channels=4,
+        context_channels=4,
+        patch_sizes=(16, 64),
+        mpp_range=(0.25, 64.0),
+    )
+    torch.nn.init.normal_(net.pixel_out.weight, std=0.05)
+    return net.eval().requires_grad_(False)
+
+
+def small_snapshot(folder: Path) -> Path:
+    """The small network as a snapshot folder."""
+    save_denoiser(small_net(), folder)
+    return folder
+
+
+def small_job(out: Path, **changes: object) -> SlideJob:
+    """A 512-px slide in three stages from patches of 64 px."""
+    values = {
+        "size": 512,
+        "stages": 3,
+        "k": 2,
+        "mpp": 0.5,
+        "seed": 0,
+        "model": "small",
+        "model_hash": "0",
+        "preset": QUICK,
+        "preset_name": "quick",
+        "dtype": "float32",
+        "out": out,
+        "name": "a",
+    }
+    return SlideJob(**(values | changes))  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,152 @@
+import json
+import multiprocessing
+import random
+import shutil
+import signal
+import time
+
+import numpy as np
+import openslide
+import pytest
+import torch
+from filelock import FileLock
+
+from tests.synthesis.models import small_job, small_net
+from wsigen.errors import OutputError
+from wsigen.sampling.stage import Machine
+from wsigen.synthesis.runtime import InPrecision
+from wsigen.synthesis.slide import is_finished, synthesise
+
+
+def make(job, *, order="wavefront", batch_size=4, **kwargs):
+    net = small_net()
+    runner = InPrecision(net, torch.float32)
+    return synthesise(job, net, runner, Machine(batch_size=batch_size, order=order), **kwargs)
+
+
+def tall_job(out):
+    """Two rows of blocks in the last stage, so that a resumed run finds one of them done."""
+    return small_job(out, size=1024, stages=4)
+
+
+def pixels(path):
+    with openslide.OpenSlide(path) as slide:
+        return np.asarray(slide.read_region((0, 0), 0, slide.dimensions))[..., :3].astype(int)
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
+
+
+def test_slide_says_what_it_is_and_opens(tmp_path):
+    files = make(small_job(tmp_path, size=1024, stages=4, mpp=0.4))
+    with openslide.OpenSlide(files.slide) as slide:
+        assert slide.dimensions == (1024, 1024)
+        assert slide.level_dimensions == ((1024, 1024), (512, 512))
+        assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(0.4)
+    facts = json.loads(files.provenance.read_text())
+    assert facts["synthetic"] is True
+    assert (facts["seed"], facts["stages"], facts["preset"]) == (0, 4, "quick")
+    assert facts["preset_values"]["guided"]["solver"] == "dpmpp_2m"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a_HE.jpg", "a_HE.json", "a_HE.ome.tif"]
+    assert is_finished(small_job(tmp_path, size=1024, stages=4, mpp=0.4))
+    assert not is_finished(small_job(tmp_path, size=1024, stages=4, mpp=0.4, seed=1))
+
+
+def test_schedules_give_identical_files(tmp_path):
+    for order in ("wavefront", "steps"):
+        make(small_job(tmp_path / order), order=order)
+    assert contents(tmp_path / "wavefront") == contents(tmp_path / "steps")
+
+
+def test_batch_size_moves_pixels_by_rounding_alone(tmp_path):
+    for batch in (1, 8):
+        make(small_job(tmp_path / str(batch), layout="lossless"), batch_size=batch)
+    difference = pixels(tmp_path / "1" / "a_HE.ome.tif") - pixels(tmp_path / "8" / "a_HE.ome.tif")
+    assert np.abs(difference).max() <= 1
+
+
+def test_seeds_make_different_slides(tmp_path):
+    for seed in (0, 1):
+        make(small_job(tmp_path / str(seed), seed=seed))
+    assert np.abs(pixels(tmp_path / "0" / "a_HE.ome.tif") - pixels(tmp_path / "1" / "a_HE.ome.tif")).mean() > 1
+
+
+def test_interrupted_slide_goes_on(tmp_path):
+    make(tall_job(tmp_path / "straight"), block=512)
+    job = tall_job(tmp_path / "stopped")
+
+    def stop(done):
+        if done.stage == 4 and done.rows >= 512:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(job, block=512, progress=stop)
+    assert not job.slide.exists()
+    assert job.work.is_dir()
+    seen = []
+    make(job, block=512, progress=seen.append)
+    assert {done.stage for done in seen} == {4}
+    assert seen[0].rows >= 512
+    assert contents(tmp_path / "straight") == contents(tmp_path / "stopped")
+    assert not job.work.exists()
+
+
+def _child(out):
+    torch.set_num_threads(1)
+    make(tall_job(out), block=512)
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments_gives_identical_files(tmp_path):
+    start = time.perf_counter()
+    make(tall_job(tmp_path / "straight"), block=512)
+    whole = time.perf_counter() - start
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.synthesis.test_slide"])
+    wanted, job = contents(tmp_path / "straight"), tall_job(tmp_path / "killed")
+    moments, kills = random.Random(0), 0
+    while kills < 10:
+        child = context.Process(target=_child, args=(job.out,))
+        child.start()
+        child.join(moments.uniform(0.05, 0.6) * whole)
+        child.kill()
+        child.join()
+        assert child.exitcode in (0, -signal.SIGKILL)
+        kills += child.exitcode != 0
+        if job.slide.exists():
+            assert contents(job.out) == wanted
+            shutil.rmtree(job.out)
+    make(job, block=512)
+    assert contents(job.out) == wanted
+
+
+def test_existing_slide_is_kept_unless_asked(tmp_path):
+    job = small_job(tmp_path, size=128, stages=1)
+    make(job)
+    before = job.slide.read_bytes()
+    with pytest.raises(OutputError, match="exists already; pass --overwrite"):
+        make(job)
+    other = small_job(tmp_path, size=128, stages=1, seed=5)
+    make(other, overwrite=True)
+    assert job.slide.read_bytes() != before
+
+
+def test_state_of_another_job_is_not_continued(tmp_path):
+    def stop(done):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(small_job(tmp_path), progress=stop)
+    with pytest.raises(OutputError, match="holds the state of another run"):
+        make(small_job(tmp_path, seed=1))
+    make(small_job(tmp_path, seed=1), overwrite=True)
+    make(small_job(tmp_path / "fresh", seed=1))
+    assert contents(tmp_path)["a_HE.ome.tif"] == contents(tmp_path / "fresh")["a_HE.ome.tif"]
+
+
+def test_two_processes_do_not_make_the_same_slide(tmp_path):
+    job = small_job(tmp_path)
+    job.work.mkdir(parents=True)
+    with FileLock(job.work / "lock"), pytest.raises(OutputError, match="another process is making this slide"):
+        make(job)

@@ -1,0 +1,76 @@
+import pytest
+import torch
+from torch import nn
+
+from wsigen.errors import OutputError
+from wsigen.nn.ema import PowerEMA
+from wsigen.training.state import CHECKPOINT, TrainState
+
+
+def make_state(width=4):
+    torch.manual_seed(0)
+    step = nn.Sequential(nn.Linear(width, width))
+    return TrainState(step, PowerEMA(step), torch.optim.AdamW(step.parameters(), lr=0.01))
+
+
+def update(state, seed):
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(seed))
+    state.step(x).square().mean().backward()
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    state.update += 1
+    state.images += 8
+    state.ema.update(state.step, state.update)
+
+
+def test_continuing_equals_never_stopping(tmp_path):
+    straight = make_state()
+    for seed in range(6):
+        update(straight, seed)
+    first = make_state()
+    for seed in range(3):
+        update(first, seed)
+    first.save(tmp_path)
+    second = make_state()
+    assert second.load(tmp_path)
+    assert (second.update, second.images) == (3, 24)
+    for seed in range(3, 6):
+        update(second, seed)
+    for a, b in zip(straight.step.parameters(), second.step.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for name, value in straight.ema.state_dict().items():
+        assert torch.equal(value, second.ema.state_dict()[name])
+
+
+def test_nothing_to_continue(tmp_path):
+    assert not make_state().load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"no checkpoint"])
+def test_damaged_checkpoint_is_refused(tmp_path, damage):
+    make_state().save(tmp_path)
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(OutputError, match="use another --run_dir"):
+        make_state().load(tmp_path)
+
+
+def test_checkpoint_of_another_network_is_refused(tmp_path):
+    make_state(width=5).save(tmp_path)
+    with pytest.raises(OutputError, match="does not fit this configuration"):
+        make_state(width=4).load(tmp_path)
+
+
+def test_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    state = make_state()
+    state.save(tmp_path)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match="make room"):
+        state.save(tmp_path)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [CHECKPOINT]

@@ -1,0 +1,166 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from wsigen.config import DataConfig, DenoiserConfig, LossConfig, OptimConfig, PatchGroup, TrainConfig
+from wsigen.errors import DivergedError, InvalidValueError
+from wsigen.nn.snapshot import WEIGHTS, load_denoiser
+from wsigen.training import denoiser
+from wsigen.training.denoiser import train
+from wsigen.training.state import CHECKPOINT
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def config(slides, tmp_path) -> TrainConfig:
+    return TrainConfig(
+        data=DataConfig(
+            slides=slides,
+            patches=[PatchGroup(size=16, batch=4), PatchGroup(size=32, batch=2, weight=0.5)],
+            mpp_range=(0.5, 4.0),
+            workers=0,
+        ),
+        model=DenoiserConfig(patchify=2, block_out_channels=(32,), pixel_channels=4, context_channels=4),
+        optim=OptimConfig(lr=2e-3, warmup=2),
+        kimg=0.06,
+        run_dir=tmp_path / "run",
+        mixed_precision="no",
+        report_every=2,
+        val_images=2,
+        preview_mpp=(0.5, 2.0),
+    )
+
+
+def weights(run_dir):
+    return load_file(run_dir / "snapshot" / WEIGHTS)
+
+
+def assert_same(a, b, **tolerance):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], **tolerance)
+
+
+def stats(run_dir):
+    return [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
+
+
+def test_run_leaves_all_that_a_user_needs(config):
+    snapshot = train(config)
+    net = load_denoiser(snapshot)
+    assert net.config["patch_sizes"] in ([16, 32], (16, 32))
+    assert tuple(net.config["mpp_range"]) == (0.5, 4.0)
+    assert all(225 <= c <= 255 for c in net.config["background"])
+    reports = [r for r in stats(config.run_dir) if "loss" in r]
+    assert [r["update"] for r in reports] == sorted(r["update"] for r in reports)
+    assert all(0 <= r["data_wait_fraction"] <= 1 for r in reports)
+    validation = [r for r in stats(config.run_dir) if "val" in r][-1]
+    assert set(validation["val"]) == {"0.5-1", "1-4"}
+    assert list(validation["val"]["1-4"]) == ["0.05", "0.15", "0.4", "1", "3", "10", "40"]
+    assert validation["val_loss"] < 1.1
+    (picture,) = config.run_dir.glob("samples-*.png")
+    with Image.open(picture) as image:
+        assert image.size == (6 * 16, 2 * 16)
+
+
+def test_training_learns(config):
+    config = replace(config, kimg=0.6, loss=LossConfig(P_mean=0.0, P_std=0.5))
+    train(config)
+    losses = [r["loss"] for r in stats(config.run_dir) if "loss" in r]
+    assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
+
+
+@pytest.mark.parametrize("uncertainty", [False, True])
+def test_resumed_run_equals_one_that_never_stopped(config, tmp_path, uncertainty):
+    config = replace(config, loss=LossConfig(uncertainty=uncertainty))
+    straight = replace(config, run_dir=tmp_path / "straight")
+    train(straight)
+    train(replace(config, kimg=0.02))
+    train(config)
+    assert_same(weights(straight.run_dir), weights(config.run_dir), rtol=0, atol=0)
+
+
+def test_accumulated_gradient_is_that_of_the_whole_batch(config, tmp_path):
+    config = replace(config, kimg=0.016)
+    train(config)
+    halves = replace(config, accumulation=2, run_dir=tmp_path / "halves")
+    train(halves)
+    # Adam moves every weight by about lr = 2e-3 an update, so a gradient that differed would show
+    assert_same(weights(config.run_dir), weights(halves.run_dir), rtol=1e-3, atol=1e-4)
+
+
+def test_interrupt_finishes_the_update_and_can_be_continued(config, tmp_path, monkeypatch):
+    straight = replace(config, run_dir=tmp_path / "straight")
+    train(straight)
+    report = denoiser._Run._report
+
+    def report_and_interrupt(self, *args):
+        report(self, *args)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(denoiser._Run, "_report", report_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    state = torch.load(config.run_dir / CHECKPOINT, weights_only=True)
+    assert state["update"] == 2
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    train(config)
+    assert_same(weights(straight.run_dir), weights(config.run_dir), rtol=0, atol=0)
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(config, monkeypatch):
+    train(replace(config, kimg=0.02))
+    before = (config.run_dir / CHECKPOINT).read_bytes()
+    draw = denoiser.draw_noise
+
+    def poisoned(*args, **kwargs):
+        sigma, noise = draw(*args, **kwargs)
+        return sigma, noise * float("nan")
+
+    monkeypatch.setattr(denoiser, "draw_noise", poisoned)
+    with pytest.raises(DivergedError, match=r"good checkpoint is kept in .* lower --optim\.lr"):
+        train(config)
+    assert (config.run_dir / CHECKPOINT).read_bytes() == before
+
+
+def test_run_folder_of_another_network_is_refused(config):
+    train(replace(config, kimg=0.01))
+    with pytest.raises(InvalidValueError, match=r"holds a run with model=.*pass another --run_dir"):
+        train(replace(config, model=replace(config.model, pixel_channels=8)))
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one(config, slides, tmp_path):
+    """The gradient of two processes is that of one: the same images, the same noise, the same weights."""
+    flags = [
+        f"--data.slides={slides}",
+        "--data.patches=[{size: 16, batch: 4}]",
+        "--data.mpp_range=[0.5,4.0]",
+        "--data.workers=0",
+        "--model.patchify=2",
+        "--model.block_out_channels=[32]",
+        "--model.pixel_channels=4",
+        "--model.context_channels=4",
+        "--kimg=0.024",
+        "--val_images=1",
+        "--preview_mpp=[0.5]",
+        "--mixed_precision=no",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines=1", "--mixed_precision=no"]
+    for processes in (1, 2):
+        run_dir = tmp_path / f"processes{processes}"
+        command = [*launch, f"--num_processes={processes}", "--dynamo_backend=no", "train.py", *flags]
+        subprocess.run([*command, f"--run_dir={run_dir}"], cwd=ROOT, env=environment, check=True, timeout=200)
+    assert_same(weights(tmp_path / "processes1"), weights(tmp_path / "processes2"), rtol=1e-3, atol=1e-4)
