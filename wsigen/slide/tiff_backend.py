@@ -19,7 +19,6 @@ from wsigen.slide.backend import Colour, over_background
 MAX_SEGMENT_PIXELS = 2**27
 _READABLE = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
 _UNIT_UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "\u03bcm": 1.0, "um": 1.0, "nm": 1e-3, "in": 25400.0}
-_DAMAGED = (tifffile.TiffFileError, OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError)
 
 logging.getLogger("tifffile").setLevel(
     logging.CRITICAL
@@ -78,9 +77,9 @@ class TiffBackend:
 
     def __init__(self, path: Path, cache: SegmentCache) -> None:
         self._path, self._cache, self._lock = path, cache, threading.Lock()
-        try:
+        try:  # damaged files make tifffile raise whatever Python can raise: here and below, all of it
             self._tiff = tifffile.TiffFile(path)
-        except _DAMAGED as error:
+        except Exception as error:
             raise SlideError(path, f"not a readable TIFF ({error})") from error
         try:
             self._pages = _level_pages(self._tiff)
@@ -89,7 +88,7 @@ class TiffBackend:
         except SlideError:
             self._tiff.close()
             raise
-        except _DAMAGED as error:
+        except Exception as error:
             self._tiff.close()
             raise SlideError(path, f"damaged TIFF ({error})") from error
         self.levels = tuple(Size(p.imagelength, p.imagewidth) for p in self._pages)
@@ -115,7 +114,7 @@ class TiffBackend:
             pixels = (
                 self._mapped(page, region) if _is_mappable(page) else self._assemble(page, region, background)
             )
-        except _DAMAGED as error:
+        except Exception as error:
             raise SlideError(self._path, f"damaged: {error}; replace the file or leave it out") from error
         if pixels.shape[2] == 4:
             return over_background(pixels, background)
@@ -200,7 +199,7 @@ def check_complete(path: Path) -> None:
                 (o + c for p in pages for o, c in zip(p.dataoffsets, p.databytecounts, strict=False)),
                 default=0,
             )
-    except _DAMAGED as error:
+    except Exception as error:
         raise SlideError(path, f"damaged TIFF ({error})") from error
     if end > length:
         raise SlideError(path, f"truncated: {end} bytes expected, {length} found; copy the file again")

@@ -57,9 +57,11 @@ def tissue_mask(rgb: np.ndarray, mpp: float) -> np.ndarray:
     artefact = _black(rgb, mpp) | _pen(rgb, mpp)
     usable = density[~artefact]
     threshold = float(np.clip(threshold_otsu(usable), FLOOR, CEILING)) if usable.size else CEILING
-    mask = (density > threshold) & ~artefact & _near_colour(rgb, mpp)
+    coloured = _coloured(rgb, mpp)
+    near_colour = cv2.dilate(coloured.astype(np.uint8), _disk(round(REACH_UM / mpp))).astype(bool)
+    mask = (density > threshold) & ~artefact & near_colour
     mask = _close(mask, GAP_UM / mpp) & ~artefact
-    mask = _drop_small(mask, SPECK_UM2 / mpp**2)
+    mask = _drop_small(mask, SPECK_UM2 / mpp**2, counted=coloured)
     return _fill(mask, HOLE_UM2 / mpp**2) & ~artefact if mask.any() else mask
 
 
@@ -104,11 +106,10 @@ def _glass_like(rgb: np.ndarray) -> np.ndarray:
     return (darkest >= GLASS_DARKEST) & (brightest - darkest <= GLASS_SPREAD)
 
 
-def _near_colour(rgb: np.ndarray, mpp: float) -> np.ndarray:
+def _coloured(rgb: np.ndarray, mpp: float) -> np.ndarray:
     smooth = cv2.GaussianBlur(rgb, (0, 0), max(1.0, 16.0 / mpp))
     darkest, brightest = _extremes(smooth)
-    coloured = brightest - darkest >= COLOURED
-    return cv2.dilate(coloured.astype(np.uint8), _disk(round(REACH_UM / mpp))).astype(bool)
+    return brightest - darkest >= COLOURED
 
 
 def _black(rgb: np.ndarray, mpp: float) -> np.ndarray:
@@ -140,12 +141,14 @@ def _disk(radius: int) -> np.ndarray:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
 
 
-def _drop_small(mask: np.ndarray, pixels: float) -> np.ndarray:
-    pixels = min(pixels, SMALL_SHARE * mask.size)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    large = np.asarray(stats)[:, cv2.CC_STAT_AREA] >= pixels
+def _drop_small(mask: np.ndarray, pixels: float, counted: np.ndarray | None = None) -> np.ndarray:
+    """Keep the connected parts with at least so many pixels (of those ``counted``)."""
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    labels = np.asarray(labels, np.intp)
+    area = np.bincount(labels.ravel() if counted is None else labels[counted], minlength=count)
+    large = area >= min(pixels, SMALL_SHARE * mask.size)
     large[0] = False
-    return large[np.asarray(labels, np.intp)]
+    return large[labels]
 
 
 def _fill(mask: np.ndarray, pixels: float) -> np.ndarray:

@@ -1,0 +1,162 @@
+"""Which files are open, in which process; and which files can be opened at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.synthetic import write_tiff
+from wsigen.errors import MissingMppError, SlideError
+from wsigen.geometry import Region, Size
+from wsigen.slide import handles as module
+from wsigen.slide.backend import over_background
+from wsigen.slide.handles import Handles, handles, set_limits
+from wsigen.slide.openslide_backend import OpenSlideBackend
+from wsigen.slide.read import open_slide
+from wsigen.slide.tiff_backend import TiffBackend
+
+
+@pytest.fixture
+def pictures(tmp_path, he_picture) -> list[Path]:
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for path in paths:
+        Image.fromarray(he_picture[:100, :100]).save(path)
+    return paths
+
+
+def test_files_are_opened_once(he_slide):
+    pool = Handles()
+    assert pool.get(he_slide) is pool.get(he_slide)
+    first = pool.get(he_slide)
+    pool.drop(he_slide)
+    assert pool.get(he_slide) is not first
+
+
+def test_only_so_many_stay_open(pictures):
+    pool = Handles(open_files=2)
+    first = [pool.get(p) for p in pictures[:2]]
+    assert pool.get(pictures[0]) is first[0]
+    pool.get(pictures[2])  # pushes out 1, which was not used for longer
+    assert pool.get(pictures[0]) is first[0]
+    assert pool.get(pictures[1]) is not first[1]
+
+
+def test_decoded_pictures_are_held_up_to_a_limit(pictures):
+    pool = Handles(held_bytes=70_000)  # two of 30 kB
+    for path in pictures:
+        pool.get(path)
+    assert sum(b.nbytes for b in pool._open.values()) == 60_000
+    alone = Handles(held_bytes=10)
+    assert alone.get(pictures[0]).nbytes == 30_000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_starts_with_nothing_open(he_slide):
+    before = handles()
+    before.get(he_slide)
+    child = os.fork()
+    if child == 0:
+        fresh = handles() is not before and not handles()._open
+        os._exit(0 if fresh and module._inherited[-1] is before else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert handles() is before
+
+
+def test_limits_can_be_set(he_slide):
+    try:
+        set_limits(cache_bytes=10_000, open_files=3, held_bytes=7)
+        assert (handles().cache_bytes, handles().open_files, handles().held_bytes) == (10_000, 3, 7)
+        renewed = handles().renew()
+        assert (renewed.cache_bytes, renewed.open_files, renewed.held_bytes) == (10_000, 3, 7)
+        open_slide(he_slide).read_region(Region(0, 0, 512, 512), 0.5)
+    finally:
+        set_limits()
+
+
+def test_the_reader_fits_the_file(tmp_path, he_slide, he_picture):
+    assert isinstance(Handles().get(he_slide), TiffBackend)
+    text = "Aperio Image Library v11\n1024x1024 (256x256) JPEG/RGB Q=90|AppMag = 20|MPP = 0.499"
+    svs = write_tiff(tmp_path / "a.svs", he_picture, None, levels=1, description=text)
+    backend = Handles().get(svs)
+    assert isinstance(backend, OpenSlideBackend)
+    tiff = TiffBackend(svs, module.SegmentCache(2**20))
+    region = Region(100, 200, 300, 400)
+    white = (243, 243, 243)
+    difference = np.abs(backend.read(0, region, white).astype(int) - tiff.read(0, region, white))
+    assert difference.max() <= 8  # two decoders of the same JPEG
+    assert difference.mean() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.svs", b"", "not a slide"),
+        ("a.ndpi", b"hello" * 1000, "not a slide"),
+        ("a.tif", b"II*\0\x08\0\0\0", "a.tif"),
+        ("a.png", b"", "not a readable picture"),
+        ("a.jpg", b"\xff\xd8\xff\xe0" + bytes(100), "not a readable picture"),
+        ("a.mrxs", b"", "a.mrxs"),
+    ],
+)
+def test_unreadable_files_are_named(tmp_path, name, content, reason):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SlideError, match=reason) as caught:
+        open_slide(tmp_path / name)
+    assert caught.value.path == tmp_path / name
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    for path in (tmp_path / "none.svs", tmp_path):
+        with pytest.raises(SlideError, match="no such file"):
+            open_slide(path)
+
+
+class TestPictures:
+    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG"])
+    def test_are_slides_once_their_scale_is_given(self, tmp_path, he_picture, suffix):
+        path = tmp_path / f"a{suffix}"
+        Image.fromarray(he_picture).save(path, dpi=(72, 72))
+        with pytest.raises(MissingMppError, match="--table"):
+            open_slide(path)
+        slide = open_slide(path, 0.5)
+        assert slide.size == Size(1024, 1024)
+        part = slide.read_region(Region(100, 200, 300, 300), 0.5)
+        tolerance = 0 if suffix == ".png" else 4
+        assert np.abs(part.astype(int) - he_picture[100:400, 200:500]).mean() <= tolerance
+
+    def test_too_large_is_an_error_not_a_crash(self, tmp_path, he_picture, monkeypatch):
+        Image.fromarray(he_picture).save(tmp_path / "a.png")
+        monkeypatch.setattr(
+            Image, "MAX_IMAGE_PIXELS", 600_000
+        )  # Pillow warns above it and refuses twice as much
+        assert open_slide(tmp_path / "a.png", 0.5).size == Size(1024, 1024)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)
+        handles().drop(tmp_path / "a.png")
+        with pytest.raises(SlideError, match=r"too large.*above 1 million pixels use a tiled TIFF"):
+            open_slide(tmp_path / "a.png", 0.5)
+
+    @pytest.mark.parametrize("mode", ["L", "P", "1", "LA", "RGBA"])
+    def test_of_other_modes_become_rgb(self, tmp_path, he_picture, mode):
+        image = Image.fromarray(he_picture[:64, :64]).convert("RGBA" if mode in ("LA", "RGBA") else "RGB")
+        image.convert(mode).save(tmp_path / "a.png")
+        got = open_slide(tmp_path / "a.png", 1.0).read_region(Region(0, 0, 64, 64), 1.0)
+        want = np.asarray(image.convert(mode).convert("RGB"))
+        np.testing.assert_array_equal(got, want)
+
+    def test_transparency_shows_the_background(self, tmp_path):
+        rgba = np.zeros((10, 10, 4), np.uint8)
+        rgba[5:] = (200, 100, 50, 255)
+        Image.fromarray(rgba).save(tmp_path / "a.png")
+        got = open_slide(tmp_path / "a.png", 1.0).read_region(Region(0, 0, 10, 10), 1.0, (9, 8, 7))
+        assert (got[:5] == (9, 8, 7)).all()
+        assert (got[5:] == (200, 100, 50)).all()
+
+
+def test_half_transparent_pixels_mix():
+    rgba = np.array([[[100, 200, 0, 51], [1, 2, 3, 0], [7, 8, 9, 255]]], np.uint8)
+    assert over_background(rgba, (200, 100, 100)).tolist() == [[[180, 120, 80], [200, 100, 100], [7, 8, 9]]]

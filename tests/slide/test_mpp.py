@@ -1,0 +1,115 @@
+"""µm/px: metadata, then the user, never a guess."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.synthetic import write_tiff
+from wsigen.errors import InvalidValueError, MissingMppError
+from wsigen.geometry import Size
+from wsigen.slide.mpp import resolve_mpp
+from wsigen.slide.read import open_slide
+
+
+class Stub:
+    """An open file whose metadata say ``mpp``."""
+
+    levels = (Size(8, 8),)
+    nbytes = 0
+
+    def __init__(self, mpp):
+        self.mpp = mpp
+
+    def read(self, level, region, background):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    (tmp_path / "slide.bin").write_bytes(b"")
+    return tmp_path / "slide.bin"
+
+
+def test_metadata_are_taken(path):
+    assert resolve_mpp(path, Stub((0.2528, 0.2528))) == 0.2528
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5, math.nan, math.inf, 1e-6, 352.78, 264.58, 84.67, 42.33, 2000.0])
+def test_nonsense_and_print_resolutions_count_as_missing(path, value):
+    """72, 96, 300 and 600 dpi are what programs write when they know nothing."""
+    with pytest.raises(MissingMppError, match=r"slide\.bin: .*add a row to a table with columns slide,mpp"):
+        resolve_mpp(path, Stub((value, value)))
+    assert resolve_mpp(path, Stub((value, value)), 0.4) == 0.4
+
+
+def test_what_nobody_knows_is_an_error_with_the_fix(path):
+    with pytest.raises(MissingMppError, match="--table") as caught:
+        resolve_mpp(path, Stub(None))
+    assert caught.value.path == path
+
+
+@given(known=st.floats(0.1, 20), given_=st.floats(0.1, 20))
+def test_the_user_wins_where_it_matters(tmp_path_factory, known, given_):
+    path = tmp_path_factory.getbasetemp() / "slide.bin"
+    path.touch()
+    got = resolve_mpp(path, Stub((known, known)), given_)
+    assert got == (given_ if abs(given_ / known - 1) > 0.05 else known)
+
+
+def test_disagreement_is_warned_of(path, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert resolve_mpp(path, Stub((0.5, 0.5)), 0.505) == 0.5
+        assert not caplog.records
+        assert resolve_mpp(path, Stub((0.5, 0.5)), 0.25) == 0.25
+    assert "slide.bin: the table says 0.25 µm/px, the metadata 0.5" in caplog.text
+
+
+def test_pixels_that_are_not_square_are_warned_of(path, caplog):
+    assert resolve_mpp(path, Stub((0.5, 0.501))) == pytest.approx(0.5005)
+    assert not caplog.records
+    assert resolve_mpp(path, Stub((0.5, 0.52))) == pytest.approx(0.51)
+    assert "not square (0.5 × 0.52 µm)" in caplog.text
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, 1001.0])
+def test_the_users_nonsense_is_refused(path, value):
+    with pytest.raises(InvalidValueError, match=r"slide\.bin must be in \(0, 1000\]"):
+        resolve_mpp(path, Stub(None), value)
+
+
+def test_tiff_without_resolution_needs_the_table(tmp_path, he_picture):
+    path = write_tiff(tmp_path / "a.tif", he_picture, None)
+    with pytest.raises(MissingMppError, match=r"a\.tif"):
+        open_slide(path)
+    assert open_slide(path, 0.3).mpp == 0.3
+
+
+@pytest.mark.parametrize("dpi", [72, 96, 300])
+def test_tiff_with_a_print_resolution_needs_the_table(tmp_path, he_picture, dpi):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, he_picture, photometric="rgb", resolution=(dpi, dpi), resolutionunit="INCH")
+    with pytest.raises(MissingMppError):
+        open_slide(path)
+
+
+def test_inches_and_centimetres(tmp_path, he_picture):
+    for unit, per_unit in (("INCH", 25400), ("CENTIMETER", 10000)):
+        path = tmp_path / f"{unit}.tif"
+        resolution = (per_unit / 0.5, per_unit / 0.5)
+        tifffile.imwrite(path, he_picture, photometric="rgb", resolution=resolution, resolutionunit=unit)
+        assert open_slide(path).mpp == pytest.approx(0.5)
+
+
+def test_ome_xml_speaks_where_openslide_is_silent(tmp_path):
+    """A file of a vendor, but only its OME-XML knows the scale."""
+    image = np.full((512, 512, 3), 200, np.uint8)
+    path = write_tiff(tmp_path / "a.ome.tif", image, 0.33, ome=True, levels=1)
+    assert resolve_mpp(path, Stub(None)) == pytest.approx(0.33)
