@@ -110,9 +110,13 @@ def test_batches_of_one_and_eight_are_the_same():
     assert different(blurred) == 0
 
 
-def test_threads_are_the_same():
+def test_threads_and_prefetching_cannot_be_seen():
     spec = guided_spec(stages=4)
     assert different([run_stage(spec, GAUSSIAN, guide_image(128), threads=n) for n in (1, 4)]) == 0
+    machine = Machine(threads=2, prefetch=True)
+    store = MemoryStore(spec.extent)
+    StageRun(spec, GAUSSIAN, guide_image(128), store, background=GLASS, machine=machine).run()
+    assert np.array_equal(store.rows, run_stage(spec, GAUSSIAN, guide_image(128)))
 
 
 @settings(max_examples=25, deadline=None)

@@ -12,7 +12,7 @@ from wsigen.sampling.background import Colour, SkipRule
 from wsigen.sampling.band import RowBand
 from wsigen.sampling.rows import RowSource
 
-_CHUNK = 128
+_CHUNK = 256
 
 
 def to_unit(values: Tensor) -> Float[Tensor, ...]:

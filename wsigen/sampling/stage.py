@@ -113,12 +113,15 @@ class Machine:
         batch_size: patches per evaluation, at most.
         order: "wavefront" or "steps".
         threads: that make noise; by default one per CPU.
+        prefetch: make the noise of the next row of patches meanwhile; by default where the denoiser does
+            not need the CPU itself. Takes ``patch · extent · 12`` bytes.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     batch_size: int = 8
     order: str = "wavefront"
     threads: int | None = None
+    prefetch: bool | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -180,7 +183,9 @@ class StageRun:
         threads = self.machine.threads or os.cpu_count() or 1
         with ThreadPoolExecutor(threads, "wsigen-noise") as pool:
             self._pool = pool
-            self._noise = NoiseField(spec.seed, spec.stage)
+            ahead = self.machine.prefetch
+            ahead = self.machine.device.type != "cpu" if ahead is None else ahead
+            self._noise = NoiseField(spec.seed, spec.stage, pool=pool if ahead else None)
             for task in row_tasks([g.rows for g in spec.grids], self.machine.order, self._first_row):
                 self._run_task(task)
         return self._report()
@@ -255,6 +260,8 @@ class StageRun:
                 strips.append(Region(self._begun, x, end - self._begun, width))
             self._begun = end
         list(self._pool.map(self._begin_strip, strips))
+        ahead = min(self.spec.patch, self.spec.extent - row)
+        self._noise.prefetch(Region(row, 0, ahead, self.spec.extent))
 
     def _begin_strip(self, region: Region) -> None:
         # NumPy and one thread on purpose: the same bits on every device, and strips already run side by side.
