@@ -69,7 +69,7 @@ def test_nothing_is_written_without_slides(tmp_path):
         (["--out", "index.csv"], r"--out must end in \.parquet, got index\.csv; pass --out index\.parquet"),
         (["--patch-size", "0"], "--patch-size must be at least 1 px, got 0"),
         (["--val-fraction", "1.5"], r"val_fraction must be in \[0, 1\), got 1\.5"),
-        (["--tabel", "x.csv"], "tabel"),
+        (["--glass", "x.csv"], "glass"),
     ],
 )
 def test_wrong_options_are_one_line(slides, tmp_path, monkeypatch, options, message):
