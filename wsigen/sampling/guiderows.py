@@ -65,8 +65,7 @@ class GuideRows:
         """Read on until guide row ``row`` - 1, and the margin below it, is held."""
         row = min(row + self._margin, self._extent)
         while self._next < row:
-            # Chunks end at multiples of their height, as a journal's tiles do; the last ones are not read
-            # ahead.
+            # Chunks as high as a journal's tiles, and aligned with them, so that each is decoded once.
             end = min((self._next // _CHUNK + 1) * _CHUNK, self._extent)
             self._take(Region(self._next, 0, end - self._next, self._extent))
 
