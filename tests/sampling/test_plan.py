@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.sampling.stores import BlurDenoiser, guided_spec, noise_image, run_stage
+from tests.sampling.stores import GLASS, BlurDenoiser, MemoryStore, guided_spec, noise_image, run_stage
 from wsigen.errors import InvalidValueError
 from wsigen.sampling.plan import patch_size, plan_stage, stage_specs
 from wsigen.sampling.preset import Preset
+from wsigen.sampling.stage import Machine, StageRun
 
 
 @pytest.mark.parametrize("solver", ["heun", "euler", "dpmpp_2m"])
@@ -20,6 +21,21 @@ def test_planned_evaluations_are_those_that_happen(solver, shift):
     plan = plan_stage(spec)
     assert plan.evaluations == denoiser.images
     assert plan.patches == spec.patches()
+
+
+@pytest.mark.parametrize("order", ["wavefront", "steps"])
+@pytest.mark.parametrize("skip", [False, True])
+def test_planned_memory_is_what_a_run_holds(order, skip):
+    spec = guided_spec(stages=6, background_skip=skip, halo=2, halo_steps=1)
+    run = StageRun(
+        spec,
+        BlurDenoiser(),
+        noise_image(512),
+        MemoryStore(spec.extent),
+        background=GLASS,
+        machine=Machine(order=order),
+    )
+    assert plan_stage(spec, order).band_bytes == run.band_bytes
 
 
 def test_the_paper_takes_79_evaluations_for_each_of_its_patches():

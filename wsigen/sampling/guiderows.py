@@ -20,6 +20,17 @@ def to_unit(values: Tensor) -> Float[Tensor, ...]:
     return values.to(torch.float32).div_(127.5).sub_(1)
 
 
+def held_rows(needed: int, skip: SkipRule | None, extent: int) -> int:
+    """Guide rows to hold, so that ``needed`` ones, their margin and what is read with them are there.
+
+    Args:
+        needed: rows that patches may need at the same time.
+        skip: which may look at a margin.
+        extent: rows of the guide.
+    """
+    return min(needed + 2 * (skip.margin if skip else 0) + _CHUNK, extent)
+
+
 class GuideRows:
     """Reads each guide row once, and keeps it as long as patches need it.
 
@@ -52,7 +63,7 @@ class GuideRows:
         self._background = background
         self._margin = skip.margin if skip else 0
         self._next = max(first - self._margin, 0)
-        capacity = min(capacity + 2 * self._margin + _CHUNK, extent)
+        capacity = held_rows(capacity, skip, extent)
         self._rows = RowBand(3, capacity, extent, torch.uint8, device)
         self._occupied = RowBand(1, capacity, extent, torch.bool, torch.device("cpu")) if skip else None
 

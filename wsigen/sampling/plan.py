@@ -10,6 +10,7 @@ import torch
 
 from wsigen.diffusion.solvers import solver_by_name
 from wsigen.errors import InvalidValueError
+from wsigen.sampling.guiderows import held_rows
 from wsigen.sampling.preset import HISTORY_DTYPES, Preset
 from wsigen.sampling.shift import ShiftPlan
 from wsigen.sampling.stage import StageSpec
@@ -140,9 +141,8 @@ def plan_stage(spec: StageSpec, order: str = "wavefront") -> StagePlan:
     capacity = spec.capacity(order)
     history = spec.history_dtype.itemsize if spec.solver.needs_history else 0
     canvas = 3 * capacity * spec.extent * (4 + history)
-    guide = (
-        (3 + (spec.skip is not None)) * (capacity // spec.k) * (spec.extent // spec.k) if spec.stage else 0
-    )
+    above = spec.extent // spec.k if spec.stage else 0
+    guide = (3 + bool(spec.skip)) * above * held_rows(spec.guide_rows(capacity), spec.skip, above)
     patches = [grid.rows.count * grid.cols.count for grid in spec.grids]
     # All steps but the last cost the same; what the last one costs is what a schedule of one step costs.
     last = spec.solver.evaluations(1)

@@ -79,6 +79,10 @@ class StageSpec:
         alive = rows_alive([grid.rows for grid in self.grids], order, from_row)
         return min(alive + BLOCK_HEIGHT, self.extent)
 
+    def guide_rows(self, capacity: int) -> int:
+        """Guide rows that patches may need while ``capacity`` canvas rows are held."""
+        return -(-(capacity + max(grid.rows.halo for grid in self.grids)) // self.k) + 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageProgress:
@@ -204,11 +208,10 @@ class StageRun:
         self._canvas = Canvas(spec.extent, capacity, spec.steps, history_dtype=history, device=device)
         self._guide = None
         if source is not None:
-            halo = max(lines.halo for lines in rows)
             self._guide = GuideRows(
                 source,
                 extent=spec.extent // spec.k,
-                capacity=-(-(capacity + halo) // spec.k) + 2,
+                capacity=spec.guide_rows(capacity),
                 k=spec.k,
                 background=self._background,
                 skip=spec.skip,
