@@ -1,7 +1,7 @@
 """What a run can be told: frozen dataclasses, one docstring line per field.
 
-The files in ``configs/`` and the flags on the command line fill these in; ``wsigen.cli.parse`` is the one place that
-does the filling.
+The files in ``configs/`` and the flags on the command line fill these in; ``wsigen.cli.parse`` is the one
+place that does it.
 """
 
 from __future__ import annotations
@@ -267,11 +267,26 @@ class SampleConfig:
         check(self.count >= 1, "--count", self.count, ">= 1")
         auto = self.batch_size == "auto"
         check(auto or int(self.batch_size) >= 1, "--batch-size", self.batch_size, "auto or >= 1")
-        check(self.name is None or self.name == Path(self.name).name != "", "--name", self.name, "a plain file name")
+        check(
+            self.name is None or self.name == Path(self.name).name != "",
+            "--name",
+            self.name,
+            "a plain file name",
+        )
         parse_bytes(self.memory)
 
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_UNITS = {
+    "": 1,
+    "K": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "KI": 2**10,
+    "MI": 2**20,
+    "GI": 2**30,
+    "TI": 2**40,
+}
 
 
 def parse_bytes(text: str) -> int:

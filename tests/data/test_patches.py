@@ -145,7 +145,9 @@ def test_resumed_schedule_goes_on_with_the_same_updates():
 
 
 def test_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(InvalidValueError, match=r"batch of 8 patches of 32 px cannot be shared by 3 processes"):
+    with pytest.raises(
+        InvalidValueError, match=r"batch of 8 patches of 32 px cannot be shared by 3 processes"
+    ):
         keys_of(processes=3)
 
 

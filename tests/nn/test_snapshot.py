@@ -11,7 +11,9 @@ from wsigen.nn.snapshot import CONFIG, WEIGHTS, load_denoiser, resolve, save_den
 @pytest.fixture
 def net():
     torch.manual_seed(0)
-    net = Denoiser(patchify=2, block_out_channels=(32,), pixel_channels=4, context_channels=4, background=(240, 241, 242))
+    net = Denoiser(
+        patchify=2, block_out_channels=(32,), pixel_channels=4, context_channels=4, background=(240, 241, 242)
+    )
     torch.nn.init.normal_(net.pixel_out.weight, std=0.1)
     return net
 

@@ -14,8 +14,19 @@ from wsigen.synthesis.job import SlideJob
 QUICK = Preset(
     base=ScheduleConfig(solver="heun", steps=3),
     guided=GuidedConfig(
-        solver="dpmpp_2m", steps=3, sigma_start=1.0, relax_sigma=0.2, shift="drift", drift=0.25, background_skip=True
+        solver="dpmpp_2m",
+        steps=3,
+        sigma_start=1.0,
+        relax_sigma=0.2,
+        shift="drift",
+        drift=0.25,
+        background_skip=True,
     ),
+)
+
+PAINT = Preset(
+    base=ScheduleConfig(solver="euler", steps=1),
+    guided=GuidedConfig(solver="euler", steps=4, sigma_start=1.0, relax_sigma=0.2, shift="drift", drift=0.25),
 )
 
 
@@ -24,7 +35,7 @@ def small_net() -> Denoiser:
     torch.manual_seed(0)
     net = Denoiser(
         patchify=4,
-        block_out_channels=(32,),
+        block_out_channels=(32, 32),
         pixel_channels=4,
         context_channels=4,
         patch_sizes=(16, 64),

@@ -158,7 +158,14 @@ def test_two_processes_agree_with_one(config, slides, tmp_path):
         "--mixed_precision=no",
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines=1", "--mixed_precision=no"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_machines=1",
+        "--mixed_precision=no",
+    ]
     for processes in (1, 2):
         run_dir = tmp_path / f"processes{processes}"
         command = [*launch, f"--num_processes={processes}", "--dynamo_backend=no", "train.py", *flags]

@@ -118,7 +118,7 @@ def _check_memory(config: SampleConfig, needed: int) -> None:
     if needed > parse_bytes(config.memory):
         gib = -(-needed // 2**28) / 4
         raise InvalidValueError(
-            f"the canvas of --size {config.size} with --schedule {config.schedule} takes {gib:g} GiB, --memory allows "
-            f"{config.memory}; pass --memory {gib:g}GiB"
+            f"the canvas of --size {config.size} with --schedule {config.schedule} takes {gib:g} GiB, "
+            f"--memory allows {config.memory}; pass --memory {gib:g}GiB"
             + ("" if config.schedule == "wavefront" else " or --schedule wavefront")
         )

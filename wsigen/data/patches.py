@@ -1,8 +1,8 @@
 """Training patches as a pure function of (seed, image number, patch size).
 
-Nothing here has state: which slide, which µm/px, which place and which of the eight orientations an image gets are
-drawn from a counter-based generator keyed by its number. So any number of workers and processes, and a run that was
-interrupted, see the same images.
+Nothing here has state: which slide, which µm/px, which place and which of the eight orientations an image
+gets are drawn from a counter-based generator keyed by its number. So any number of workers and processes, and
+a run that was interrupted, see the same images.
 """
 
 from __future__ import annotations

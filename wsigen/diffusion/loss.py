@@ -1,7 +1,7 @@
 """Denoising score matching as in EDM (Karras et al. 2022, eq. 2 and table 1).
 
-E[λ(σ) ‖D(x + σn; σ) − x‖²] with ln σ ~ N(P_mean, P_std²) and λ(σ) = (σ² + σ_data²) / (σ σ_data)², which makes the
-loss of an untrained network 1 at every σ. EDM2 (Karras et al. 2024, eq. 21) divides each term by a learnt
+E[λ(σ) ‖D(x + σn; σ) − x‖²] with ln σ ~ N(P_mean, P_std²) and λ(σ) = (σ² + σ_data²) / (σ σ_data)², which makes
+the loss of an untrained network 1 at every σ. EDM2 (Karras et al. 2024, eq. 21) divides each term by a learnt
 uncertainty exp(u) and adds u, so that no noise level dominates.
 """
 
@@ -62,8 +62,8 @@ def draw_noise(
         sigma (b,) and noise (b, c, h, w).
 
     Determinism:
-        The draw of an image depends on (seed, image number, kind of device) alone: not on the batch it is in, on
-        the number of processes or on where the run was resumed.
+        The draw of an image depends on (seed, image number, kind of device) alone: not on its batch, on the
+        number of processes or on where the run was resumed.
     """
     generator = torch.Generator(device=device)
     sigmas, noises = [], []

@@ -1,32 +1,33 @@
 """The denoiser D(x; σ, µm/px): a UNet behind space-to-depth, with a thin path at full resolution around it.
 
-A p×p block of pixels becomes one cell of 3p² channels, so that no wide layer runs at full resolution. At low noise
-the network must hand through 3p² nearly independent noise values per cell, more than a narrow first level carries;
-the full-resolution path takes that over: a 3×3 stem whose features are joined to the UNet's output before two 3×3
-convolutions, modulated by σ and µm/px. Pixels stay exact, so a linear constraint on them stays exact too.
+A p×p block of pixels becomes one cell of 3p² channels, so that no wide layer runs at full resolution. At low
+noise the network must hand through 3p² nearly independent noise values per cell, more than a narrow first
+level carries; the full-resolution path takes that over: a 3×3 stem whose features are joined to the UNet's
+output before two 3×3 convolutions, modulated by σ and µm/px. Pixels stay exact, so a linear constraint on
+them does too.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d import UNet2DModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from wsigen.diffusion.precondition import precondition
 
-# One e-fold of σ or of µm/px moves the argument of the sinusoids, whose periods run from 2π to 10,000·2π, by this.
+# One e-fold of σ or of µm/px moves the argument of the sinusoids by this; their periods are 2π to 20,000π.
 EMBEDDING_SCALE = 25.0
 
 
 class Denoiser(ModelMixin, ConfigMixin):
     """EDM denoiser conditioned on the noise level and on the physical pixel size.
 
-    Fully convolutional but for attention at the lowest resolution: any height and width that are multiples of
-    ``stride`` will do. The mpp embedding is of 25·ln(mpp): the raw number would leave 0.3 and 0.5 µm/px nearly
+    Fully convolutional but for attention at the lowest resolution: any multiples of ``stride`` will do as
+    height and width. The mpp embedding is of 25·ln(mpp): the raw number would leave 0.3 and 0.5 µm/px nearly
     indistinguishable beside 100 and 150.
 
     Args:

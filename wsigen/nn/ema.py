@@ -1,7 +1,7 @@
 """Exponential moving average of weights with a power-function profile (Karras et al. 2024, section 3.1).
 
-θ̂(t) = β(t) θ̂(t−1) + (1 − β(t)) θ(t) with β(t) = (1 − 1/t)^(γ+1): the average's memory grows with training, so its
-width relative to the run is constant and there is no start-up bias.
+θ̂(t) = β(t) θ̂(t−1) + (1 − β(t)) θ(t) with β(t) = (1 − 1/t)^(γ+1): the average's memory grows with training, so
+its width relative to the run is constant and there is no start-up bias.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def power_function_gamma(sigma_rel: float) -> float:
-    """γ of the profile whose standard deviation is ``sigma_rel`` of the run (Karras et al. 2024, algorithm 2).
+    """γ of the profile whose standard deviation is ``sigma_rel`` of the run (Karras et al. 2024, alg. 2).
 
     Args:
         sigma_rel: relative width in (0, 0.28]; 0.05 to 0.15 in practice.
@@ -41,10 +41,11 @@ class PowerEMA:
         """Take in the weights after update ``t`` (counted from 1)."""
         weight = 1 - (1 - 1 / t) ** (self.gamma + 1)
         current = module.state_dict()
-        floating = [name for name, value in self.average.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.average[n] for n in floating], [current[n] for n in floating], weight)
-        for name in self.average.keys() - set(floating):
-            self.average[name].copy_(current[name])
+        for name, value in self.average.items():
+            if value.is_floating_point():
+                value.lerp_(current[name], weight)
+            else:
+                value.copy_(current[name])
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged weights, under the module's own names."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -103,12 +104,9 @@ def save_denoiser(net: Denoiser, folder: Path, dtype: torch.dtype = torch.float3
         folder: made if it does not exist.
         dtype: precision of the stored weights.
     """
-    copy = Denoiser.from_config(net.config)
-    assert isinstance(copy, Denoiser)
-    copy.load_state_dict(net.state_dict())
     logging.getLogger("diffusers.models.modeling_utils").setLevel(logging.ERROR)  # it warns of .to(dtype)
     part = folder.with_name(folder.name + ".part")
-    copy.to(dtype).save_pretrained(str(part))
+    copy.deepcopy(net).to(dtype=dtype).save_pretrained(str(part))  # pyright: ignore[reportCallIssue]
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted(part.iterdir()):
         file.replace(folder / file.name)

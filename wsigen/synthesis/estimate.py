@@ -39,7 +39,12 @@ def seconds_per_evaluation(
 
 
 def describe_plan(
-    plan: JobPlan, specs: Sequence[StageSpec], denoiser: DenoiserFunction, machine: Machine, *, slides: int = 1
+    plan: JobPlan,
+    specs: Sequence[StageSpec],
+    denoiser: DenoiserFunction,
+    machine: Machine,
+    *,
+    slides: int = 1,
 ) -> str:
     """The plan as a table, with a time estimate from a few measured evaluations.
 
@@ -52,7 +57,8 @@ def describe_plan(
     """
     each = seconds_per_evaluation(denoiser, specs[-1].patch, specs[-1].mpp, machine)
     seconds = each * plan.evaluations
-    lines = [f"{'stage':>5} {'pixels':>7} {'µm/px':>8} {'patches':>9} {'evaluations':>12} {'rows':>6} {'canvas':>9}"]
+    titles = ("stage", "pixels", "µm/px", "patches", "evaluations", "rows", "canvas")
+    lines = [" ".join(t.rjust(w) for t, w in zip(titles, (5, 7, 8, 9, 12, 6, 9), strict=True))]
     lines += [
         f"{s.stage:>5} {s.extent:>7} {s.mpp:>8g} {s.patch_rows * s.patch_cols:>9,} {s.evaluations:>12,} "
         f"{s.rows_alive:>6} {_bytes(s.band_bytes):>9}"

@@ -13,7 +13,9 @@ from wsigen.sampling.preset import Preset, preset_from_dict
 
 def preset_names() -> list[str]:
     """Names of the presets in the package."""
-    return sorted(Path(f.name).stem for f in resources.files("wsigen.presets").iterdir() if f.name.endswith(".yaml"))
+    return sorted(
+        Path(f.name).stem for f in resources.files("wsigen.presets").iterdir() if f.name.endswith(".yaml")
+    )
 
 
 def load_preset(name_or_path: str) -> Preset:
@@ -32,7 +34,9 @@ def load_preset(name_or_path: str) -> Preset:
     try:
         values = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise InvalidValueError(f"--preset {name_or_path} is no YAML: {' '.join(str(error).split())}") from error
+        raise InvalidValueError(
+            f"--preset {name_or_path} is no YAML: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(values, dict):
         raise InvalidValueError(f"--preset {name_or_path} must hold the keys base and guided, got {values!r}")
     return preset_from_dict(values)

@@ -14,8 +14,8 @@ from wsigen.synthesis.job import JobPlan
 class Reporter:
     """Shows how far a slide has come.
 
-    The time left is that of the patch-steps left in all stages, at the pace of the stage that is running: with
-    background skipped that pace is what counts, and it carries over since all stages show the same tissue.
+    The time left is that of the patch-steps left in all stages, at the pace of the stage that is running.
+    Where glass is skipped that pace carries over, since all stages show the same tissue.
 
     Args:
         plan: of the slide.

@@ -42,7 +42,11 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return (
+        device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def choose_batch_size(asked: int | str, patch: int, device: torch.device) -> int:
@@ -65,6 +69,7 @@ class InPrecision:
         self.denoiser, self.dtype = denoiser, dtype
 
     def __call__(self, x: Tensor, sigma: Tensor, mpp: Tensor) -> Tensor:
+        """D_x of (b, 3, h, w) images at noise levels (b,) and µm/px (b,)."""
         if self.dtype == torch.float32:
             return self.denoiser(x, sigma, mpp)
         with torch.autocast(x.device.type, self.dtype):

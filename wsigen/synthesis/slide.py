@@ -36,8 +36,8 @@ def synthesise(
 ) -> SlideFiles:
     """Make a slide, or go on with one that was interrupted.
 
-    Stages are kept as block journals in ``job.work`` while the slide is made; that folder goes when the slide has
-    got its name. Killed at any moment, the same call goes on and ends with the same bytes.
+    Stages are kept as block journals in ``job.work`` while the slide is made; that folder goes when the slide
+    has got its name. Killed at any moment, the same call goes on and ends with the same bytes.
 
     Args:
         job: the slide.
@@ -97,13 +97,13 @@ def _only_process(job: SlideJob) -> Iterator[None]:
     """Keep other processes from making the same slide; the system lets go of the lock when this one dies."""
     make_folder(job.work)
     lock = FileLock(job.work / "lock", timeout=0)
-    try:
-        with disk_errors(job.work):
+    with disk_errors(job.work):
+        try:
             lock.acquire()
-    except Timeout as error:
-        raise OutputError(
-            job.work, "another process is making this slide; wait for it, or choose another --name"
-        ) from error
+        except Timeout as error:
+            raise OutputError(
+                job.work, "another process is making this slide; wait for it, or choose another --name"
+            ) from error
     try:
         yield
     finally:

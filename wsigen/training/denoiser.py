@@ -1,11 +1,12 @@
 """Training of the denoiser: one loop.
 
-Progress is counted in images seen; the same command again continues where the last checkpoint left off, with the
-same images and the same noise as if it had never stopped.
+Progress is counted in images seen; the same command again continues where the last checkpoint left off, with
+the same images and the same noise as if it had never stopped.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class TrainingStep(nn.Module):
-    """From clean images to the loss that is differentiated: one module, so that gradients are shared by one wrapper.
+    """From clean images to the loss: one module, so that one wrapper shares all gradients among processes.
 
     Args:
         net: the denoiser.
@@ -91,20 +92,23 @@ def train(config: TrainConfig) -> Path:
     state = TrainState(step, PowerEMA(step.net, config.optim.ema_sigma_rel), optimizer)
     if state.load(run_dir):
         log.info("continuing %s at %.1f kimg", run_dir, state.images / 1000)
-    run = _Run(config, run_dir, accelerator, index, state)
+    run = _Run(config, run_dir, accelerator, index, step.net, state)
     run.loop()
     return run_dir / "snapshot"
 
 
 def _network(config: TrainConfig, index: SlideIndex) -> Denoiser:
     torch.manual_seed(config.seed)
-    background = [sorted(e.background[c] for e in index.entries)[len(index.entries) // 2] for c in range(3)]
+    red, green, blue = (
+        sorted(e.background[c] for e in index.entries)[len(index.entries) // 2] for c in range(3)
+    )
+    low, high = config.data.mpp_range
     return Denoiser(
         **asdict(config.model),
         sigma_data=config.loss.sigma_data,
         patch_sizes=tuple(g.size for g in config.data.patches),
-        mpp_range=tuple(config.data.mpp_range),
-        background=tuple(background),
+        mpp_range=(low, high),
+        background=(red, green, blue),
     )
 
 
@@ -149,9 +153,11 @@ class _Run:
         run_dir: Path,
         accelerator: Accelerator,
         index: SlideIndex,
+        net: Denoiser,
         state: TrainState,
     ) -> None:
-        self.config, self.run_dir, self.accelerator, self.state = config, run_dir, accelerator, state
+        self.config, self.run_dir, self.accelerator = config, run_dir, accelerator
+        self.net, self.state = net, state
         self.train_index, self.val_index = index.split("train"), index.split("val")
         self.images = math.ceil(config.kimg * 1000)
         self.bands: list[Band] | None = None
@@ -186,9 +192,7 @@ class _Run:
                         loss, reported = wrapped(*self._inputs(batch))
                         accelerator.backward(loss)
                         if accelerator.sync_gradients:
-                            norm = accelerator.clip_grad_norm_(
-                                state.step.parameters(), config.optim.grad_clip
-                            )
+                            norm = self._clip()
                         self._stop_if_diverged(loss, norm)
                         optimizer.step()
                         optimizer.zero_grad()
@@ -196,7 +200,7 @@ class _Run:
                     self.step_seconds += time.perf_counter() - start
                     state.images += len(batch[2]) * accelerator.num_processes
                 state.update += 1
-                state.ema.update(state.step.net, state.update)
+                state.ema.update(self.net, state.update)
                 losses.append(torch.stack(plain).mean())
                 bar.update(state.images - before)
                 if state.update % config.report_every == 0:
@@ -256,11 +260,21 @@ class _Run:
         """clean, noise, sigma and mpp of one batch, on the device."""
         images, mpp, numbers = batch
         device, loss = self.accelerator.device, self.config.loss
-        shape = tuple(images.shape[1:])
+        channels, height, width = images.shape[1:]
         sigma, noise = draw_noise(
-            self.config.seed, numbers, shape, P_mean=loss.P_mean, P_std=loss.P_std, device=device
+            self.config.seed,
+            numbers,
+            (channels, height, width),
+            P_mean=loss.P_mean,
+            P_std=loss.P_std,
+            device=device,
         )
         return to_unit_range(images.to(device, non_blocking=True)), noise, sigma, mpp.to(device)
+
+    def _clip(self) -> Tensor:
+        """Clip the gradient; returns the norm that it had."""
+        norm = self.accelerator.clip_grad_norm_(self.state.step.parameters(), self.config.optim.grad_clip)
+        return torch.as_tensor(norm)
 
     def _set_lr(self, optimizer: Any) -> None:
         o, t = self.config.optim, self.state.update + 1
@@ -271,10 +285,10 @@ class _Run:
             group["lr"] = lr
 
     def _stop_if_diverged(self, loss: Tensor, norm: Tensor) -> None:
-        if not (torch.isfinite(loss) and torch.isfinite(torch.as_tensor(norm))):
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
             raise DivergedError(
-                f"loss {loss.item()} with gradient norm {float(norm)} at update {self.state.update}; the last "
-                f"good checkpoint is kept in {self.run_dir}: continue from it with a lower --optim.lr"
+                f"loss {loss.item()} with gradient norm {float(norm)} at update {self.state.update}; the "
+                f"last good checkpoint is kept in {self.run_dir}: continue from it with a lower --optim.lr"
             )
 
     def _crossed(self, before: int, every: float) -> bool:
@@ -282,6 +296,7 @@ class _Run:
 
     def _report(self, losses: list[Tensor], norm: Tensor, bar: tqdm[Any]) -> None:
         loss = self.accelerator.reduce(torch.stack(losses).mean(), "mean")
+        assert isinstance(loss, Tensor)
         now, (then, images) = time.perf_counter(), self.reported_at
         record = {
             "kimg": self.state.images / 1000,
@@ -306,10 +321,9 @@ class _Run:
         self.accelerator.log(scalars, step=self.state.update)
 
     def _averaged(self) -> Denoiser:
-        net = Denoiser.from_config(self.state.step.net.config)
-        assert isinstance(net, Denoiser)
+        net = copy.deepcopy(self.net)
         net.load_state_dict(self.state.ema.state_dict())
-        return net.to(device=self.accelerator.device, memory_format=torch.channels_last).eval()  # pyright: ignore
+        return net.eval().requires_grad_(False)
 
     def _snapshot(self) -> None:
         save_denoiser(self._averaged(), self.run_dir / "snapshot")

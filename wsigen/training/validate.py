@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, UInt8
@@ -43,7 +44,7 @@ def held_out(index: SlideIndex, *, size: int, images: int, mpp_range: tuple[floa
         mpp_range: smallest and largest µm/px trained on.
     """
     bands = []
-    for low, high in zip(BAND_EDGES, BAND_EDGES[1:], strict=False):
+    for low, high in pairwise(BAND_EDGES):
         low, high = max(low, mpp_range[0]), min(high, mpp_range[1])
         if low >= high:
             continue
