@@ -1,7 +1,10 @@
-"""What every test may use: one H&E-like slide, made once."""
+"""What every test may use: one H&E-like slide, made once, and a disk that is soon full."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,3 +36,17 @@ def lossless_slide(he_picture: np.ndarray, tmp_path_factory: pytest.TempPathFact
     """The same, lossless."""
     folder = tmp_path_factory.mktemp("lossless")
     return write_tiff(folder / "he.tif", he_picture, 0.5, levels=3, compression="zstd")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 96 KiB."""
+    if os.name != "posix" or os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(disk)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)

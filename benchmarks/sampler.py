@@ -1,0 +1,130 @@
+"""The presets against one another: same model, same seed, same run.
+
+python benchmarks/sampler.py --size 2048 --stages 4
+
+The last line is one JSON object: for each preset its seconds, network evaluations of one patch each, and the
+seam score step8 of every guided stage at the joints of its last three patch grids (1 = none); and how many
+times faster the last preset is than the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from wsigen.evaluate.seams import seam_ratio
+from wsigen.geometry import Region, Size
+from wsigen.nn.denoiser import Denoiser
+from wsigen.nn.snapshot import load_denoiser
+from wsigen.sampling.cascade import run_cascade
+from wsigen.sampling.plan import stage_specs
+from wsigen.sampling.stage import Machine, StageProgress, StageSpec
+from wsigen.slide.codec import ZSTD
+from wsigen.slide.journal import BlockJournal
+from wsigen.synthesis.presets import load_preset
+from wsigen.synthesis.runtime import InPrecision, choose_batch_size, choose_device, choose_dtype
+
+LARGEST_SCORED = 4096
+
+
+def measure(
+    args: argparse.Namespace, name: str, net: Denoiser, machine: Machine, folder: Path
+) -> dict[str, object]:
+    """Sample one slide with one preset."""
+    runner = InPrecision(net, choose_dtype(args.dtype, machine.device))
+    specs = stage_specs(
+        load_preset(name),
+        size=args.size,
+        stages=args.stages,
+        k=2,
+        mpp=args.mpp,
+        seed=args.seed,
+        multiple=net.stride,
+    )
+    journals: list[BlockJournal] = []
+    evaluations = dict.fromkeys(range(len(specs)), 0)
+    bar = tqdm(desc=name, unit="patch", mininterval=5)
+
+    def store(stage: int) -> BlockJournal:
+        size = Size(specs[stage].extent, specs[stage].extent)
+        journals.append(BlockJournal(folder / str(stage), size, codec=ZSTD, levels=1, fingerprint=name))
+        return journals[-1]
+
+    def progress(done: StageProgress) -> None:
+        evaluations[done.stage] = done.evaluations
+        bar.update(machine.batch_size)
+
+    red, green, blue = net.config["background"]
+    start = time.perf_counter()
+    run_cascade(runner, specs, store, background=(red, green, blue), machine=machine, progress=progress)
+    seconds = time.perf_counter() - start
+    bar.close()
+    if args.pictures:
+        Image.fromarray(picture(journals[-1])).save(args.pictures / f"{name}-{args.seed}.png")
+    return {
+        "seconds": round(seconds, 2),
+        "evaluations": sum(evaluations.values()),
+        "step8": [
+            round(score(spec, journal), 3) for spec, journal in zip(specs[1:], journals[1:], strict=True)
+        ],
+    }
+
+
+def picture(journal: BlockJournal) -> np.ndarray:
+    """The middle of a stage, at most 4096 px a side."""
+    side = min(journal.size.height, LARGEST_SCORED)
+    corner = (journal.size.height - side) // 2
+    return journal.read(Region(corner, corner, side, side))
+
+
+def score(spec: StageSpec, journal: BlockJournal) -> float:
+    """step8 of a stage, at the joints of its last three grids."""
+    image = picture(journal)
+    origin = (journal.size.height - len(image)) // 2
+    last = spec.grids[-3:]
+    rows, cols = [g.rows.offset - origin for g in last], [g.cols.offset - origin for g in last]
+    return seam_ratio(image, spec.patch, rows=rows, cols=cols)
+
+
+def main() -> None:
+    """Parse the command line, measure, print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--size", type=int, default=2048)
+    parser.add_argument("--stages", type=int, default=4)
+    parser.add_argument("--mpp", type=float, default=0.5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--presets", nargs="+", default=["paper", "fast"], help="names or YAML files")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--batch-size", default="auto")
+    parser.add_argument("--pictures", type=Path, help="folder for a PNG of each result")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    device = choose_device(args.device)
+    net = load_denoiser(args.model, device)
+    machine = Machine(
+        device=device, batch_size=choose_batch_size(args.batch_size, args.size // 2**args.stages, device)
+    )
+    result: dict[str, object] = {"size": args.size, "stages": args.stages, "device": str(device)}
+    seconds = []
+    for name in args.presets:
+        with tempfile.TemporaryDirectory() as folder:
+            measured = measure(args, name, net, machine, Path(folder))
+        result[Path(name).stem] = measured
+        seconds.append(measured["seconds"])
+    result["speedup"] = round(seconds[0] / seconds[-1], 2)
+    sys.stdout.write(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""The command ``sample`` as a user meets it: what it writes, what it prints, what it refuses and how."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import openslide
+import pytest
+import torch
+import yaml
+
+from tests.synthesis.models import QUICK, small_net, small_snapshot
+from wsigen.cli import main
+from wsigen.nn.snapshot import WEIGHTS, save_denoiser
+from wsigen.sampling.cascade import run_cascade
+from wsigen.synthesis import slide as synthesis_slide
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return small_snapshot(tmp_path_factory.mktemp("model") / "snapshot")
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("preset") / "quick.yaml"
+    path.write_text(yaml.safe_dump(QUICK.as_dict()))
+    return path
+
+
+@pytest.fixture
+def sample(model, preset, tmp_path):
+    """Run ``sample`` with the small model on a small slide; later flags win."""
+
+    def run(*flags, out=tmp_path / "out"):
+        few = ["--size=128", "--stages=1", f"--model={model}", f"--preset={preset}", f"--out={out}"]
+        main.sample([*few, "--dtype=float32", *map(str, flags)])
+        return out
+
+    return run
+
+
+@pytest.fixture
+def refusal(sample, capsys):
+    """Run ``sample``, expect it to refuse, and return the one line that it says."""
+
+    def run(*flags, **kwargs):
+        with pytest.raises(SystemExit) as stopped:
+            sample(*flags, **kwargs)
+        assert stopped.value.code == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+        assert line.startswith("sample: error: ")
+        return line
+
+    return run
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_a_slide_with_its_companions(sample):
+    out = sample("--mpp", 0.25, "--seed", 7)
+    assert names(out) == ["synthetic-7_HE.jpg", "synthetic-7_HE.json", "synthetic-7_HE.ome.tif"]
+    with openslide.OpenSlide(out / "synthetic-7_HE.ome.tif") as slide:
+        assert slide.dimensions == (128, 128)
+        assert float(slide.properties["openslide.mpp-y"]) == pytest.approx(0.25)
+    facts = json.loads((out / "synthetic-7_HE.json").read_text())
+    assert (facts["seed"], facts["mpp"], facts["synthetic"]) == (7, 0.25, True)
+
+
+def test_several_slides_and_again_makes_only_the_missing(sample, caplog):
+    out = sample("--count", 3, "--name", "s")
+    assert [n for n in names(out) if n.endswith(".tif")] == [f"s-{i}_HE.ome.tif" for i in range(3)]
+    kept = {n: (out / n).stat().st_mtime_ns for n in names(out) if "s-1" not in n}
+    (out / "s-1_HE.ome.tif").unlink()
+    with caplog.at_level(logging.INFO):
+        sample("--count", 3, "--name", "s")
+    assert {n: (out / n).stat().st_mtime_ns for n in kept} == kept
+    assert (out / "s-1_HE.ome.tif").is_file()
+    assert caplog.text.count("is there already") == 2
+
+
+@pytest.mark.parametrize("schedule", ["wavefront", "steps"])
+def test_dry_run_prints_the_plan_and_writes_nothing(sample, capsys, tmp_path, schedule):
+    sample("--size", 512, "--stages", 3, "--schedule", schedule, "--count", 2, "--dry-run")
+    plan = capsys.readouterr().out
+    rows = [line.split() for line in plan.splitlines()[1:5]]
+    assert [row[1] for row in rows] == ["64", "128", "256", "512"]
+    assert [row[2] for row in rows] == ["4", "2", "1", "0.5"]
+    for what in (
+        "evaluations of 64 px",
+        "ms each on cpu",
+        "of canvas",
+        "at most while it is made",
+        "2 slides",
+    ):
+        assert what in plan
+    assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_of_the_largest_slide_takes_seconds(sample, capsys):
+    sample("--size", 65536, "--stages", 7, "--preset", "fast", "--batch-size", 1, "--dry-run")
+    assert "65536" in capsys.readouterr().out
+
+
+def test_config_file_and_flags_over_it(sample, tmp_path):
+    (tmp_path / "mine.yaml").write_text("seed: 5\nname: mine\n")
+    out = sample("--config", tmp_path / "mine.yaml", "--seed", 6)
+    assert json.loads((out / "mine_HE.json").read_text())["seed"] == 6
+
+
+def test_unusual_sizes_and_scales_are_warned_of(sample, caplog):
+    sample("--size", 64, "--mpp", 60)
+    assert "patches of 32 px; the model was trained on 16, 64 px" in caplog.text
+    assert "stages run from 120 to 60 µm/px; the model was trained on 0.25 to 64" in caplog.text
+
+
+def test_interrupt_says_how_to_go_on(sample, monkeypatch, caplog, tmp_path):
+    def interrupted(*args, **kwargs):
+        run_cascade(*args, **{**kwargs, "follower": None})
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(synthesis_slide, "run_cascade", interrupted)
+        with pytest.raises(SystemExit) as stopped:
+            sample()
+    assert stopped.value.code == 130
+    assert "interrupted; the same command goes on from here" in caplog.text
+    assert (sample() / "synthetic-0_HE.ome.tif").is_file()
+
+
+def test_no_such_model(refusal):
+    assert "no such model; give 'default', a snapshot folder, or a hub id" in refusal("--model", "nonesuch")
+
+
+def test_truncated_weights(refusal, model, tmp_path):
+    shutil.copytree(model, tmp_path / "cut")
+    weights = tmp_path / "cut" / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "weights cannot be read" in refusal("--model", tmp_path / "cut")
+
+
+def test_nan_in_weights(refusal, tmp_path):
+    net = small_net()
+    net.pixel_out.weight.data[0, 0, 0, 0] = torch.nan
+    save_denoiser(net, tmp_path / "nan")
+    assert "pixel_out.weight holds NaN" in refusal("--model", tmp_path / "nan")
+
+
+def test_size_that_is_no_multiple_names_the_nearest(refusal):
+    line = refusal("--size", 1000, "--stages", 3)
+    assert "size must be patch_size * 2**stages" in line
+    assert "got 1000" in line
+    assert "--size 1024" in line or "--size 960" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--mpp", "0"], "--mpp must be a positive number of µm/px, got 0.0"),
+        (["--seed", "-1"], "--seed must be between 0 and"),
+        (["--stages", "-1"], "--stages must be >= 0"),
+        (["--memory", "lots"], "--memory must be an amount such as 8GiB"),
+        (["--batch-size", "0"], "--batch-size must be auto or >= 1"),
+        (["--device", "cuda:99"], "--device cuda:99: there is none on this machine"),
+        (["--device", "toaster"], "--device must be auto, cpu, cuda"),
+        (["--preset", "slow"], "--preset must be one of fast, paper, or a YAML file, got 'slow'"),
+        (["--layout", "svs"], "layout"),
+        (["--name", "a/b"], "--name must be a plain file name"),
+        (["--sise", "4"], "--sise"),
+        (["--size", "many"], "size"),
+    ],
+)
+def test_a_flag_that_cannot_be(refusal, flags, says):
+    assert says in refusal(*flags)
+
+
+def test_unknown_config_key(refusal, tmp_path):
+    (tmp_path / "c.yaml").write_text("sizes: 3\n")
+    assert "sizes" in refusal("--config", tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("guided: {steps: 3, relax_step: 1, stepz: 4}", "unknown preset key guided.stepz"),
+        ("[1, 2]", "must hold the keys base and guided"),
+        ("a: b: c", "is no YAML"),
+    ],
+)
+def test_preset_that_cannot_be(refusal, tmp_path, text, says):
+    (tmp_path / "p.yaml").write_text(text)
+    assert says in refusal("--preset", tmp_path / "p.yaml")
+
+
+def test_memory_that_is_too_small(refusal):
+    line = refusal("--size", 1024, "--stages", 4, "--schedule", "steps", "--memory", "1MB")
+    assert "pass --memory 0.25GiB or --schedule wavefront" in line
+
+
+def test_existing_output(refusal, sample):
+    sample()
+    assert "exists already; pass --overwrite" in refusal()
+    sample("--overwrite")
+
+
+def test_out_that_is_a_file(refusal, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "choose another folder" in refusal(out=tmp_path / "file" / "out")
+
+
+def test_full_disk_keeps_what_is_done(refusal, small_disk):
+    line = refusal("--size", 512, "--stages", 3, "--layout", "lossless", out=small_disk)
+    assert "no space left on device" in line
+    assert "make room" in line
+    assert list(small_disk.glob(".synthetic-0_HE.partial/stage-00/*.block"))
