@@ -132,12 +132,13 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Adam with an inverse-square-root learning rate (Karras et al. 2024, eq. 67).
+    """Adam with an inverse-square-root learning rate (Karras et al. 2024, eq. 67) and a linear end.
 
     Args:
         lr: highest learning rate.
         warmup: updates of linear warm-up.
         decay_from: update from which the rate falls as 1/√t; 0 keeps it constant.
+        cooldown: share of the run at its end over which the rate also falls to 0, linearly.
         betas: Adam's running-average coefficients.
         grad_clip: largest gradient norm.
         ema_sigma_rel: relative width of the weight average.
@@ -146,12 +147,14 @@ class OptimConfig:
     lr: float = 4e-4
     warmup: int = 200
     decay_from: int = 4000
+    cooldown: float = 0.0
     betas: tuple[float, float] = (0.9, 0.99)
     grad_clip: float = 1.0
     ema_sigma_rel: float = 0.1
 
     def __post_init__(self) -> None:
         check(self.lr > 0, "optim.lr", self.lr, "> 0")
+        check(0 <= self.cooldown <= 1, "optim.cooldown", self.cooldown, "in [0, 1]")
         check(self.grad_clip > 0, "optim.grad_clip", self.grad_clip, "> 0")
         check(0 < self.ema_sigma_rel <= 0.28, "optim.ema_sigma_rel", self.ema_sigma_rel, "in (0, 0.28]")
 

@@ -171,3 +171,15 @@ def test_two_processes_agree_with_one(config, slides, tmp_path):
         command = [*launch, f"--num_processes={processes}", "--dynamo_backend=no", "train.py", *flags]
         subprocess.run([*command, f"--run_dir={run_dir}"], cwd=ROOT, env=environment, check=True, timeout=200)
     assert_same(weights(tmp_path / "processes1"), weights(tmp_path / "processes2"), rtol=1e-3, atol=1e-4)
+
+
+def test_learning_rate_warms_up_decays_and_cools_down(config):
+    optim = OptimConfig(lr=1e-3, warmup=4, decay_from=16, cooldown=0.5, betas=(0.9, 0.99))
+    group = [PatchGroup(size=16, batch=1)]
+    train(replace(config, data=replace(config.data, patches=group), optim=optim, report_every=1))
+    lr = [r["lr"] for r in stats(config.run_dir) if "lr" in r]
+    assert lr[:4] == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3])
+    assert lr[15] == pytest.approx(1e-3)
+    assert lr[24] == pytest.approx(1e-3 * (16 / 25) ** 0.5)
+    assert lr[44] == pytest.approx(1e-3 * (16 / 45) ** 0.5 * (1 - 44 / 60) / 0.5)
+    assert lr[-1] < 0.05e-3

@@ -281,6 +281,8 @@ class _Run:
         lr = o.lr * min(1.0, t / max(1, o.warmup))
         if o.decay_from:
             lr /= math.sqrt(max(1.0, t / o.decay_from))
+        if o.cooldown:
+            lr *= min(1.0, (1 - self.state.images / self.images) / o.cooldown)
         for group in optimizer.param_groups:
             group["lr"] = lr
 
