@@ -1,0 +1,167 @@
+"""What ``sample`` does once its options are known: one model, one or more slides."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+from wsigen.config import SampleConfig, parse_bytes
+from wsigen.errors import InvalidValueError
+from wsigen.nn.denoiser import Denoiser
+from wsigen.nn.snapshot import load_denoiser, weights_hash
+from wsigen.sampling.stage import Machine, StageSpec
+from wsigen.slide.write import SlideFiles, check_output
+from wsigen.synthesis.estimate import describe_plan
+from wsigen.synthesis.job import JobPlan, SlideJob, plan_job
+from wsigen.synthesis.presets import load_preset
+from wsigen.synthesis.progress import Reporter
+from wsigen.synthesis.runtime import InPrecision, choose_batch_size, choose_device, choose_dtype
+from wsigen.synthesis.slide import is_finished, synthesise
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model on a device, and the slides that it is to make.
+
+    Args:
+        config: what was asked for.
+        net: the denoiser.
+        runner: the denoiser in the precision that it runs in.
+        machine: device, batch size and schedule.
+        jobs: the slides; they differ in seed and name alone.
+        specs: stages of the first slide.
+        plan: what the first slide takes.
+    """
+
+    config: SampleConfig
+    net: Denoiser
+    runner: InPrecision
+    machine: Machine
+    jobs: tuple[SlideJob, ...]
+    specs: tuple[StageSpec, ...]
+    plan: JobPlan
+
+
+def open_session(config: SampleConfig) -> Session:
+    """Load the model and work out what has to be done; nothing is written.
+
+    Raises:
+        SnapshotError: the model cannot be loaded.
+        InvalidValueError: the machine has no such device, or the size does not fit.
+    """
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.dtype, device)
+    net = load_denoiser(config.model, device)
+    jobs = _jobs(config, str(dtype).removeprefix("torch."))
+    specs = jobs[0].specs(net)
+    patch = specs[0].patch
+    _warn_of_unusual(config, patch, specs[0].mpp, net)
+    machine = Machine(
+        device=device, batch_size=choose_batch_size(config.batch_size, patch, device), order=config.schedule
+    )
+    plan = plan_job(jobs[0], specs, config.schedule)
+    return Session(config, net, InPrecision(net, dtype), machine, jobs, specs, plan)
+
+
+def describe_slides(config: SampleConfig) -> str:
+    """What the slides would take, as a table; a few evaluations are measured for it."""
+    s = open_session(config)
+    return describe_plan(s.plan, s.specs, s.runner, s.machine, slides=len(s.jobs))
+
+
+def make_slides(config: SampleConfig) -> list[SlideFiles]:
+    """Make the slides that a call of ``sample`` asks for, or go on with them.
+
+    Of several slides, those that are there already are left as they are.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        OutputError: a slide exists, or the disk refuses.
+        InvalidValueError: an option that cannot be.
+    """
+    session = open_session(config)
+    _check_memory(config, session.plan.canvas_bytes)
+    written = []
+    for job in session.jobs:
+        if config.count > 1 and not config.overwrite and is_finished(job):
+            log.info("%s is there already", job.slide)
+            continue
+        written.append(_make_slide(job, session))
+        log.info("%s", job.slide)
+    return written
+
+
+def _make_slide(job: SlideJob, session: Session) -> SlideFiles:
+    overwrite = session.config.overwrite
+    check_output(job.slide, overwrite)
+    with Reporter(session.plan) as reporter:
+        try:
+            return synthesise(
+                job,
+                session.net,
+                session.runner,
+                session.machine,
+                progress=reporter.update,
+                overwrite=overwrite,
+            )
+        except KeyboardInterrupt:
+            reporter.close()
+            log.warning("interrupted; the same command goes on from here (state in %s)", job.work)
+            raise
+
+
+def _jobs(config: SampleConfig, dtype: str) -> tuple[SlideJob, ...]:
+    job = SlideJob(
+        size=config.size,
+        stages=config.stages,
+        k=config.k,
+        mpp=config.mpp,
+        seed=config.seed,
+        model=config.model,
+        model_hash=weights_hash(config.model),
+        preset=load_preset(config.preset),
+        preset_name=config.preset,
+        dtype=dtype,
+        out=config.out,
+        name=config.name or f"synthetic-{config.seed}",
+        layout=config.layout,
+    )
+    if config.count == 1:
+        return (job,)
+    seeds = range(config.seed, config.seed + config.count)
+    return tuple(replace(job, seed=seed, name=f"{config.name or 'synthetic'}-{seed}") for seed in seeds)
+
+
+def _warn_of_unusual(config: SampleConfig, patch: int, base_mpp: float, net: Denoiser) -> None:
+    trained = net.config["patch_sizes"]
+    if patch not in trained:
+        log.warning(
+            "%d px in %d stages means patches of %d px; the model was trained on %s px, expect less of it",
+            config.size,
+            config.stages,
+            patch,
+            ", ".join(map(str, trained)),
+        )
+    low, high = net.config["mpp_range"]
+    if config.mpp < low * 0.99 or base_mpp > high * 1.01:
+        log.warning(
+            "stages run from %g to %g µm/px; the model was trained on %g to %g, expect less of it outside",
+            base_mpp,
+            config.mpp,
+            low,
+            high,
+        )
+
+
+def _check_memory(config: SampleConfig, needed: int) -> None:
+    if needed > parse_bytes(config.memory):
+        gib = -(-needed // 2**28) / 4
+        raise InvalidValueError(
+            f"the canvas of --size {config.size} with --schedule {config.schedule} takes {gib:g} GiB, "
+            f"--memory allows {config.memory}; pass --memory {gib:g}GiB"
+            + ("" if config.schedule == "wavefront" else " or --schedule wavefront")
+        )
