@@ -15,7 +15,13 @@ Config = TypeVar("Config")
 
 
 def parse(
-    config: type[Config], argv: Sequence[str], *, prog: str, description: str, positional: str | None = None
+    config: type[Config],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    positional: str | None = None,
+    dashes: bool = True,
 ) -> tuple[Config, Path | None]:
     """Fill a configuration dataclass from ``--config FILE`` and flags; flags win.
 
@@ -25,6 +31,7 @@ def parse(
         prog: name of the command, for the help text.
         description: one paragraph, for the help text.
         positional: field that is given without a flag.
+        dashes: spell flags with dashes in help and messages.
 
     Returns:
         The dataclass, and the config file if one was given.
@@ -35,6 +42,9 @@ def parse(
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_class_arguments(config, as_group=False)
+    if dashes:
+        for action in parser._actions:  # for --help and messages; both spellings are understood anyway
+            action.option_strings = [s.replace("_", "-") for s in action.option_strings]
     try:
         namespace = parser.parse_args(_normalised(argv, config, positional))
     except ArgumentError as error:

@@ -17,7 +17,7 @@ DESCRIPTION = (
 
 def run(argv: Sequence[str], prog: str = "wsigen train") -> None:
     """Parse ``argv`` and train."""
-    config, file = parse(TrainConfig, argv, prog=prog, description=DESCRIPTION)
+    config, file = parse(TrainConfig, argv, prog=prog, description=DESCRIPTION, dashes=False)
     if config.run_dir is None:
         config = dataclasses.replace(config, run_dir=Path("runs") / (file.stem if file else "denoiser"))
     from wsigen.training.denoiser import train
