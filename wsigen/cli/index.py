@@ -14,7 +14,7 @@ from wsigen.data.index import SlideIndex, build_index
 from wsigen.data.sheet import contact_sheet
 from wsigen.data.summary import summary
 from wsigen.errors import InvalidValueError, OutputError
-from wsigen.slide.atomic import write_bytes
+from wsigen.files import write_bytes
 
 DESCRIPTION = (
     "Look at every slide: its µm/px, where its tissue is, at which µm/px patches can be cut from it. Writes "

@@ -16,7 +16,7 @@ from wsigen.data.entry import SCHEMA, SlideEntry
 from wsigen.data.survey import Survey, find_slides, survey_slide
 from wsigen.data.table import Row, SlideTable, group_splits
 from wsigen.errors import InvalidValueError, SlideError
-from wsigen.slide.atomic import atomic_path
+from wsigen.files import atomic_path
 from wsigen.slide.read import GLASS
 from wsigen.slide.tissue import Background
 

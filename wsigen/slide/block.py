@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from wsigen.errors import InvalidValueError
+from wsigen.files import temporary_name
 from wsigen.geometry import Size
-from wsigen.slide.atomic import temporary_name
 from wsigen.slide.pyramid import ceil_div, level_size
 
 INDEX = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc", "<u4")])

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from wsigen.errors import InvalidValueError, OutputError
+from wsigen.files import TEMPORARY_SUFFIX, disk_errors, make_folder, sync_folder, write_bytes
 from wsigen.geometry import Region, Size
-from wsigen.slide.atomic import TEMPORARY_SUFFIX, disk_errors, make_folder, sync_folder, write_bytes
 from wsigen.slide.block import BlockLayout, BlockWriter, read_tile, verified_index
 from wsigen.slide.codec import ZSTD, TileCodec
 from wsigen.slide.pyramid import TileRows, ceil_div, level_size, pad_edge

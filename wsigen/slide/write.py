@@ -18,8 +18,8 @@ from typing import IO, Any, Literal, get_args
 import tifffile
 
 from wsigen.errors import InvalidValueError, OutputError
+from wsigen.files import atomic_path, write_bytes
 from wsigen.geometry import Region, Size
-from wsigen.slide.atomic import atomic_path, write_bytes
 from wsigen.slide.codec import DEFLATE, JPEG, TileCodec
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.provenance import (

@@ -11,11 +11,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from wsigen.errors import OutputError
+from wsigen.files import disk_errors, make_folder
 from wsigen.geometry import Size
 from wsigen.nn.denoiser import Denoiser
 from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.stage import Machine, Progress
-from wsigen.slide.atomic import disk_errors, make_folder
 from wsigen.slide.codec import ZSTD
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.provenance import beside

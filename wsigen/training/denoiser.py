@@ -32,6 +32,7 @@ from wsigen.data.index import SlideIndex, load_or_build_index
 from wsigen.data.patches import PatchDataset, PatchSchedule, collate, to_unit_range
 from wsigen.diffusion.loss import denoising_loss, draw_noise, uncertainty_weighted
 from wsigen.errors import DivergedError, InvalidValueError, SlideError
+from wsigen.files import make_folder, write_bytes
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.ema import PowerEMA
 from wsigen.nn.snapshot import save_denoiser
@@ -116,7 +117,7 @@ def _index(config: TrainConfig, run_dir: Path, accelerator: Accelerator) -> Slid
     """The slides of this run, indexed once and kept in the run folder."""
     path = run_dir / "index.parquet"
     if accelerator.is_main_process:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(run_dir)
         _check_same_network(config, run_dir)
         if not path.is_file():
             index = load_or_build_index(
@@ -141,7 +142,7 @@ def _check_same_network(config: TrainConfig, run_dir: Path) -> None:
                     f"{run_dir} holds a run with {part}={before[part]}, this one has {now[part]}; "
                     "pass another --run_dir, or the old settings to continue it"
                 )
-    path.write_text(yaml.safe_dump(now, sort_keys=False), encoding="utf-8")
+    write_bytes(path, yaml.safe_dump(now, sort_keys=False).encode())
 
 
 class _Run:

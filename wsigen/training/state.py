@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from wsigen.errors import OutputError
+from wsigen.files import atomic_path
 from wsigen.nn.ema import PowerEMA
-from wsigen.slide.atomic import atomic_path
 
 CHECKPOINT = "checkpoint.pt"
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from wsigen.errors import OutputError
-from wsigen.slide.atomic import atomic_path, free_bytes, make_folder, output_error, write_bytes
+from wsigen.files import atomic_path, free_bytes, make_folder, output_error, write_bytes
 
 
 def test_write_bytes_replaces_and_leaves_nothing_else(tmp_path):

@@ -1,0 +1,123 @@
+"""``train.py`` as a user meets it: the run folder's name, and what it refuses and how."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from tests.synthetic import he_image, write_tiff
+from wsigen.cli import main
+
+TINY = [
+    "--data.patches=[{size: 16, batch: 2}]",
+    "--data.mpp_range=[0.5,2.0]",
+    "--data.workers=0",
+    "--model.patchify=2",
+    "--model.block_out_channels=[32]",
+    "--model.pixel_channels=4",
+    "--model.context_channels=4",
+    "--kimg=0.004",
+    "--val_images=1",
+    "--preview_mpp=[1.0]",
+    "--mixed_precision=no",
+]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slides").mkdir()
+    return tmp_path / "slides"
+
+
+@pytest.fixture
+def refusal(folder, capsys):
+    def run(*flags, slides=folder):
+        with pytest.raises(SystemExit) as stopped:
+            main.train([*TINY, f"--data.slides={slides}", *map(str, flags)])
+        assert stopped.value.code == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+        return line
+
+    return run
+
+
+def good(folder, name="good.tif", seed=0):
+    return write_tiff(folder / name, he_image(256, seed=seed), 0.5)
+
+
+def test_run_folder_is_named_after_the_config(folder):
+    good(folder)
+    Path("mine.yaml").write_text("kimg: 0.002\n")
+    main.train([*TINY[:7], *TINY[8:], f"--data.slides={folder}", "--config=mine.yaml"])
+    assert (Path("runs") / "mine" / "snapshot" / "config.json").is_file()
+
+
+def test_corrupt_slide_among_good_ones_is_left_out(folder, caplog):
+    good(folder)
+    good(folder, "other.tif", seed=1)
+    (folder / "broken.svs").write_bytes(b"no slide")
+    with caplog.at_level(logging.WARNING):
+        main.train([*TINY, f"--data.slides={folder}", "--run_dir=run"])
+    assert "left out broken.svs" in caplog.text
+    assert Path("run/snapshot/config.json").is_file()
+
+
+def test_empty_folder(refusal):
+    assert "slides" in refusal()
+
+
+def test_missing_folder(refusal, tmp_path):
+    assert "nowhere" in refusal(slides=tmp_path / "nowhere")
+
+
+def test_only_blank_slides(refusal, folder):
+    write_tiff(folder / "blank.tif", he_image(256, tissue=False), 0.5)
+    line = refusal()
+    assert "none of 1 slides can be used" in line
+    assert "tissue" in line
+
+
+def test_mpp_missing(refusal, folder):
+    write_tiff(folder / "a.tif", he_image(256), None)
+    line = refusal()
+    assert "a.tif" in line
+    assert "table" in line
+
+
+def test_scales_that_no_slide_can_serve(refusal, folder):
+    good(folder)
+    assert "no slide can serve 16 px patches within (0.05, 0.1) µm/px" in refusal(
+        "--data.mpp_range=[0.05,0.1]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("--kimg=0", "kimg must be > 0, got 0.0"),
+        ("--data.mpp_range=[4,2]", "data.mpp_range must be two numbers with 0 < smallest < largest"),
+        ("--data.patches=[{size: 15, batch: 2}]", "data.patches.size must be a multiple of 2"),
+        ("--model.block_out_channels=[33]", "model.block_out_channels must be multiples of 32"),
+        ("--accumulation=4", "cannot be shared by 1 processes × 4 accumulation steps"),
+        ("--data.mpp_sampling=cubic", "data.mpp_sampling must be one of log-uniform, uniform, got cubic"),
+        ("--mixed_precision=fp8", "mixed_precision must be bf16 or no, got fp8"),
+        ("--optim.rate=3", "optim.rate"),
+    ],
+)
+def test_an_option_that_cannot_be(refusal, folder, flag, says):
+    good(folder)
+    assert says in refusal(flag)
+
+
+def test_unknown_config_key(refusal, folder):
+    Path("c.yaml").write_text("optim: {learning: 3}\n")
+    assert "learning" in refusal("--config=c.yaml")
+
+
+def test_run_folder_that_cannot_be_made(refusal, folder, tmp_path):
+    good(folder)
+    (tmp_path / "file").write_text("")
+    assert "file" in refusal(f"--run_dir={tmp_path / 'file' / 'run'}")
