@@ -5,6 +5,11 @@ noise the network must hand through 3p² nearly independent noise values per cel
 level carries; the full-resolution path takes that over: a 3×3 stem whose features are joined to the UNet's
 output before two 3×3 convolutions, modulated by σ and µm/px. Pixels stay exact, so a linear constraint on
 them does too.
+
+At high noise, D is smooth: nothing finer than the noise hides can be known. For a component of no variance,
+F = -n · σ_data/√(σ² + σ_data²), so the detail is multiplied by that gate, and what remains of F at high noise is
+colour at the UNet's resolution, enlarged bilinearly. Without the gate the network must learn to silence a unit of
+white noise to a hundredth, and meanwhile samples are grainy.
 """
 
 from __future__ import annotations
@@ -59,7 +64,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         levels = len(block_out_channels)
         self.unet = UNet2DModel(
             in_channels=3 * patchify**2,
-            out_channels=context_channels * patchify**2,
+            out_channels=context_channels * patchify**2 + 3,
             block_out_channels=tuple(block_out_channels),
             layers_per_block=layers_per_block,
             down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
@@ -75,8 +80,11 @@ class Denoiser(ModelMixin, ConfigMixin):
         )
         self.pixel_hidden = nn.Conv2d(joined, joined, 3, padding=1)
         self.pixel_out = nn.Conv2d(joined, 3, 3, padding=1)
-        nn.init.zeros_(self.pixel_out.weight)
-        nn.init.zeros_(self.pixel_out.bias)  # pyright: ignore[reportArgumentType]
+        with torch.no_grad():  # an untrained network has F = 0, hence a loss of 1
+            for layer, outputs in ((self.pixel_out, slice(None)), (self.unet.conv_out, slice(-3, None))):
+                layer.weight[outputs] = 0
+                if layer.bias is not None:
+                    layer.bias[outputs] = 0
 
     @property
     def stride(self) -> int:
@@ -101,22 +109,34 @@ class Denoiser(ModelMixin, ConfigMixin):
         """
         x, sigma = x.float(), sigma.float()
         c = precondition(sigma[:, None, None, None], self.config["sigma_data"])
-        F_x = self.raw(c.c_in * x, 4 * c.c_noise.flatten(), mpp.float().log())
-        return c.c_skip * x + c.c_out * F_x.float()
+        gate = self.config["sigma_data"] * c.c_in
+        F_x = self.raw(c.c_in * x, gate, 4 * c.c_noise.flatten(), mpp.float().log())
+        return c.c_skip * x + c.c_out * F_x
 
     def raw(
-        self, x: Float[Tensor, "b 3 h w"], log_sigma: Float[Tensor, " b"], log_mpp: Float[Tensor, " b"]
+        self,
+        x: Float[Tensor, "b 3 h w"],
+        gate: Float[Tensor, "b 1 1 1"],
+        log_sigma: Float[Tensor, " b"],
+        log_mpp: Float[Tensor, " b"],
     ) -> Float[Tensor, "b 3 h w"]:
-        """F_x, the network without preconditioning; ``x`` has unit variance."""
+        """F_x, the network without preconditioning.
+
+        Args:
+            x: noisy images, scaled to unit variance.
+            gate: weight of the detail, σ_data/√(σ² + σ_data²).
+            log_sigma: ln σ.
+            log_mpp: ln of µm/px.
+        """
         p = self.config["patchify"]
-        x = x.to(self.dtype)
-        cells = F.pixel_unshuffle(x, p).contiguous(memory_format=torch.channels_last)
         noise_label, mpp_label = EMBEDDING_SCALE * log_sigma, EMBEDDING_SCALE * log_mpp
-        context = self.unet(cells, noise_label, class_labels=mpp_label, return_dict=False)[0]
+        cells = F.pixel_unshuffle(x, p).contiguous(memory_format=torch.channels_last)
+        out = self.unet(cells, noise_label, class_labels=mpp_label, return_dict=False)[0]
+        colour = F.interpolate(out[:, -3:], scale_factor=p, mode="bilinear")
         labels = torch.cat([self.unet.time_proj(noise_label), self.unet.time_proj(mpp_label)], dim=1)
-        scale, shift = self.pixel_modulation(labels.to(self.dtype))[:, :, None, None].chunk(2, dim=1)
+        scale, shift = self.pixel_modulation(labels)[:, :, None, None].chunk(2, dim=1)
         stem = self.pixel_stem(x.contiguous(memory_format=torch.channels_last))
-        h = torch.cat([stem, F.pixel_shuffle(context, p)], dim=1)
+        h = torch.cat([stem, F.pixel_shuffle(out[:, :-3], p)], dim=1)
         h = F.silu(h) * (1 + scale) + shift
         h = F.silu(self.pixel_hidden(h))
-        return self.pixel_out(h)
+        return colour.float() + gate * self.pixel_out(h).float()

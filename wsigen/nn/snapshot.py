@@ -78,8 +78,12 @@ def load_denoiser(model: str | Path = "default", device: torch.device | str = "c
     if not weights.is_file():
         raise SnapshotError(folder, f"has {CONFIG} but no {WEIGHTS}; copy the whole snapshot folder")
     try:
-        net = Denoiser.from_pretrained(
-            str(folder), torch_dtype=torch.float32, low_cpu_mem_usage=False, use_safetensors=True
+        net, found = Denoiser.from_pretrained(
+            str(folder),
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise SnapshotError(
@@ -87,6 +91,11 @@ def load_denoiser(model: str | Path = "default", device: torch.device | str = "c
         ) from error
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise SnapshotError(folder, f"weights do not fit {CONFIG} ({_first_line(error)})") from error
+    astray = [*found["missing_keys"], *found["unexpected_keys"]]
+    if astray:  # diffusers would fill in random weights
+        raise SnapshotError(
+            folder, f"weights do not fit {CONFIG} ({len(astray)} too few or too many, such as {astray[0]})"
+        )
     assert isinstance(net, Denoiser)
     for name, value in net.state_dict().items():
         if not torch.isfinite(value).all():
