@@ -12,7 +12,7 @@ from tests.synthetic import he_image, write_tiff
 from wsigen.config import PatchGroup
 from wsigen.data.index import SlideIndex, build_index
 from wsigen.data.patches import PatchDataset, PatchKey, PatchSchedule, collate, draw_mpp, place, to_unit_range
-from wsigen.errors import InvalidValueError
+from wsigen.errors import InvalidValueError, SlideError
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +154,34 @@ def test_batch_that_cannot_be_shared_is_refused():
 def test_unit_range():
     image = torch.tensor([0, 255], dtype=torch.uint8)
     torch.testing.assert_close(to_unit_range(image), torch.tensor([-1.0, 1.0]))
+
+
+def test_damaged_slide_is_reported_and_other_patches_are_drawn(index, monkeypatch, caplog):
+    bad = index.entries[0].slide
+    cut = PatchDataset.cut
+
+    def damaged(self, entry, mpp, size, rng):
+        if entry.slide == bad:
+            raise SlideError(entry.path, "damaged: tile 7")
+        return cut(self, entry, mpp, size, rng)
+
+    monkeypatch.setattr(PatchDataset, "cut", damaged)
+    keys = [PatchKey(n, 32) for n in range(12)]
+    forward, backward = (PatchDataset(index, mpp_range=(0.5, 4)) for _ in range(2))
+    first = [forward[k] for k in keys]
+    second = [backward[k] for k in reversed(keys)][::-1]
+    assert all(torch.equal(a.image, b.image) for a, b in zip(first, second, strict=True))
+    assert min(p.mpp for p in first) >= 0.95, "all from the slide of 1 µm/px"
+    assert caplog.text.count("damaged: tile 7") == 2, "once for each data set"
+
+
+def test_patches_that_no_slide_can_serve_are_refused_before_a_run(index):
+    PatchDataset(index, mpp_range=(0.25, 4)).require(64)
+    with pytest.raises(InvalidValueError, match=r"no slide can serve 64 px patches within \(0.1, 0.2\)"):
+        PatchDataset(index, mpp_range=(0.1, 0.2)).require(64)
+
+
+def test_narrow_range_of_usable_scales_does_not_end_a_run(index):
+    """One patch in thirty has a µm/px that can be served: 64 draws would fail for one in ten."""
+    dataset = PatchDataset(index, mpp_range=(0.0000001, 0.85))
+    assert all(dataset[PatchKey(n, 32)].mpp >= 0.475 for n in range(40))

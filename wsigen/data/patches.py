@@ -7,6 +7,7 @@ a run that was interrupted, see the same images.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,8 +17,12 @@ from torch.utils.data import Dataset, Sampler
 
 from wsigen.config import PatchGroup
 from wsigen.data.index import SlideEntry, SlideIndex
-from wsigen.errors import InvalidValueError
+from wsigen.errors import InvalidValueError, SlideError
 from wsigen.slide.read import Slide
+
+ATTEMPTS = 4096  # so many that a narrow range of usable µm/px does not end a long run by chance
+
+log = logging.getLogger(__name__)
 
 
 class PatchKey(NamedTuple):
@@ -73,10 +78,10 @@ class PatchDataset(Dataset[Patch]):
         augment: random rotation by quarter turns and reflection.
 
     Raises:
-        InvalidValueError: if no slide can serve any patch of the range.
+        InvalidValueError: for a key that no slide can serve anywhere in the range.
 
     Determinism:
-        A patch depends on (seed, key) and the index alone.
+        A patch depends on (seed, key) and the index alone. Where a slide is damaged, another patch is drawn.
 
     Memory:
         The tissue masks, and each open slide's share of its reader's tile cache.
@@ -99,26 +104,51 @@ class PatchDataset(Dataset[Patch]):
         self.anywhere_fraction = anywhere_fraction
         self.augment = augment
         self._slides: dict[str, Slide] = {}
+        self._damaged: set[str] = set()
         draw_mpp(0.5, mpp_range, mpp_sampling)
 
     def __getitem__(self, key: PatchKey) -> Patch:
         rng = np.random.Generator(np.random.Philox(key=[self.seed, key.number]))
-        for _ in range(64):  # a µm/px that no slide can serve is drawn again
+        for _ in range(ATTEMPTS):  # a µm/px that no slide can serve, or a damaged place, is drawn again
             mpp = draw_mpp(rng.random(), self.mpp_range, self.mpp_sampling)
             usable = self.index.usable(key.size, mpp)
-            if usable:
+            if not usable:
+                continue
+            entry = usable[int(rng.integers(len(usable)))]
+            try:
+                image = self.cut(entry, mpp, key.size, rng)
                 break
+            except SlideError as error:
+                self._report(entry, error)
         else:
-            raise InvalidValueError(
-                f"no slide can serve {key.size} px patches within {self.mpp_range} µm/px; "
-                "widen mpp_range, use smaller patches, or see `wsigen index` for what the slides offer"
-            )
-        entry = usable[int(rng.integers(len(usable)))]
-        image = self.cut(entry, mpp, key.size, rng)
+            raise self._nothing(key.size)
         if self.augment:
             image = np.rot90(image, int(rng.integers(4)))
             image = image[:, ::-1] if rng.random() < 0.5 else image
         return Patch(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), mpp, key.number)
+
+    def require(self, size: int) -> None:
+        """Refuse, before a run begins, patches of ``size`` px that no slide can serve at any µm/px.
+
+        Raises:
+            InvalidValueError: there is no such slide.
+        """
+        quantiles = np.linspace(0, 1, 257).tolist()
+        scales = (draw_mpp(u, self.mpp_range, self.mpp_sampling) for u in quantiles)
+        if not any(self.index.usable(size, mpp) for mpp in scales):
+            raise self._nothing(size)
+
+    def _nothing(self, size: int) -> InvalidValueError:
+        why = f" ({len(self._damaged)} slides are damaged)" if self._damaged else ""
+        return InvalidValueError(
+            f"no slide can serve {size} px patches within {self.mpp_range} µm/px{why}; "
+            "widen mpp_range, use smaller patches, or see `wsigen index` for what the slides offer"
+        )
+
+    def _report(self, entry: SlideEntry, error: SlideError) -> None:
+        if entry.slide not in self._damaged:
+            log.warning("%s; its other patches are used", error)
+        self._damaged.add(entry.slide)
 
     def cut(self, entry: SlideEntry, mpp: float, size: int, rng: np.random.Generator) -> np.ndarray:
         """One patch, uint8 (size, size, 3), of a given slide at a given µm/px, placed by ``rng``."""
