@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from wsigen.config import DataConfig, DenoiserConfig, LossConfig, OptimConfig, PatchGroup, TrainConfig
-from wsigen.errors import DivergedError, InvalidValueError
+from wsigen.errors import DivergedError, InvalidValueError, SlideError
 from wsigen.nn.snapshot import WEIGHTS, load_denoiser
 from wsigen.training import denoiser
 from wsigen.training.denoiser import train
@@ -183,3 +183,69 @@ def test_learning_rate_warms_up_decays_and_cools_down(config):
     assert lr[24] == pytest.approx(1e-3 * (16 / 25) ** 0.5)
     assert lr[44] == pytest.approx(1e-3 * (16 / 45) ** 0.5 * (1 - 44 / 60) / 0.5)
     assert lr[-1] < 0.05e-3
+
+
+def test_run_that_never_began_can_be_started_with_other_settings(config, slides, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(SlideError):
+        train(replace(config, data=replace(config.data, slides=empty)))
+    other = replace(config, kimg=0.004, model=replace(config.model, pixel_channels=8))
+    assert load_denoiser(train(other)).config["pixel_channels"] == 8
+
+
+def test_other_slides_in_a_run_folder_are_warned_of(config, slides, caplog):
+    config = replace(config, kimg=0.004)
+    train(config)
+    assert "index.parquet" not in caplog.text
+    train(replace(config, data=replace(config.data, slides=slides / "slide0.tif")))
+    assert "goes on with the slides of its index.parquet" in caplog.text
+
+
+def test_without_validation_slides_there_is_no_validation_loss(config, slides, caplog):
+    data = replace(config.data, slides=slides / "slide0.tif")
+    train(replace(config, kimg=0.008, data=data, preview_mpp=()))
+    assert "no slide is kept for validation" in caplog.text
+    assert not any("val_loss" in record for record in stats(config.run_dir))
+
+
+@pytest.mark.filterwarnings("ignore:.*no supported trackers")
+@pytest.mark.parametrize("tracker", ["nonesuch", "comet_ml"])
+def test_tracker_that_is_not_there_is_refused(config, tracker):
+    with pytest.raises(InvalidValueError, match=tracker):
+        train(replace(config, tracker=tracker))
+
+
+def test_ctrl_c_does_not_end_the_loaders_processes(config, tmp_path):
+    """A terminal sends it to the whole process group."""
+    script = tmp_path / "interrupted.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        "from wsigen.cli import main\n"
+        "from wsigen.training import denoiser\n"
+        "report = denoiser._Run._report\n"
+        "def interrupt(self, *args):\n"
+        "    report(self, *args)\n"
+        "    os.killpg(0, signal.SIGINT)\n"
+        "denoiser._Run._report = interrupt\n"
+        "main.train(sys.argv[1:])\n"
+    )
+    flags = ["--data.patches=[{size: 16, batch: 4}]", "--data.workers=1", "--accumulation=4"]
+    flags += ["--model.patchify=2", "--model.block_out_channels=[32]", "--report_every=2", "--kimg=0.4"]
+    flags += [
+        f"--data.slides={config.data.slides}",
+        f"--run_dir={config.run_dir}",
+        "--data.mpp_range=[0.5,4]",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(script), *flags],
+        env=environment,
+        timeout=120,
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert torch.load(config.run_dir / CHECKPOINT, weights_only=True)["update"] == 2

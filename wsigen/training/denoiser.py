@@ -23,6 +23,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -31,14 +32,14 @@ from wsigen.config import TrainConfig
 from wsigen.data.index import SlideIndex, load_or_build_index
 from wsigen.data.patches import PatchDataset, PatchSchedule, collate, to_unit_range
 from wsigen.diffusion.loss import denoising_loss, draw_noise, uncertainty_weighted
-from wsigen.errors import DivergedError, InvalidValueError, SlideError
-from wsigen.files import make_folder, write_bytes
+from wsigen.errors import DivergedError, InvalidValueError, OutputError, SlideError
+from wsigen.files import disk_errors, make_folder, write_bytes
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.ema import PowerEMA
 from wsigen.nn.snapshot import save_denoiser
 from wsigen.nn.uncertainty import Uncertainty
 from wsigen.training.preview import sample_sheet
-from wsigen.training.state import TrainState
+from wsigen.training.state import CHECKPOINT, TrainState
 from wsigen.training.validate import Band, held_out, mean_over, validation_loss
 
 log = logging.getLogger(__name__)
@@ -78,12 +79,7 @@ def train(config: TrainConfig) -> Path:
         DivergedError: if the loss becomes NaN; the last good checkpoint is kept.
     """
     run_dir = config.run_dir or Path("runs") / "denoiser"
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.accumulation,
-        log_with=config.tracker,
-        project_config=ProjectConfiguration(project_dir=str(run_dir)),
-    )
+    accelerator = _accelerator(config, run_dir)
     index = _index(config, run_dir, accelerator)
     step = TrainingStep(_network(config, index), uncertainty=config.loss.uncertainty).to(accelerator.device)
     step.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -96,6 +92,23 @@ def train(config: TrainConfig) -> Path:
     run = _Run(config, run_dir, accelerator, index, step.net, state)
     run.loop()
     return run_dir / "snapshot"
+
+
+def _accelerator(config: TrainConfig, run_dir: Path) -> Accelerator:
+    try:
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            gradient_accumulation_steps=config.accumulation,
+            log_with=config.tracker,
+            project_config=ProjectConfiguration(project_dir=str(run_dir)),
+        )
+    except ValueError as error:  # a device without bf16, a tracker that does not exist
+        raise InvalidValueError(" ".join(str(error).split())) from error
+    if config.tracker and not accelerator.log_with:  # accelerate leaves it out without a word
+        raise InvalidValueError(
+            f"tracker {config.tracker} is not installed; run `pip install {config.tracker}`, or leave it out"
+        )
+    return accelerator
 
 
 def _network(config: TrainConfig, index: SlideIndex) -> Denoiser:
@@ -114,12 +127,12 @@ def _network(config: TrainConfig, index: SlideIndex) -> Denoiser:
 
 
 def _index(config: TrainConfig, run_dir: Path, accelerator: Accelerator) -> SlideIndex:
-    """The slides of this run, indexed once and kept in the run folder."""
+    """The slides of this run, indexed until there is a checkpoint and then kept in the run folder."""
     path = run_dir / "index.parquet"
     if accelerator.is_main_process:
         make_folder(run_dir)
         _check_same_network(config, run_dir)
-        if not path.is_file():
+        if not (path.is_file() and (run_dir / CHECKPOINT).is_file()):
             index = load_or_build_index(
                 config.data.slides, table=config.data.table, val_fraction=config.data.val_fraction
             )
@@ -134,7 +147,7 @@ def _index(config: TrainConfig, run_dir: Path, accelerator: Accelerator) -> Slid
 def _check_same_network(config: TrainConfig, run_dir: Path) -> None:
     path = run_dir / "config.yaml"
     now = json.loads(json.dumps(asdict(config), default=str))
-    if path.is_file():
+    if path.is_file() and (run_dir / CHECKPOINT).is_file():
         before = yaml.safe_load(path.read_text(encoding="utf-8"))
         for part in ("model", "loss", "seed"):
             if before[part] != now[part]:
@@ -142,6 +155,10 @@ def _check_same_network(config: TrainConfig, run_dir: Path) -> None:
                     f"{run_dir} holds a run with {part}={before[part]}, this one has {now[part]}; "
                     "pass another --run_dir, or the old settings to continue it"
                 )
+        if any(before["data"][key] != now["data"][key] for key in ("slides", "table", "val_fraction")):
+            log.warning(
+                "%s goes on with the slides of its index.parquet; pass another --run_dir for others", run_dir
+            )
     write_bytes(path, yaml.safe_dump(now, sort_keys=False).encode())
 
 
@@ -182,8 +199,12 @@ class _Run:
         )
         checkpoint_at = time.monotonic() + 60 * config.checkpoint_every
         losses: list[Tensor] = []
-        with _interruptible() as interrupted, bar:
-            while state.images < self.images and not interrupted:
+        stopped = False
+        with _interruptible() as received, bar:
+            while state.images < self.images:
+                stopped = self._asked_to_stop(received)
+                if stopped:
+                    break
                 before, plain, norm = state.images, [], torch.tensor(0.0)
                 self._set_lr(optimizer)
                 for _ in range(config.accumulation):
@@ -212,15 +233,23 @@ class _Run:
                     checkpoint_at = time.monotonic() + 60 * config.checkpoint_every
                 if self._crossed(before, config.validate_every * 1000):
                     self._validate()
+        del batches  # ends the loader's processes now, not after a wait at exit
         if accelerator.is_main_process:
             state.save(self.run_dir)
             self._snapshot()
-        if interrupted:
+        if stopped:
             log.warning("interrupted at %.1f kimg; the same command continues from here", state.images / 1000)
             raise KeyboardInterrupt
         if accelerator.is_main_process:
             self._validate()
         accelerator.end_training()
+
+    def _asked_to_stop(self, received: list[int]) -> bool:
+        """Whether any process got a signal, so that all of them stop after the same update."""
+        if self.accelerator.num_processes == 1:
+            return bool(received)
+        asked = torch.tensor(float(bool(received)), device=self.accelerator.device)
+        return float(torch.as_tensor(self.accelerator.reduce(asked, "sum"))) > 0
 
     def _loader(self) -> DataLoader[Any]:
         config, accelerator = self.config, self.accelerator
@@ -231,6 +260,8 @@ class _Run:
             mpp_sampling=config.data.mpp_sampling,
             anywhere_fraction=config.data.anywhere_fraction,
         )
+        for group in config.data.patches:
+            dataset.require(group.size)
         schedule = PatchSchedule(
             config.data.patches,
             seed=config.seed,
@@ -249,6 +280,7 @@ class _Run:
             collate_fn=collate,
             pin_memory=accelerator.device.type == "cuda",
             prefetch_factor=4 if workers else None,
+            worker_init_fn=_ignore_ctrl_c,
         )
 
     def _next(self, batches: Iterator[Any]) -> tuple[Tensor, Tensor, list[int]]:
@@ -318,7 +350,8 @@ class _Run:
     def _write(self, record: dict[str, Any]) -> None:
         if not self.accelerator.is_main_process:
             return
-        with (self.run_dir / "stats.jsonl").open("a", encoding="utf-8") as file:
+        path = self.run_dir / "stats.jsonl"
+        with disk_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         scalars = {k: v for k, v in record.items() if isinstance(v, float)}
         self.accelerator.log(scalars, step=self.state.update)
@@ -329,7 +362,12 @@ class _Run:
         return net.eval().requires_grad_(False)
 
     def _snapshot(self) -> None:
-        save_denoiser(self._averaged(), self.run_dir / "snapshot")
+        folder = self.run_dir / "snapshot"
+        try:
+            with disk_errors(folder):
+                save_denoiser(self._averaged(), folder)
+        except SafetensorError as error:  # how its writer reports a full disk
+            raise OutputError(folder, f"cannot be written ({error}); free some space") from error
 
     def _validate(self) -> None:
         """Loss and pictures of the averaged weights, on the main process."""
@@ -345,12 +383,22 @@ class _Run:
             table = validation_loss(
                 net, self.bands, sigma_data=config.loss.sigma_data, device=self.accelerator.device
             )
-            self._write({"kimg": self.state.images / 1000, "val_loss": mean_over(table), "val": table})
+            if table:
+                self._write({"kimg": self.state.images / 1000, "val_loss": mean_over(table), "val": table})
             name = f"samples-{self.state.images // 1000:06d}kimg.png"
-            sample_sheet(net, self.run_dir / name, mpps=config.preview_mpp, size=size, seed=config.seed)
+            if config.preview_mpp:
+                with disk_errors(self.run_dir / name):
+                    sample_sheet(
+                        net, self.run_dir / name, mpps=config.preview_mpp, size=size, seed=config.seed
+                    )
         self.state.save(self.run_dir)
         self._snapshot()
         self.reported_at = (time.perf_counter(), self.state.images)
+
+
+def _ignore_ctrl_c(worker: int) -> None:
+    """A terminal sends it to the loader's processes too, but the update in hand still needs them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

@@ -43,6 +43,9 @@ def held_out(index: SlideIndex, *, size: int, images: int, mpp_range: tuple[floa
         images: patches per band.
         mpp_range: smallest and largest µm/px trained on.
     """
+    if not index.entries:
+        log.warning("no slide is kept for validation; give more slides, or a table that names some")
+        return []
     bands = []
     for low, high in pairwise(BAND_EDGES):
         low, high = max(low, mpp_range[0]), min(high, mpp_range[1])
