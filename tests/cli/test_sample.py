@@ -208,6 +208,20 @@ def test_existing_output(refusal, sample):
     sample("--overwrite")
 
 
+def test_one_of_several_that_exists_stops_the_others_before_they_begin(refusal, sample, tmp_path):
+    sample("--seed", 2, "--name", "s-2", "--mpp", 1)
+    assert "s-2_HE.ome.tif: exists already" in refusal("--count", 3, "--name", "s", "--seed", 1)
+    assert not list((tmp_path / "out").glob("s-1*"))
+
+
+def test_too_little_memory_on_the_device(refusal, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.cuda.OutOfMemoryError("tried to allocate 3 GiB")
+
+    monkeypatch.setattr(synthesis_slide, "run_cascade", full)
+    assert "with --batch-size 4" in refusal("--batch-size", 8)
+
+
 def test_out_that_is_a_file(refusal, tmp_path):
     (tmp_path / "file").write_text("")
     assert "choose another folder" in refusal(out=tmp_path / "file" / "out")

@@ -115,3 +115,13 @@ def test_unreachable_hub_is_one_clear_line(monkeypatch):
     with pytest.raises(SnapshotError, match=r"neither a local folder nor to be had from the hub") as error:
         resolve("owner/name")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_weights_that_are_too_few_or_too_many(tmp_path, layers):
+    net = Denoiser(patchify=2, block_out_channels=(32,), layers_per_block=layers, pixel_channels=4)
+    save_denoiser(net, tmp_path / "snapshot")
+    path = tmp_path / "snapshot" / CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"layers_per_block": 3 - layers}))
+    with pytest.raises(SnapshotError, match="do not fit"):
+        load_denoiser(tmp_path / "snapshot")

@@ -83,7 +83,7 @@ def synthesise(
             job.slide,
             mpp=job.mpp,
             layout=job.layout,
-            provenance={**job.facts(), "fingerprint": fingerprint},
+            provenance={**job.facts(), "layout": job.layout, "fingerprint": fingerprint},
             overwrite=overwrite,
         )
         for journal in journals:
@@ -127,9 +127,10 @@ def _drop_other_state(work: Path, fingerprint: str) -> None:
 
 
 def is_finished(job: SlideJob) -> bool:
-    """Whether this very slide is there already, by the fingerprint in its JSON."""
+    """Whether this very slide is there already, by the fingerprint and the layout in its JSON."""
     try:
         facts = json.loads(beside(job.slide, ".json").read_bytes())
     except (OSError, ValueError):
         return False
-    return job.slide.is_file() and facts.get("fingerprint") == job.fingerprint()
+    same = facts.get("fingerprint") == job.fingerprint() and facts.get("layout") == job.layout
+    return job.slide.is_file() and same

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 
+import torch
+
 from wsigen.config import SampleConfig, parse_bytes
 from wsigen.errors import InvalidValueError
 from wsigen.nn.denoiser import Denoiser
@@ -85,10 +87,16 @@ def make_slides(config: SampleConfig) -> list[SlideFiles]:
     """
     session = open_session(config)
     _check_memory(config, session.plan.canvas_bytes)
+    again = config.count > 1 and not config.overwrite
+    done = {job.slide for job in session.jobs if again and is_finished(job)}
+    for job in session.jobs:  # all of them now, rather than one by one after hours
+        if job.slide in done:
+            log.info("%s is there already", job.slide)
+        else:
+            check_output(job.slide, config.overwrite)
     written = []
     for job in session.jobs:
-        if config.count > 1 and not config.overwrite and is_finished(job):
-            log.info("%s is there already", job.slide)
+        if job.slide in done:
             continue
         written.append(_make_slide(job, session))
         log.info("%s", job.slide)
@@ -97,7 +105,6 @@ def make_slides(config: SampleConfig) -> list[SlideFiles]:
 
 def _make_slide(job: SlideJob, session: Session) -> SlideFiles:
     overwrite = session.config.overwrite
-    check_output(job.slide, overwrite)
     with Reporter(session.plan) as reporter:
         try:
             return synthesise(
@@ -112,6 +119,12 @@ def _make_slide(job: SlideJob, session: Session) -> SlideFiles:
             reporter.close()
             log.warning("interrupted; the same command goes on from here (state in %s)", job.work)
             raise
+        except torch.cuda.OutOfMemoryError as error:
+            batch = session.machine.batch_size
+            raise InvalidValueError(
+                f"{session.machine.device} has too little memory for batches of {batch} patches; run the "
+                f"same command with --batch-size {max(1, batch // 2)}"
+            ) from error
 
 
 def _jobs(config: SampleConfig, dtype: str) -> tuple[SlideJob, ...]:
