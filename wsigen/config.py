@@ -154,6 +154,8 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check(self.lr > 0, "optim.lr", self.lr, "> 0")
+        check(self.warmup >= 0, "optim.warmup", self.warmup, ">= 0")
+        check(all(0 <= b < 1 for b in self.betas), "optim.betas", self.betas, "in [0, 1)")
         check(0 <= self.cooldown <= 1, "optim.cooldown", self.cooldown, "in [0, 1]")
         check(self.grad_clip > 0, "optim.grad_clip", self.grad_clip, "> 0")
         check(0 < self.ema_sigma_rel <= 0.28, "optim.ema_sigma_rel", self.ema_sigma_rel, "in (0, 0.28]")
@@ -201,8 +203,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self.kimg > 0, "kimg", self.kimg, "> 0")
-        check(self.seed >= 0, "seed", self.seed, ">= 0")
+        check(0 <= self.seed < 2**63, "seed", self.seed, "between 0 and 2**63")
         check(self.mixed_precision in ("bf16", "no"), "mixed_precision", self.mixed_precision, "bf16 or no")
+        check(all(m > 0 for m in self.preview_mpp), "preview_mpp", self.preview_mpp, "positive µm/px")
+        check(self.checkpoint_every > 0, "checkpoint_every", self.checkpoint_every, "> 0 minutes")
         check(self.accumulation >= 1, "accumulation", self.accumulation, ">= 1")
         check(self.report_every >= 1, "report_every", self.report_every, ">= 1")
         check(self.validate_every > 0, "validate_every", self.validate_every, "> 0")
@@ -230,12 +234,12 @@ class SampleConfig:
         preset: "fast", "paper", or a YAML file of your own.
         k: factor between two stages.
         out: folder to write to.
-        name: base name of the files; default synthetic-SEED.
+        name: base name of the files, default synthetic-SEED; with --count, NAME-SEED.
         count: number of slides, with seeds SEED, SEED + 1, …
         schedule: "wavefront" keeps a band of rows in memory, "steps" the whole canvas; same slide.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         batch_size: patches per network call.
-        memory: host memory that the canvas may take, such as 8GiB.
+        memory: memory that the canvas may take on its device, such as 8GiB.
         dtype: "auto", "float32" or "bfloat16": precision of the network.
         layout: "linked-ome", "generic" or "lossless".
         overwrite: replace a slide of the same name.
@@ -266,7 +270,7 @@ class SampleConfig:
         check(self.k >= 2, "--k", self.k, ">= 2")
         check(self.size > 0, "--size", self.size, "> 0")
         check(0 < self.mpp < float("inf"), "--mpp", self.mpp, "a positive number of µm/px")
-        check(0 <= self.seed <= 2**63, "--seed", self.seed, "between 0 and 2**63")
+        check(0 <= self.seed < 2**63, "--seed", self.seed, "between 0 and 2**63")
         check(self.count >= 1, "--count", self.count, ">= 1")
         auto = self.batch_size == "auto"
         check(auto or int(self.batch_size) >= 1, "--batch-size", self.batch_size, "auto or >= 1")
@@ -298,7 +302,9 @@ def parse_bytes(text: str) -> int:
     Raises:
         InvalidValueError: if it is no positive amount.
     """
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([KMGT]?I?)B?\s*", text.upper().replace("E", "e"))
+    match = re.fullmatch(
+        r"\s*([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)\s*([KMGT]?I?)B?\s*", text.upper().replace("E", "e")
+    )
     if not match or match[2] not in _UNITS or float(match[1]) <= 0:
         raise InvalidValueError(f"--memory must be an amount such as 8GiB or 500MB, got {text!r}")
     return int(float(match[1]) * _UNITS[match[2]])

@@ -32,6 +32,9 @@ class PathError(WsigenError):
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
 
+    def __reduce__(self) -> tuple[type[PathError], tuple[str, str]]:
+        return type(self), (str(self.path), self.reason)  # so that it survives the way from a worker process
+
 
 class SlideError(PathError):
     """A slide that cannot be read."""

@@ -49,6 +49,11 @@ def test_switches_need_no_value():
 def test_positional():
     assert parsed("here", "--some-number", "2", positional="path").path == Path("here")
     assert parsed("--path", "there", positional="path").path == Path("there")
+    assert parsed("--some-number", "2", "here", positional="path") == Options(
+        path=Path("here"), some_number=2
+    )
+    assert parsed("--some-number=2", "here", positional="path").path == Path("here")
+    assert parsed("--do-it", "here", positional="path") == Options(path=Path("here"), do_it=True)
 
 
 def test_values_with_dashes_stay_as_they_are():

@@ -164,6 +164,7 @@ def test_size_that_is_no_multiple_names_the_nearest(refusal):
         (["--mpp", "0"], "--mpp must be a positive number of µm/px, got 0.0"),
         (["--seed", "-1"], "--seed must be between 0 and"),
         (["--stages", "-1"], "--stages must be >= 0"),
+        (["--memory", "1.5.2GiB"], "--memory must be an amount such as 8GiB"),
         (["--memory", "lots"], "--memory must be an amount such as 8GiB"),
         (["--batch-size", "0"], "--batch-size must be auto or >= 1"),
         (["--device", "cuda:99"], "--device cuda:99: there is none on this machine"),
@@ -220,6 +221,22 @@ def test_too_little_memory_on_the_device(refusal, monkeypatch):
 
     monkeypatch.setattr(synthesis_slide, "run_cascade", full)
     assert "with --batch-size 4" in refusal("--batch-size", 8)
+
+
+def test_killed_while_tidying_up(sample, tmp_path, caplog):
+    out = sample()
+    work = out / ".synthetic-0_HE.partial"
+    work.mkdir()
+    with caplog.at_level(logging.INFO):
+        sample()
+    assert "is there already" in caplog.text
+    assert not work.exists()
+
+
+def test_little_room_is_warned_of(sample, monkeypatch, caplog):
+    monkeypatch.setattr("wsigen.synthesis.slides.free_bytes", lambda path: 1000)
+    sample()
+    assert "0.0 GiB are free; if it fills up, make room" in caplog.text
 
 
 def test_out_that_is_a_file(refusal, tmp_path):

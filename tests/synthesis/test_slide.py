@@ -4,6 +4,7 @@ import random
 import shutil
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import openslide
@@ -145,6 +146,18 @@ def test_state_of_another_job_is_not_continued(tmp_path):
     make(small_job(tmp_path, seed=1), overwrite=True)
     make(small_job(tmp_path / "fresh", seed=1))
     assert contents(tmp_path)["a_HE.ome.tif"] == contents(tmp_path / "fresh")["a_HE.ome.tif"]
+
+
+def test_unfinished_state_in_another_layout_is_replaced(tmp_path):
+    def stop(done):
+        if done.stage == 1:
+            raise KeyboardInterrupt
+
+    job = small_job(tmp_path, size=128, stages=1)
+    with pytest.raises(KeyboardInterrupt):
+        make(job, progress=stop)
+    make(replace(job, layout="lossless"), overwrite=True)
+    assert is_finished(replace(job, layout="lossless"))
 
 
 def test_two_processes_do_not_make_the_same_slide(tmp_path):

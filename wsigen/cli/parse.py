@@ -13,6 +13,8 @@ from wsigen.errors import InvalidValueError
 
 Config = TypeVar("Config")
 
+_TRUTH = ("true", "false")
+
 
 def parse(
     config: type[Config],
@@ -60,13 +62,21 @@ def _normalised(argv: Sequence[str], config: type[Any], positional: str | None) 
     out: list[str] = []
     for i, argument in enumerate(argv):
         if not argument.startswith("--"):
-            out += [f"--{positional}", argument] if positional and i == 0 else [argument]
+            follows_flag = i > 0 and _takes(argv[i - 1], argument, switches)
+            out += [argument] if follows_flag or not positional else [f"--{positional}", argument]
             continue
         flag, equals, value = argument[2:].partition("=")
         flag = flag.replace("-", "_")
-        alone = not equals and (i + 1 == len(argv) or argv[i + 1].startswith("-"))
+        alone = not equals and (i + 1 == len(argv) or argv[i + 1] not in _TRUTH)
         out.append(f"--{flag}=true" if flag in switches and alone else f"--{flag}{equals}{value}")
     return out
+
+
+def _takes(flag: str, value: str, switches: set[str]) -> bool:
+    """Whether ``value`` belongs to the argument before it."""
+    if not flag.startswith("-") or "=" in flag:
+        return False
+    return flag[2:].replace("-", "_") not in switches or value in _TRUTH
 
 
 def _one_line(message: str, prog: str) -> str:

@@ -7,9 +7,9 @@ output before two 3×3 convolutions, modulated by σ and µm/px. Pixels stay exa
 them does too.
 
 At high noise, D is smooth: nothing finer than the noise hides can be known. For a component of no variance,
-F = -n · σ_data/√(σ² + σ_data²), so the detail is multiplied by that gate, and what remains of F at high noise is
-colour at the UNet's resolution, enlarged bilinearly. Without the gate the network must learn to silence a unit of
-white noise to a hundredth, and meanwhile samples are grainy.
+F = -n · σ_data/√(σ² + σ_data²), so the detail is multiplied by that gate, and what remains of F at high noise
+is colour at the UNet's resolution, enlarged bilinearly. Without the gate the network must learn to silence a
+unit of white noise to a hundredth, and meanwhile samples are grainy.
 """
 
 from __future__ import annotations

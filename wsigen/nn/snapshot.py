@@ -35,7 +35,7 @@ def resolve(model: str | Path) -> Path:
     Raises:
         SnapshotError: if there is no such model.
     """
-    for folder in (Path(model), bundled(str(model))):
+    for folder in (bundled(str(model)), Path(model)):
         if (folder / CONFIG).is_file():
             return folder
     if Path(model).exists():

@@ -18,6 +18,15 @@ def preset_names() -> list[str]:
     )
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidValueError(
+            f"--preset {path} cannot be read ({error}); give a YAML file in UTF-8"
+        ) from error
+
+
 def load_preset(name_or_path: str) -> Preset:
     """A preset by name, or from a YAML file.
 
@@ -27,7 +36,7 @@ def load_preset(name_or_path: str) -> Preset:
     if name_or_path in preset_names():
         text = (resources.files("wsigen.presets") / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     elif Path(name_or_path).is_file():
-        text = Path(name_or_path).read_text(encoding="utf-8")
+        text = _read(Path(name_or_path))
     else:
         known = ", ".join(preset_names())
         raise InvalidValueError(f"--preset must be one of {known}, or a YAML file, got {name_or_path!r}")

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -19,7 +18,7 @@ from wsigen.sampling.stage import Machine, Progress
 from wsigen.slide.codec import ZSTD
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.provenance import beside
-from wsigen.slide.write import SlideFiles, check_output, final_journal, write_slide
+from wsigen.slide.write import SlideFiles, check_output, final_journal, layout_codec, write_slide
 from wsigen.synthesis.job import SlideJob
 from wsigen.synthesis.runtime import InPrecision
 
@@ -76,7 +75,7 @@ def synthesise(
     red, green, blue = net.config["background"]
     with _only_process(job):
         if overwrite:
-            _drop_other_state(job.work, fingerprint)
+            _drop_other_state(job)
         run_cascade(runner, specs, store, background=(red, green, blue), machine=machine, progress=progress)
         files = write_slide(
             journals[-1],
@@ -110,19 +109,21 @@ def _only_process(job: SlideJob) -> Iterator[None]:
         lock.release()
 
 
-def _drop_other_state(work: Path, fingerprint: str) -> None:
+def _drop_other_state(job: SlideJob) -> None:
     """Remove the unfinished state of another job, so that this one may use the folder.
 
     Raises:
         OutputError: if it cannot be removed.
     """
-    for manifest in sorted(work.glob("stage-*/journal.json")):
+    mine = {"fingerprint": job.fingerprint()}
+    codecs = {ZSTD.name, layout_codec(job.layout).name}
+    for manifest in sorted(job.work.glob("stage-*/journal.json")):
         try:
-            found = json.loads(manifest.read_bytes()).get("fingerprint")
-        except (ValueError, AttributeError):
-            found = None
-        if found != fingerprint:
-            with disk_errors(work):
+            found = json.loads(manifest.read_bytes())
+        except ValueError:
+            found = {}
+        if found != found | mine or found.get("codec") not in codecs:
+            with disk_errors(job.work):
                 shutil.rmtree(manifest.parent)
 
 

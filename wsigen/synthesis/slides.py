@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from wsigen.config import SampleConfig, parse_bytes
 from wsigen.errors import InvalidValueError
+from wsigen.files import free_bytes
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.snapshot import load_denoiser, weights_hash
 from wsigen.sampling.stage import Machine, StageSpec
@@ -87,20 +90,39 @@ def make_slides(config: SampleConfig) -> list[SlideFiles]:
     """
     session = open_session(config)
     _check_memory(config, session.plan.canvas_bytes)
-    again = config.count > 1 and not config.overwrite
-    done = {job.slide for job in session.jobs if again and is_finished(job)}
-    for job in session.jobs:  # all of them now, rather than one by one after hours
-        if job.slide in done:
-            log.info("%s is there already", job.slide)
-        else:
-            check_output(job.slide, config.overwrite)
+    missing = [
+        job for job in session.jobs if config.overwrite or not _is_there(job, several=config.count > 1)
+    ]
+    for job in missing:  # all of them now, rather than one by one after hours
+        check_output(job.slide, config.overwrite)
+    _check_disk(missing, session.plan.disk_bytes)
     written = []
-    for job in session.jobs:
-        if job.slide in done:
-            continue
+    for job in missing:
         written.append(_make_slide(job, session))
         log.info("%s", job.slide)
     return written
+
+
+def _is_there(job: SlideJob, *, several: bool) -> bool:
+    """Whether a slide needs no making: one of several, or one that was killed while it was tidying up."""
+    there = is_finished(job) and (several or job.work.exists())
+    if there:
+        shutil.rmtree(job.work, ignore_errors=True)
+        log.info("%s is there already", job.slide)
+    return there
+
+
+def _check_disk(jobs: Sequence[SlideJob], needed: int) -> None:
+    """Warn, since the estimate is of a slide that is all tissue."""
+    free = free_bytes(jobs[0].out) if jobs else None
+    if free is not None and free < needed:
+        log.warning(
+            "%s: a slide can take %.1f GiB while it is made, %.1f GiB are free; if it fills up, make room "
+            "and run the same command again",
+            jobs[0].out,
+            needed / 2**30,
+            free / 2**30,
+        )
 
 
 def _make_slide(job: SlideJob, session: Session) -> SlideFiles:
