@@ -8,6 +8,7 @@ import json
 import logging
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -78,7 +79,7 @@ def load_denoiser(model: str | Path = "default", device: torch.device | str = "c
     if not weights.is_file():
         raise SnapshotError(folder, f"has {CONFIG} but no {WEIGHTS}; copy the whole snapshot folder")
     try:
-        net, found = Denoiser.from_pretrained(
+        loaded: Any = Denoiser.from_pretrained(
             str(folder),
             torch_dtype=torch.float32,
             low_cpu_mem_usage=False,
@@ -91,6 +92,7 @@ def load_denoiser(model: str | Path = "default", device: torch.device | str = "c
         ) from error
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise SnapshotError(folder, f"weights do not fit {CONFIG} ({_first_line(error)})") from error
+    net, found = loaded
     astray = [*found["missing_keys"], *found["unexpected_keys"]]
     if astray:  # diffusers would fill in random weights
         raise SnapshotError(
