@@ -14,32 +14,29 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from wsigen.config import TrainConfig
-from wsigen.data.index import SlideIndex, load_or_build_index
-from wsigen.data.patches import PatchDataset, PatchSchedule, collate, to_unit_range
+from wsigen.data.index import SlideIndex
+from wsigen.data.patches import to_unit_range
 from wsigen.diffusion.loss import denoising_loss, draw_noise, uncertainty_weighted
-from wsigen.errors import DivergedError, InvalidValueError, OutputError, SlideError
-from wsigen.files import disk_errors, make_folder, write_bytes
+from wsigen.errors import DivergedError, OutputError
+from wsigen.files import disk_errors
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.ema import PowerEMA
 from wsigen.nn.snapshot import save_denoiser
 from wsigen.nn.uncertainty import Uncertainty
 from wsigen.training.preview import sample_sheet
-from wsigen.training.state import CHECKPOINT, TrainState
+from wsigen.training.setup import make_accelerator, make_loader, make_network, run_index
+from wsigen.training.state import TrainState
 from wsigen.training.validate import Band, held_out, mean_over, validation_loss
 
 log = logging.getLogger(__name__)
@@ -79,9 +76,11 @@ def train(config: TrainConfig) -> Path:
         DivergedError: if the loss becomes NaN; the last good checkpoint is kept.
     """
     run_dir = config.run_dir or Path("runs") / "denoiser"
-    accelerator = _accelerator(config, run_dir)
-    index = _index(config, run_dir, accelerator)
-    step = TrainingStep(_network(config, index), uncertainty=config.loss.uncertainty).to(accelerator.device)
+    accelerator = make_accelerator(config, run_dir)
+    index = run_index(config, run_dir, accelerator)
+    step = TrainingStep(make_network(config, index), uncertainty=config.loss.uncertainty).to(
+        accelerator.device
+    )
     step.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.AdamW(
         step.parameters(), lr=config.optim.lr, betas=config.optim.betas, weight_decay=0.0
@@ -92,74 +91,6 @@ def train(config: TrainConfig) -> Path:
     run = _Run(config, run_dir, accelerator, index, step.net, state)
     run.loop()
     return run_dir / "snapshot"
-
-
-def _accelerator(config: TrainConfig, run_dir: Path) -> Accelerator:
-    try:
-        accelerator = Accelerator(
-            mixed_precision=config.mixed_precision,
-            gradient_accumulation_steps=config.accumulation,
-            log_with=config.tracker,
-            project_config=ProjectConfiguration(project_dir=str(run_dir)),
-        )
-    except ValueError as error:  # a device without bf16, a tracker that does not exist
-        raise InvalidValueError(" ".join(str(error).split())) from error
-    if config.tracker and not accelerator.log_with:  # accelerate leaves it out without a word
-        raise InvalidValueError(
-            f"tracker {config.tracker} is not installed; run `pip install {config.tracker}`, or leave it out"
-        )
-    return accelerator
-
-
-def _network(config: TrainConfig, index: SlideIndex) -> Denoiser:
-    torch.manual_seed(config.seed)
-    red, green, blue = (
-        sorted(e.background[c] for e in index.entries)[len(index.entries) // 2] for c in range(3)
-    )
-    low, high = config.data.mpp_range
-    return Denoiser(
-        **asdict(config.model),
-        sigma_data=config.loss.sigma_data,
-        patch_sizes=tuple(g.size for g in config.data.patches),
-        mpp_range=(low, high),
-        background=(red, green, blue),
-    )
-
-
-def _index(config: TrainConfig, run_dir: Path, accelerator: Accelerator) -> SlideIndex:
-    """The slides of this run, indexed until there is a checkpoint and then kept in the run folder."""
-    path = run_dir / "index.parquet"
-    if accelerator.is_main_process:
-        make_folder(run_dir)
-        _check_same_network(config, run_dir)
-        if not (path.is_file() and (run_dir / CHECKPOINT).is_file()):
-            index = load_or_build_index(
-                config.data.slides, table=config.data.table, val_fraction=config.data.val_fraction
-            )
-            index.save(path)
-    accelerator.wait_for_everyone()
-    index = SlideIndex.load(path)
-    if not index.split("train").entries:
-        raise SlideError(config.data.slides, "no slide in the train split; check the table's split column")
-    return index
-
-
-def _check_same_network(config: TrainConfig, run_dir: Path) -> None:
-    path = run_dir / "config.yaml"
-    now = json.loads(json.dumps(asdict(config), default=str))
-    if path.is_file() and (run_dir / CHECKPOINT).is_file():
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for part in ("model", "loss", "seed"):
-            if before[part] != now[part]:
-                raise InvalidValueError(
-                    f"{run_dir} holds a run with {part}={before[part]}, this one has {now[part]}; "
-                    "pass another --run_dir, or the old settings to continue it"
-                )
-        if any(before["data"][key] != now["data"][key] for key in ("slides", "table", "val_fraction")):
-            log.warning(
-                "%s goes on with the slides of its index.parquet; pass another --run_dir for others", run_dir
-            )
-    write_bytes(path, yaml.safe_dump(now, sort_keys=False).encode())
 
 
 class _Run:
@@ -189,7 +120,7 @@ class _Run:
         config, state, accelerator = self.config, self.state, self.accelerator
         wrapped = torch.compile(state.step) if config.compile else state.step
         wrapped, optimizer = accelerator.prepare(wrapped, state.optimizer)
-        batches = iter(self._loader())
+        batches = iter(make_loader(config, self.train_index, state, self.images, accelerator))
         bar = tqdm(
             total=self.images,
             initial=state.images,
@@ -205,25 +136,11 @@ class _Run:
                 stopped = self._asked_to_stop(received)
                 if stopped:
                     break
-                before, plain, norm = state.images, [], torch.tensor(0.0)
-                self._set_lr(optimizer)
-                for _ in range(config.accumulation):
-                    batch = self._next(batches)
-                    start = time.perf_counter()
-                    with accelerator.accumulate(wrapped):
-                        loss, reported = wrapped(*self._inputs(batch))
-                        accelerator.backward(loss)
-                        if accelerator.sync_gradients:
-                            norm = self._clip()
-                        self._stop_if_diverged(loss, norm)
-                        optimizer.step()
-                        optimizer.zero_grad()
-                    plain.append(reported)
-                    self.step_seconds += time.perf_counter() - start
-                    state.images += len(batch[2]) * accelerator.num_processes
+                before = state.images
+                plain, norm = self._update(wrapped, optimizer, batches)
                 state.update += 1
                 state.ema.update(self.net, state.update)
-                losses.append(torch.stack(plain).mean())
+                losses.append(plain)
                 bar.update(state.images - before)
                 if state.update % config.report_every == 0:
                     self._report(losses, norm, bar)
@@ -244,44 +161,32 @@ class _Run:
             self._validate()
         accelerator.end_training()
 
+    def _update(self, wrapped: nn.Module, optimizer: Any, batches: Iterator[Any]) -> tuple[Tensor, Tensor]:
+        """One update of the weights: its plain loss, and the gradient's norm before clipping."""
+        accelerator, plain, norm = self.accelerator, [], torch.tensor(0.0)
+        self._set_lr(optimizer)
+        for _ in range(self.config.accumulation):
+            batch = self._next(batches)
+            start = time.perf_counter()
+            with accelerator.accumulate(wrapped):
+                loss, reported = wrapped(*self._inputs(batch))
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    norm = self._clip()
+                self._stop_if_diverged(loss, norm)
+                optimizer.step()
+                optimizer.zero_grad()
+            plain.append(reported)
+            self.step_seconds += time.perf_counter() - start
+            self.state.images += len(batch[2]) * accelerator.num_processes
+        return torch.stack(plain).mean(), norm
+
     def _asked_to_stop(self, received: list[int]) -> bool:
         """Whether any process got a signal, so that all of them stop after the same update."""
         if self.accelerator.num_processes == 1:
             return bool(received)
         asked = torch.tensor(float(bool(received)), device=self.accelerator.device)
         return float(torch.as_tensor(self.accelerator.reduce(asked, "sum"))) > 0
-
-    def _loader(self) -> DataLoader[Any]:
-        config, accelerator = self.config, self.accelerator
-        dataset = PatchDataset(
-            self.train_index,
-            seed=config.seed,
-            mpp_range=config.data.mpp_range,
-            mpp_sampling=config.data.mpp_sampling,
-            anywhere_fraction=config.data.anywhere_fraction,
-        )
-        for group in config.data.patches:
-            dataset.require(group.size)
-        schedule = PatchSchedule(
-            config.data.patches,
-            seed=config.seed,
-            images=self.images,
-            first_update=self.state.update,
-            first_image=self.state.images,
-            accumulation=config.accumulation,
-            rank=accelerator.process_index,
-            processes=accelerator.num_processes,
-        )
-        workers = config.data.workers
-        return DataLoader(
-            dataset,
-            batch_sampler=schedule,
-            num_workers=workers,
-            collate_fn=collate,
-            pin_memory=accelerator.device.type == "cuda",
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=_ignore_ctrl_c,
-        )
 
     def _next(self, batches: Iterator[Any]) -> tuple[Tensor, Tensor, list[int]]:
         start = time.perf_counter()
@@ -394,11 +299,6 @@ class _Run:
         self.state.save(self.run_dir)
         self._snapshot()
         self.reported_at = (time.perf_counter(), self.state.images)
-
-
-def _ignore_ctrl_c(worker: int) -> None:
-    """A terminal sends it to the loader's processes too, but the update in hand still needs them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
