@@ -74,3 +74,25 @@ def test_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):
         state.save(tmp_path)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+def test_full_disk_keeps_the_old_checkpoint(small_disk):
+    make_state(width=8).save(small_disk)
+    before = (small_disk / CHECKPOINT).read_bytes()
+    with pytest.raises(OutputError, match=r"checkpoint\.pt: cannot be written .*(free some space|make room)"):
+        make_state(width=200).save(small_disk)
+    assert (small_disk / CHECKPOINT).read_bytes() == before
+    assert [p.name for p in small_disk.iterdir()] == [CHECKPOINT]
+
+
+def test_checkpoint_that_does_not_tell_of_validation_can_be_continued(tmp_path):
+    state = make_state()
+    state.validated = 24
+    state.save(tmp_path)
+    assert make_state().load(tmp_path)
+    saved = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert saved.pop("validated") == 24
+    torch.save(saved, tmp_path / CHECKPOINT)
+    again = make_state()
+    assert again.load(tmp_path)
+    assert again.validated == -1

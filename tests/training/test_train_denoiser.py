@@ -4,19 +4,23 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
 
 from wsigen.config import DataConfig, DenoiserConfig, LossConfig, OptimConfig, PatchGroup, TrainConfig
-from wsigen.errors import DivergedError, InvalidValueError, SlideError
+from wsigen.errors import DivergedError, InvalidValueError, OutputError, SlideError
 from wsigen.nn.snapshot import WEIGHTS, load_denoiser
-from wsigen.training import denoiser
+from wsigen.training import denoiser, setup
 from wsigen.training.denoiser import train
-from wsigen.training.state import CHECKPOINT
+from wsigen.training.state import CHECKPOINT, TrainState
 
 ROOT = Path(__file__).parents[2]
 
@@ -165,6 +169,7 @@ def test_two_processes_agree_with_one(config, slides, tmp_path):
         "--model.pixel_channels=4",
         "--model.context_channels=4",
         "--kimg=0.024",
+        "--validate_every=0.008",
         "--val_images=1",
         "--preview_mpp=[0.5]",
         "--mixed_precision=no",
@@ -261,3 +266,127 @@ def test_ctrl_c_does_not_end_the_loaders_processes(config, tmp_path):
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert torch.load(config.run_dir / CHECKPOINT, weights_only=True)["update"] == 2
+
+
+@pytest.fixture
+def short(config) -> TrainConfig:
+    """Of four updates, without pictures."""
+    group = [PatchGroup(size=16, batch=2)]
+    return replace(config, data=replace(config.data, patches=group), kimg=0.008, val_images=1, preview_mpp=())
+
+
+def contents(run_dir):
+    return {p.relative_to(run_dir): p.read_bytes() for p in run_dir.rglob("*") if p.is_file()}
+
+
+def test_second_run_in_a_folder_is_refused_while_the_first_one_trains(short):
+    short.run_dir.mkdir()
+    with FileLock(short.run_dir / "lock"), pytest.raises(OutputError) as caught:
+        train(short)
+    reason = "another process is training in this folder; wait for it, or choose another --run_dir"
+    assert str(caught.value) == f"{short.run_dir}: {reason}"
+    assert [p.name for p in short.run_dir.iterdir()] == ["lock"]
+    train(short)
+    with FileLock(short.run_dir / "lock", timeout=0):
+        pass  # let go of at the end
+
+
+def test_finished_run_is_left_as_it_is(short, caplog):
+    caplog.set_level("INFO")
+    train(short)
+    assert "finished" not in caplog.text
+    before = contents(short.run_dir)
+    snapshot = train(replace(short, report_every=1))
+    assert f"{short.run_dir} is finished; raise --kimg" in caplog.text
+    assert contents(short.run_dir) == before
+    assert load_denoiser(snapshot).config["pixel_channels"] == 4
+
+
+@pytest.mark.parametrize(("every", "counts"), [(0.004, [0.004, 0.008]), (0.003, [0.004, 0.006, 0.008])])
+def test_no_image_count_is_validated_twice(short, every, counts):
+    train(replace(short, validate_every=every))
+    assert [r["kimg"] for r in stats(short.run_dir) if "val" in r] == counts
+
+
+def test_run_killed_before_its_last_validation_makes_up_for_it(short, monkeypatch):
+    def killed(self):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(denoiser._Run, "_write_validation", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(short)
+    assert not any("val" in r for r in stats(short.run_dir))
+    train(short)
+    assert [r["kimg"] for r in stats(short.run_dir) if "val" in r] == [0.008]
+
+
+def test_stats_of_images_seen_again_are_dropped(short):
+    short = replace(short, report_every=1)
+    train(short)
+    path = short.run_dir / "stats.jsonl"
+    kept = path.read_bytes()
+    path.write_bytes(kept + b'{"kimg": 0.01, "loss": 7.0}\n{"kimg": 0.0')  # killed in the middle of a line
+    train(replace(short, kimg=0.012))
+    assert path.read_bytes().startswith(kept)
+    reports = [r for r in stats(short.run_dir) if "loss" in r]
+    assert [r["kimg"] for r in reports] == [0.002, 0.004, 0.006, 0.008, 0.01, 0.012]
+    assert all(r["loss"] < 7 for r in reports)
+
+
+def test_earlier_configuration_is_kept_when_a_run_goes_on_with_another(short):
+    train(short)
+    first = (short.run_dir / "config.yaml").read_bytes()
+    longer = replace(short, kimg=0.012, optim=replace(short.optim, lr=1e-3))
+    train(longer)
+    assert (short.run_dir / "config-0.008.yaml").read_bytes() == first
+    assert b"lr: 0.001" in (short.run_dir / "config.yaml").read_bytes()
+    train(longer)  # the same command again
+    assert sorted(p.name for p in short.run_dir.glob("config*")) == ["config-0.008.yaml", "config.yaml"]
+
+
+def test_resumed_run_with_loader_processes_equals_one_that_never_stopped(short, tmp_path):
+    straight = replace(short, run_dir=tmp_path / "straight")
+    train(straight)
+    loaded = replace(short, data=replace(short.data, workers=2))
+    train(replace(loaded, kimg=0.004))
+    train(loaded)
+    assert_same(weights(straight.run_dir), weights(loaded.run_dir), rtol=0, atol=0)
+
+
+def test_other_processes_wait_while_the_main_one_validates(short, monkeypatch):
+    accelerator = setup.make_accelerator(short, short.run_dir)
+    assert accelerator.init_handler is not None
+    assert accelerator.init_handler.timeout == timedelta(hours=2)
+    calls = []
+
+    def run(main):
+        run: Any = object.__new__(denoiser._Run)
+        run.state = SimpleNamespace(images=8, validated=4)
+        run.accelerator = SimpleNamespace(
+            is_main_process=main, wait_for_everyone=lambda: calls.append("wait")
+        )
+        run._write_validation = lambda: calls.append("validate")
+        run._keep = lambda: calls.append("keep")
+        return run
+
+    for main, expected in ((False, ["wait"]), (True, ["validate", "keep", "wait"])):
+        process = run(main)
+        process._validate()
+        process._validate()  # at the same image count: nothing, on every process alike
+        assert calls == expected
+        calls.clear()
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_full_disk_ends_the_run_on_one_line(short, small_disk, monkeypatch, snapshot):
+    run_dir = small_disk / "run"
+    if snapshot:
+        monkeypatch.setattr(TrainState, "save", lambda self, run_dir: None)
+    with pytest.raises(OutputError, match=r"free some space|make room") as caught:
+        train(replace(short, run_dir=run_dir))
+    assert caught.value.path == run_dir / ("snapshot" if snapshot else CHECKPOINT)
+    assert "\n" not in str(caught.value)
+    assert not (run_dir / CHECKPOINT).exists()
+    assert not list(run_dir.glob("*.tmp"))
+    assert not (run_dir / "snapshot" / WEIGHTS).exists()

@@ -10,12 +10,9 @@ import copy
 import json
 import logging
 import math
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -34,6 +31,8 @@ from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.ema import PowerEMA
 from wsigen.nn.snapshot import save_denoiser
 from wsigen.nn.uncertainty import Uncertainty
+from wsigen.training.folder import STATS, drop_lost_stats, only_run, save_config
+from wsigen.training.interrupt import interruptible
 from wsigen.training.preview import sample_sheet
 from wsigen.training.setup import make_accelerator, make_loader, make_network, run_index
 from wsigen.training.state import TrainState
@@ -68,29 +67,40 @@ class TrainingStep(nn.Module):
 def train(config: TrainConfig) -> Path:
     """Train until ``config.kimg``, resuming if the run folder holds a checkpoint.
 
+    A run that is finished is left as it is.
+
     Returns:
         The folder of the last snapshot, ready for ``sample --model``.
 
     Raises:
         SlideError: if there is nothing to learn from.
+        InvalidValueError: if the run folder holds a run of another network or seed.
+        OutputError: if another process trains in the run folder, or the disk refuses.
         DivergedError: if the loss becomes NaN; the last good checkpoint is kept.
     """
     run_dir = config.run_dir or Path("runs") / "denoiser"
     accelerator = make_accelerator(config, run_dir)
-    index = run_index(config, run_dir, accelerator)
-    step = TrainingStep(make_network(config, index), uncertainty=config.loss.uncertainty).to(
-        accelerator.device
-    )
-    step.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    optimizer = torch.optim.AdamW(
-        step.parameters(), lr=config.optim.lr, betas=config.optim.betas, weight_decay=0.0
-    )
-    state = TrainState(step, PowerEMA(step.net, config.optim.ema_sigma_rel), optimizer)
-    if state.load(run_dir):
-        log.info("continuing %s at %.1f kimg", run_dir, state.images / 1000)
-    run = _Run(config, run_dir, accelerator, index, step.net, state)
-    run.loop()
+    with only_run(run_dir, main=accelerator.is_main_process):
+        index = run_index(config, run_dir, accelerator)
+        step = TrainingStep(make_network(config, index), uncertainty=config.loss.uncertainty)
+        step.to(accelerator.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        optimizer = torch.optim.AdamW(
+            step.parameters(), lr=config.optim.lr, betas=config.optim.betas, weight_decay=0.0
+        )
+        state = TrainState(step, PowerEMA(step.net, config.optim.ema_sigma_rel), optimizer)
+        resumed = state.load(run_dir)
+        if state.validated == state.images >= _images(config):
+            log.info("%s is finished; raise --kimg to train it further", run_dir)
+        else:
+            if resumed:
+                log.info("continuing %s at %.1f kimg", run_dir, state.images / 1000)
+            _Run(config, run_dir, accelerator, index, step.net, state).loop()
+        accelerator.end_training()
     return run_dir / "snapshot"
+
+
+def _images(config: TrainConfig) -> int:
+    return math.ceil(config.kimg * 1000)
 
 
 class _Run:
@@ -108,12 +118,15 @@ class _Run:
         self.config, self.run_dir, self.accelerator = config, run_dir, accelerator
         self.net, self.state = net, state
         self.train_index, self.val_index = index.split("train"), index.split("val")
-        self.images = math.ceil(config.kimg * 1000)
+        self.images = _images(config)
         self.bands: list[Band] | None = None
         self.wait_seconds = self.step_seconds = 0.0
         self.reported_at = (time.perf_counter(), state.images)
-        if config.tracker and accelerator.is_main_process:
-            accelerator.init_trackers("wsigen")
+        if accelerator.is_main_process:
+            save_config(config, run_dir, state.images)
+            drop_lost_stats(run_dir, state.images)
+            if config.tracker:
+                accelerator.init_trackers("wsigen")
 
     def loop(self) -> None:
         """Updates until enough images are seen."""
@@ -131,7 +144,7 @@ class _Run:
         checkpoint_at = time.monotonic() + 60 * config.checkpoint_every
         losses: list[Tensor] = []
         stopped = False
-        with _interruptible() as received, bar:
+        with interruptible() as received, bar:
             while state.images < self.images:
                 stopped = self._asked_to_stop(received)
                 if stopped:
@@ -151,15 +164,14 @@ class _Run:
                 if self._crossed(before, config.validate_every * 1000):
                     self._validate()
         del batches  # ends the loader's processes now, not after a wait at exit
-        if accelerator.is_main_process:
-            state.save(self.run_dir)
-            self._snapshot()
+        if accelerator.is_main_process and state.validated != state.images:
+            self._keep()
         if stopped:
             log.warning("interrupted at %.1f kimg; the same command continues from here", state.images / 1000)
             raise KeyboardInterrupt
+        self._validate()
         if accelerator.is_main_process:
-            self._validate()
-        accelerator.end_training()
+            state.save(self.run_dir)  # once more: only now is the run finished
 
     def _update(self, wrapped: nn.Module, optimizer: Any, batches: Iterator[Any]) -> tuple[Tensor, Tensor]:
         """One update of the weights: its plain loss, and the gradient's norm before clipping."""
@@ -255,7 +267,7 @@ class _Run:
     def _write(self, record: dict[str, Any]) -> None:
         if not self.accelerator.is_main_process:
             return
-        path = self.run_dir / "stats.jsonl"
+        path = self.run_dir / STATS
         with disk_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         scalars = {k: v for k, v in record.items() if isinstance(v, float)}
@@ -266,6 +278,11 @@ class _Run:
         net.load_state_dict(self.state.ema.state_dict())
         return net.eval().requires_grad_(False)
 
+    def _keep(self) -> None:
+        """Checkpoint first: it is what cannot be made again."""
+        self.state.save(self.run_dir)
+        self._snapshot()
+
     def _snapshot(self) -> None:
         folder = self.run_dir / "snapshot"
         try:
@@ -275,9 +292,19 @@ class _Run:
             raise OutputError(folder, f"cannot be written ({error}); free some space") from error
 
     def _validate(self) -> None:
-        """Loss and pictures of the averaged weights, on the main process."""
-        if not self.accelerator.is_main_process:
+        """Look at the averaged weights on the main process while the others wait; once for an image count."""
+        state = self.state
+        if state.validated == state.images:
             return
+        if self.accelerator.is_main_process:
+            self._write_validation()
+            self._keep()
+        state.validated = state.images
+        self.accelerator.wait_for_everyone()
+        self.reported_at = (time.perf_counter(), state.images)
+
+    def _write_validation(self) -> None:
+        """Loss and pictures of the averaged weights."""
         config, net = self.config, self._averaged()
         size = min(g.size for g in config.data.patches)
         if self.bands is None:
@@ -296,24 +323,3 @@ class _Run:
                     sample_sheet(
                         net, self.run_dir / name, mpps=config.preview_mpp, size=size, seed=config.seed
                     )
-        self.state.save(self.run_dir)
-        self._snapshot()
-        self.reported_at = (time.perf_counter(), self.state.images)
-
-
-@contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """A list that fills when the process is asked to stop, so that the update in hand is finished first."""
-    received: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {s: signal.signal(s, remember) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)

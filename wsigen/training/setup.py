@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import signal
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from torch.utils.data import DataLoader
 
 from wsigen.config import TrainConfig
 from wsigen.data.index import SlideIndex, load_or_build_index
 from wsigen.data.patches import PatchDataset, PatchSchedule, collate
 from wsigen.errors import InvalidValueError, SlideError
-from wsigen.files import make_folder, write_bytes
 from wsigen.nn.denoiser import Denoiser
+from wsigen.training.folder import check_same_network
+from wsigen.training.interrupt import ignore_ctrl_c
 from wsigen.training.state import CHECKPOINT, TrainState
 
-log = logging.getLogger(__name__)
+# how long processes wait for the main one, which indexes slides and validates alone
+PATIENCE = timedelta(hours=2)
 
 
 def make_accelerator(config: TrainConfig, run_dir: Path) -> Accelerator:
@@ -42,6 +41,7 @@ def make_accelerator(config: TrainConfig, run_dir: Path) -> Accelerator:
             gradient_accumulation_steps=config.accumulation,
             log_with=config.tracker,
             project_config=ProjectConfiguration(project_dir=str(run_dir)),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
     except ValueError as error:  # a device without bf16, a tracker that does not exist
         raise InvalidValueError(" ".join(str(error).split())) from error
@@ -90,8 +90,7 @@ def run_index(config: TrainConfig, run_dir: Path, accelerator: Accelerator) -> S
     """
     path = run_dir / "index.parquet"
     if accelerator.is_main_process:
-        make_folder(run_dir)
-        _check_same_network(config, run_dir)
+        check_same_network(config, run_dir)
         if not (path.is_file() and (run_dir / CHECKPOINT).is_file()):
             index = load_or_build_index(
                 config.data.slides, table=config.data.table, val_fraction=config.data.val_fraction
@@ -102,24 +101,6 @@ def run_index(config: TrainConfig, run_dir: Path, accelerator: Accelerator) -> S
     if not index.split("train").entries:
         raise SlideError(config.data.slides, "no slide in the train split; check the table's split column")
     return index
-
-
-def _check_same_network(config: TrainConfig, run_dir: Path) -> None:
-    path = run_dir / "config.yaml"
-    now = json.loads(json.dumps(asdict(config), default=str))
-    if path.is_file() and (run_dir / CHECKPOINT).is_file():
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for part in ("model", "loss", "seed"):
-            if before[part] != now[part]:
-                raise InvalidValueError(
-                    f"{run_dir} holds a run with {part}={before[part]}, this one has {now[part]}; "
-                    "pass another --run_dir, or the old settings to continue it"
-                )
-        if any(before["data"][key] != now["data"][key] for key in ("slides", "table", "val_fraction")):
-            log.warning(
-                "%s goes on with the slides of its index.parquet; pass another --run_dir for others", run_dir
-            )
-    write_bytes(path, yaml.safe_dump(now, sort_keys=False).encode())
 
 
 def make_loader(
@@ -164,10 +145,5 @@ def make_loader(
         collate_fn=collate,
         pin_memory=accelerator.device.type == "cuda",
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_ignore_ctrl_c,
+        worker_init_fn=ignore_ctrl_c,
     )
-
-
-def _ignore_ctrl_c(worker: int) -> None:
-    """A terminal sends it to the loader's processes too, but the update in hand still needs them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -26,6 +26,7 @@ class TrainState:
         optimizer: the optimiser.
         update: updates made.
         images: images seen.
+        validated: images seen at the last validation; -1 before the first.
     """
 
     step: nn.Module
@@ -33,6 +34,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     update: int = 0
     images: int = 0
+    validated: int = -1
 
     def save(self, run_dir: Path) -> None:
         """Replace the checkpoint of ``run_dir``.
@@ -46,6 +48,7 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "update": self.update,
             "images": self.images,
+            "validated": self.validated,
         }
         path = run_dir / CHECKPOINT
         try:
@@ -74,4 +77,5 @@ class TrainState:
                 path, f"does not fit this configuration ({first}); use another --run_dir"
             ) from error
         self.update, self.images = int(state["update"]), int(state["images"])
+        self.validated = int(state.get("validated", -1))  # checkpoints of before did not tell
         return True
