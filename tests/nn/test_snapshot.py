@@ -54,6 +54,13 @@ def test_saving_again_replaces_the_snapshot(net, folder):
     assert sorted(p.name for p in folder.parent.iterdir()) == ["snapshot"]
 
 
+def test_snapshot_of_a_loaded_model_does_not_say_where_it_came_from(folder, tmp_path):
+    save_denoiser(load_denoiser(folder), tmp_path / "copy")
+    assert str(tmp_path) not in (tmp_path / "copy" / CONFIG).read_text()
+    assert (tmp_path / "copy" / WEIGHTS).stat().st_mode & 0o777 == 0o644
+    assert weights_hash(folder) == weights_hash(tmp_path / "copy")
+
+
 def test_hash_names_config_and_weights(net, folder, tmp_path):
     save_denoiser(net, tmp_path / "again")
     assert weights_hash(folder) == weights_hash(tmp_path / "again")

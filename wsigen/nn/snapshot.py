@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import logging
+import shutil
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -117,11 +118,17 @@ def save_denoiser(net: Denoiser, folder: Path, dtype: torch.dtype = torch.float3
     """
     logging.getLogger("diffusers.models.modeling_utils").setLevel(logging.ERROR)  # it warns of .to(dtype)
     part = folder.with_name(folder.name + ".part")
-    copy.deepcopy(net).to(dtype=dtype).save_pretrained(str(part))  # pyright: ignore[reportCallIssue]
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in sorted(part.iterdir()):
-        file.replace(folder / file.name)
-    part.rmdir()
+    try:
+        copy.deepcopy(net).to(dtype=dtype).save_pretrained(str(part))  # pyright: ignore[reportCallIssue]
+        config = json.loads((part / CONFIG).read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)  # where these weights were loaded from is nobody else's business
+        (part / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in sorted(part.iterdir()):
+            file.chmod(0o644)  # safetensors writes for the owner alone
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def weights_hash(model: str | Path) -> str:
