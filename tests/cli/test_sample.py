@@ -172,7 +172,7 @@ def test_size_that_is_no_multiple_names_the_nearest(refusal):
         (["--preset", "slow"], "--preset must be one of fast, paper, or a YAML file, got 'slow'"),
         (["--layout", "svs"], "layout"),
         (["--name", "a/b"], "--name must be a plain file name"),
-        (["--sise", "4"], "--sise"),
+        (["--colour", "4"], "--colour"),
         (["--size", "many"], "size"),
     ],
 )
