@@ -1,0 +1,100 @@
+"""What ``sample`` can be told."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from wsigen.config.check import check
+from wsigen.errors import InvalidValueError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """One call of ``sample``.
+
+    Args:
+        size: side of the slide in pixels, patch * k**stages.
+        stages: number of upscalings; the patch that the denoiser sees is size / k**stages.
+        seed: the slide follows from it, whatever the machine, memory, batch size or schedule.
+        mpp: µm/px of the finished slide.
+        model: "default" (bundled), a snapshot folder, or a hub id.
+        preset: "fast", "paper", or a YAML file of your own.
+        k: factor between two stages.
+        out: folder to write to.
+        name: base name of the files, default synthetic-SEED; with --count, NAME-SEED.
+        count: number of slides, with seeds SEED, SEED + 1, …
+        schedule: "wavefront" keeps a band of rows in memory, "steps" the whole canvas; same slide.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        batch_size: patches per network call.
+        memory: memory that the canvas may take on its device, such as 8GiB.
+        dtype: "auto", "float32" or "bfloat16": precision of the network.
+        layout: "linked-ome", "generic" or "lossless".
+        overwrite: replace a slide of the same name.
+        dry_run: print what it would take, and stop.
+    """
+
+    size: int = 2048
+    stages: int = 4
+    seed: int = 0
+    mpp: float = 0.5
+    model: str = "default"
+    preset: str = "fast"
+    k: int = 2
+    out: Path = Path("slides")
+    name: str | None = None
+    count: int = 1
+    schedule: Literal["wavefront", "steps"] = "wavefront"
+    device: str = "auto"
+    batch_size: int | Literal["auto"] = "auto"
+    memory: str = "8GiB"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    layout: Literal["linked-ome", "generic", "lossless"] = "linked-ome"
+    overwrite: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        check(self.stages >= 0, "--stages", self.stages, ">= 0")
+        check(self.k >= 2, "--k", self.k, ">= 2")
+        check(self.size > 0, "--size", self.size, "> 0")
+        check(0 < self.mpp < float("inf"), "--mpp", self.mpp, "a positive number of µm/px")
+        check(0 <= self.seed < 2**63, "--seed", self.seed, "between 0 and 2**63")
+        check(self.count >= 1, "--count", self.count, ">= 1")
+        auto = self.batch_size == "auto"
+        check(auto or int(self.batch_size) >= 1, "--batch-size", self.batch_size, "auto or >= 1")
+        check(
+            self.name is None or self.name == Path(self.name).name != "",
+            "--name",
+            self.name,
+            "a plain file name",
+        )
+        parse_bytes(self.memory)
+
+
+_UNITS = {
+    "": 1,
+    "K": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "KI": 2**10,
+    "MI": 2**20,
+    "GI": 2**30,
+    "TI": 2**40,
+}
+
+
+def parse_bytes(text: str) -> int:
+    """Number of bytes in a string such as "8GiB", "500MB" or "1e9".
+
+    Raises:
+        InvalidValueError: if it is no positive amount.
+    """
+    match = re.fullmatch(
+        r"\s*([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)\s*([KMGT]?I?)B?\s*", text.upper().replace("E", "e")
+    )
+    if not match or match[2] not in _UNITS or float(match[1]) <= 0:
+        raise InvalidValueError(f"--memory must be an amount such as 8GiB or 500MB, got {text!r}")
+    return int(float(match[1]) * _UNITS[match[2]])
