@@ -1,1 +1,1 @@
-"""What a stain translator is trained with: adversarial, contrastive, cycle and spatially correlative losses."""
+"""What a stain translator is trained with: adversarial, contrastive, cycle, correlative losses."""
