@@ -1,0 +1,101 @@
+"""Parts of the stain generators: the residual block, and ways to halve and to double the resolution.
+
+Blurred resampling follows Zhang, "Making Convolutional Networks Shift-Invariant Again" (2019): a binomial
+filter goes with every change of resolution. Learned resampling has as many taps, and the same strides.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+DOWN_TAPS = (1.0, 2.0, 1.0)
+UP_TAPS = (1.0, 3.0, 3.0, 1.0)
+
+
+def binomial(taps: tuple[float, ...], gain: float = 1.0) -> Float[Tensor, "1 1 k k"]:
+    """The separable filter taps ⊗ taps, summing to ``gain``.
+
+    Args:
+        taps: one-dimensional filter.
+        gain: 1 keeps the mean when halving, 4 when doubling with stride 2.
+    """
+    row = torch.tensor(taps)
+    filt = row[:, None] * row
+    return (gain * filt / filt.sum())[None, None]
+
+
+class BlurDown(nn.Module):
+    """Halves the resolution: [1, 2, 1] ⊗ [1, 2, 1] / 16 at every second pixel, edges reflected."""
+
+    filt: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filt", binomial(DOWN_TAPS), persistent=False)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h//2 w//2"]:
+        """``x`` at half the resolution."""
+        channels = x.shape[1]
+        filt = self.filt.expand(channels, -1, -1, -1)
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), filt, stride=2, groups=channels)
+
+
+class BlurUp(nn.Module):
+    """Doubles the resolution: 4 · [1, 3, 3, 1] ⊗ [1, 3, 3, 1] / 64 between the pixels, edges replicated."""
+
+    filt: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filt", binomial(UP_TAPS, 4.0), persistent=False)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
+        """``x`` at twice the resolution."""
+        channels = x.shape[1]
+        filt = self.filt.expand(channels, -1, -1, -1)
+        padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        return F.conv_transpose2d(padded, filt, stride=2, padding=3, groups=channels)
+
+
+class LearnedUp(nn.Sequential):
+    """Doubles the resolution with a learned 4×4 transposed convolution, edges reflected.
+
+    Args:
+        channels: of the input and of the output.
+        bias: whether the convolution has one.
+    """
+
+    def __init__(self, channels: int, bias: bool = True) -> None:
+        up = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=3, bias=bias)
+        super().__init__(nn.ReflectionPad2d(1), up)
+
+
+class ResnetBlock(nn.Module):
+    """x + two 3×3 convolutions, each behind a reflected margin and followed by instance normalisation.
+
+    Args:
+        channels: of input and output.
+        bias: whether the convolutions have one.
+        affine: whether the normalisation has a learned scale and shift.
+        dropout: drop half of the activations between the convolutions while training.
+    """
+
+    def __init__(self, channels: int, bias: bool = True, affine: bool = False, dropout: bool = False) -> None:
+        super().__init__()
+        self.conv_block = nn.Sequential(
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(channels, channels, 3, bias=bias),
+            nn.InstanceNorm2d(channels, affine=affine),
+            nn.ReLU(True),
+            *([nn.Dropout(0.5)] if dropout else []),
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(channels, channels, 3, bias=bias),
+            nn.InstanceNorm2d(channels, affine=affine),
+        )
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """``x`` and its residual."""
+        return x + self.conv_block(x)
