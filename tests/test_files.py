@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 
 import pytest
 
 from wsigen.errors import OutputError
-from wsigen.files import atomic_path, free_bytes, make_folder, output_error, write_bytes
+from wsigen.files import atomic_path, free_bytes, make_folder, only_process, output_error, write_bytes
 
 
 def test_write_bytes_replaces_and_leaves_nothing_else(tmp_path):
@@ -80,3 +81,37 @@ def test_free_bytes_of_a_path_that_does_not_exist_yet(tmp_path):
     free = free_bytes(tmp_path / "a" / "b" / "c")
     assert free is not None
     assert 0 < free <= os.statvfs(tmp_path).f_frsize * os.statvfs(tmp_path).f_blocks
+
+
+def _hold(folder, entered, leave):
+    with only_process(folder, "busy"):
+        entered.set()
+        leave.wait(30)
+
+
+def test_one_process_at_a_time(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    entered, leave = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path / "work", entered, leave))
+    other.start()
+    assert entered.wait(30)
+    with pytest.raises(OutputError, match=r"work: busy") as caught, only_process(tmp_path / "work", "busy"):
+        pass
+    assert caught.value.path == tmp_path / "work"
+    other.kill()
+    other.join()
+    with only_process(tmp_path / "work", "busy"):
+        assert [file.name for file in (tmp_path / "work").iterdir()] == ["lock"]
+
+
+def test_lock_in_a_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="choose another"), only_process(tmp_path / "file", "busy"):
+        pass
+
+
+def test_lock_is_let_go_after_an_error(tmp_path):
+    with pytest.raises(KeyError), only_process(tmp_path, "busy"):
+        raise KeyError
+    with only_process(tmp_path, "busy"):
+        pass

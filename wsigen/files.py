@@ -13,6 +13,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from wsigen.errors import OutputError
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -81,6 +83,30 @@ def make_folder(folder: Path) -> None:
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def only_process(folder: Path, taken: str) -> Iterator[None]:
+    """Keep other processes out of ``folder``; the system lets go of the lock when this one dies.
+
+    Args:
+        folder: made where missing; holds the file ``lock`` afterwards.
+        taken: what to tell the user where another process is in it, and what to do.
+
+    Raises:
+        OutputError: another process is in the folder, or it cannot be written to.
+    """
+    make_folder(folder)
+    lock = FileLock(folder / "lock", timeout=0)
+    with disk_errors(folder):
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise OutputError(folder, taken) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def temporary_name(path: Path) -> Path:

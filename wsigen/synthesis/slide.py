@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from filelock import FileLock, Timeout
-
-from wsigen.errors import OutputError
-from wsigen.files import disk_errors, make_folder
+from wsigen.files import disk_errors, only_process
 from wsigen.geometry import Size
 from wsigen.nn.denoiser import Denoiser
 from wsigen.sampling.cascade import run_cascade
@@ -73,7 +68,9 @@ def synthesise(
         return journals[-1]
 
     red, green, blue = net.config["background"]
-    with _only_process(job):
+    with only_process(
+        job.work, "another process is making this slide; wait for it, or choose another --name"
+    ):
         if overwrite:
             _drop_other_state(job)
         run_cascade(runner, specs, store, background=(red, green, blue), machine=machine, progress=progress)
@@ -91,38 +88,20 @@ def synthesise(
     return files
 
 
-@contextmanager
-def _only_process(job: SlideJob) -> Iterator[None]:
-    """Keep other processes from making the same slide; the system lets go of the lock when this one dies."""
-    make_folder(job.work)
-    lock = FileLock(job.work / "lock", timeout=0)
-    with disk_errors(job.work):
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise OutputError(
-                job.work, "another process is making this slide; wait for it, or choose another --name"
-            ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _drop_other_state(job: SlideJob) -> None:
     """Remove the unfinished state of another job, so that this one may use the folder.
 
     Raises:
         OutputError: if it cannot be removed.
     """
-    mine = {"fingerprint": job.fingerprint()}
-    codecs = {ZSTD.name, layout_codec(job.layout).name}
+    codecs = (ZSTD.name, layout_codec(job.layout).name)
     for manifest in sorted(job.work.glob("stage-*/journal.json")):
         try:
             found = json.loads(manifest.read_bytes())
-        except ValueError:
-            found = {}
-        if found != found | mine or found.get("codec") not in codecs:
+            mine = found["fingerprint"] == job.fingerprint() and found["codec"] in codecs
+        except (ValueError, KeyError, TypeError):
+            mine = False
+        if not mine:
             with disk_errors(job.work):
                 shutil.rmtree(manifest.parent)
 

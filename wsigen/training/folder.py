@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from wsigen.config import TrainConfig
-from wsigen.errors import InvalidValueError, OutputError
-from wsigen.files import disk_errors, make_folder, write_bytes
+from wsigen.errors import InvalidValueError
+from wsigen.files import only_process, write_bytes
 from wsigen.training.state import CHECKPOINT
 
 CONFIG = "config.yaml"
@@ -24,34 +22,18 @@ STATS = "stats.jsonl"
 log = logging.getLogger(__name__)
 
 
-@contextmanager
-def only_run(run_dir: Path, *, main: bool) -> Iterator[None]:
-    """Keep other runs out of the folder; the system lets go of the lock when this process dies.
+def only_run(run_dir: Path, *, main: bool) -> AbstractContextManager[None]:
+    """Keep other runs out of the folder, made where missing.
 
     Args:
-        run_dir: the folder, made where missing.
+        run_dir: the folder.
         main: whether this is the main process of its run; the others share its lock.
 
     Raises:
-        OutputError: if another run holds the folder, or it cannot be written to.
+        OutputError: on entering, if another run holds the folder, or it cannot be written to.
     """
-    if not main:
-        yield
-        return
-    make_folder(run_dir)
-    lock = FileLock(run_dir / "lock", timeout=0)
-    with disk_errors(run_dir):
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise OutputError(
-                run_dir,
-                "another process is training in this folder; wait for it, or choose another --run_dir",
-            ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    taken = "another process is training in this folder; wait for it, or choose another --run_dir"
+    return only_process(run_dir, taken) if main else nullcontext()
 
 
 def check_same_network(config: TrainConfig, run_dir: Path) -> None:
