@@ -1,0 +1,82 @@
+"""Adaptive instance normalisation with explicit statistics.
+
+Huang & Belongie 2017, "Arbitrary Style Transfer in Real-time with Adaptive Instance Normalization", eq. 8:
+AdaIN(x, y) = σ(y) (x − μ(x)) / σ(x) + μ(y). Chen et al. 2022 (URST, thumbnail instance normalisation) take
+μ and σ of content and style from thumbnails, so that every tile of an image is moved by the same map. Here
+the statistics are arguments; what they were measured on is the caller's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+EPSILON = 1e-5  # added to the variance, as in the published weights' training
+LARGEST_GAIN = 10.0
+
+
+@dataclass(frozen=True)
+class FeatureStats:
+    """Mean and standard deviation over the positions of each channel.
+
+    Attributes:
+        mean: (b, c), float32.
+        std: (b, c), float32, the root of biased variance + 1e-5.
+    """
+
+    mean: Float[Tensor, "b c"]
+    std: Float[Tensor, "b c"]
+
+
+@dataclass(frozen=True)
+class ChannelMap:
+    """x → scale · x + shift, per channel.
+
+    Attributes:
+        scale: (b, c, 1, 1).
+        shift: (b, c, 1, 1).
+    """
+
+    scale: Float[Tensor, "b c 1 1"]
+    shift: Float[Tensor, "b c 1 1"]
+
+    def __call__(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The map of every position; what happens at a position depends on its own value alone."""
+        return features * self.scale.to(features.dtype) + self.shift.to(features.dtype)
+
+
+def feature_stats(
+    features: Float[Tensor, "b c h w"], weight: Float[Tensor, "b 1 h w"] | None = None
+) -> FeatureStats:
+    """Weighted mean and standard deviation of each channel, in float32.
+
+    Args:
+        features: of an encoder.
+        weight: how much each position counts, ≥ 0, not all zero; None counts all alike.
+    """
+    x = features.float().flatten(2)
+    w = torch.ones_like(x[:, :1]) if weight is None else weight.float().flatten(2)
+    w = w / w.sum(dim=2, keepdim=True)
+    mean = (x * w).sum(dim=2, keepdim=True)
+    variance = ((x - mean).square() * w).sum(dim=2)
+    return FeatureStats(mean[:, :, 0], (variance + EPSILON).sqrt())
+
+
+def adain_map(content: FeatureStats, style: FeatureStats, strength: float = 1.0) -> ChannelMap:
+    """AdaIN (eq. 8) blended with the unchanged features (eq. 14), as one map per channel.
+
+    σ(y)/σ(x) is held at 10 or less, unlike in the papers: a channel that is dead in a thumbnail may well be
+    alive in a tile, and would be blown up there without limit.
+
+    Args:
+        content: statistics of what is to be changed.
+        style: statistics of what it is to look like.
+        strength: α of eq. 14, in [0, 1]; 0 leaves the features as they are.
+    """
+    gain = (style.std / content.std).clamp(max=LARGEST_GAIN)
+    scale = 1 - strength + strength * gain
+    shift = strength * (style.mean - gain * content.mean)
+    return ChannelMap(scale[:, :, None, None], shift[:, :, None, None])
