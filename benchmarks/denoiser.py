@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from wsigen.data.index import SlideIndex, build_index
-from wsigen.nn.snapshot import load_denoiser
+from wsigen.nn.denoiser import load_denoiser
 from wsigen.synthesis.runtime import InPrecision, choose_device, choose_dtype
 from wsigen.training.preview import sample_sheet
 from wsigen.training.validate import SIGMAS, Table, held_out, mean_over, validation_loss

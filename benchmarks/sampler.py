@@ -23,8 +23,7 @@ from tqdm import tqdm
 
 from wsigen.evaluate.seams import seam_ratio
 from wsigen.geometry import Region, Size
-from wsigen.nn.denoiser import Denoiser
-from wsigen.nn.snapshot import load_denoiser
+from wsigen.nn.denoiser import Denoiser, load_denoiser
 from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.plan import stage_specs
 from wsigen.sampling.stage import Machine, StageProgress, StageSpec

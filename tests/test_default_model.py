@@ -9,7 +9,8 @@ import openslide
 import torch
 
 from wsigen.cli import main
-from wsigen.nn.snapshot import WEIGHTS, load_denoiser, resolve
+from wsigen.nn.denoiser import load_denoiser
+from wsigen.nn.snapshot import WEIGHTS, resolve
 from wsigen.training.preview import samples
 
 

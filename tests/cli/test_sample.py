@@ -14,7 +14,7 @@ import yaml
 
 from tests.synthesis.models import QUICK, small_net, small_snapshot
 from wsigen.cli import main
-from wsigen.nn.snapshot import WEIGHTS, save_denoiser
+from wsigen.nn.snapshot import WEIGHTS, save_snapshot
 from wsigen.sampling.cascade import run_cascade
 from wsigen.synthesis import slide as synthesis_slide
 
@@ -147,7 +147,7 @@ def test_truncated_weights(refusal, model, tmp_path):
 def test_nan_in_weights(refusal, tmp_path):
     net = small_net()
     net.pixel_out.weight.data[0, 0, 0, 0] = torch.nan
-    save_denoiser(net, tmp_path / "nan")
+    save_snapshot(net, tmp_path / "nan")
     assert "pixel_out.weight holds NaN" in refusal("--model", tmp_path / "nan")
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from wsigen.errors import SnapshotError
-from wsigen.nn.denoiser import Denoiser
-from wsigen.nn.snapshot import CONFIG, WEIGHTS, load_denoiser, resolve, save_denoiser, weights_hash
+from wsigen.nn.denoiser import Denoiser, load_denoiser
+from wsigen.nn.snapshot import CONFIG, WEIGHTS, resolve, save_snapshot, weights_hash
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def net():
 
 @pytest.fixture
 def folder(net, tmp_path):
-    save_denoiser(net, tmp_path / "snapshot")
+    save_snapshot(net, tmp_path / "snapshot")
     return tmp_path / "snapshot"
 
 
@@ -37,7 +37,7 @@ def test_round_trip_gives_the_same_denoiser(net, folder):
 
 
 def test_half_precision_snapshot_is_half_the_size_and_loads_as_float32(net, folder, tmp_path):
-    save_denoiser(net, tmp_path / "half", torch.bfloat16)
+    save_snapshot(net, tmp_path / "half", torch.bfloat16)
     size = {f: (f / WEIGHTS).stat().st_size for f in (folder, tmp_path / "half")}
     assert size[tmp_path / "half"] < 0.6 * size[folder]
     loaded = load_denoiser(tmp_path / "half")
@@ -49,20 +49,20 @@ def test_half_precision_snapshot_is_half_the_size_and_loads_as_float32(net, fold
 def test_saving_again_replaces_the_snapshot(net, folder):
     before = weights_hash(folder)
     torch.nn.init.normal_(net.pixel_out.weight, std=0.2)
-    save_denoiser(net, folder)
+    save_snapshot(net, folder)
     assert weights_hash(folder) != before
     assert sorted(p.name for p in folder.parent.iterdir()) == ["snapshot"]
 
 
 def test_snapshot_of_a_loaded_model_does_not_say_where_it_came_from(folder, tmp_path):
-    save_denoiser(load_denoiser(folder), tmp_path / "copy")
+    save_snapshot(load_denoiser(folder), tmp_path / "copy")
     assert str(tmp_path) not in (tmp_path / "copy" / CONFIG).read_text()
     assert (tmp_path / "copy" / WEIGHTS).stat().st_mode & 0o777 == 0o644
     assert weights_hash(folder) == weights_hash(tmp_path / "copy")
 
 
 def test_hash_names_config_and_weights(net, folder, tmp_path):
-    save_denoiser(net, tmp_path / "again")
+    save_snapshot(net, tmp_path / "again")
     assert weights_hash(folder) == weights_hash(tmp_path / "again")
     config = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps(config | {"sigma_data": 0.6}))
@@ -109,7 +109,7 @@ def test_weights_of_another_shape(net, folder):
 
 def test_nan_in_weights_is_named(net, tmp_path):
     net.pixel_out.bias.data[1] = float("nan")
-    save_denoiser(net, tmp_path / "bad")
+    save_snapshot(net, tmp_path / "bad")
     with pytest.raises(SnapshotError, match=r"pixel_out\.bias holds NaN"):
         load_denoiser(tmp_path / "bad")
 
@@ -127,7 +127,7 @@ def test_unreachable_hub_is_one_clear_line(monkeypatch):
 @pytest.mark.parametrize("layers", [1, 2])
 def test_weights_that_are_too_few_or_too_many(tmp_path, layers):
     net = Denoiser(patchify=2, block_out_channels=(32,), layers_per_block=layers, pixel_channels=4)
-    save_denoiser(net, tmp_path / "snapshot")
+    save_snapshot(net, tmp_path / "snapshot")
     path = tmp_path / "snapshot" / CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | {"layers_per_block": 3 - layers}))
     with pytest.raises(SnapshotError, match="do not fit"):

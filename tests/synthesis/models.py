@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from wsigen.nn.denoiser import Denoiser
-from wsigen.nn.snapshot import save_denoiser
+from wsigen.nn.snapshot import save_snapshot
 from wsigen.sampling.preset import GuidedConfig, Preset, ScheduleConfig
 from wsigen.synthesis.job import SlideJob
 
@@ -47,7 +47,7 @@ def small_net() -> Denoiser:
 
 def small_snapshot(folder: Path) -> Path:
     """The small network as a snapshot folder."""
-    save_denoiser(small_net(), folder)
+    save_snapshot(small_net(), folder)
     return folder
 
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from wsigen.config import DataConfig, DenoiserConfig, LossConfig, OptimConfig, PatchGroup, TrainConfig
 from wsigen.errors import DivergedError, InvalidValueError, OutputError, SlideError
-from wsigen.nn.snapshot import WEIGHTS, load_denoiser
+from wsigen.nn.denoiser import load_denoiser
+from wsigen.nn.snapshot import WEIGHTS
 from wsigen.training import denoiser, setup
 from wsigen.training.denoiser import train
 from wsigen.training.state import CHECKPOINT, TrainState

@@ -14,6 +14,8 @@ unit of white noise to a hundredth, and meanwhile samples are grainy.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -23,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wsigen.diffusion.precondition import precondition
+from wsigen.nn.snapshot import load_snapshot, resolve
 
 # One e-fold of σ or of µm/px moves the argument of the sinusoids by this; their periods are 2π to 20,000π.
 EMBEDDING_SCALE = 25.0
@@ -140,3 +143,17 @@ class Denoiser(ModelMixin, ConfigMixin):
         h = F.silu(h) * (1 + scale) + shift
         h = F.silu(self.pixel_hidden(h))
         return colour.float() + gate * self.pixel_out(h).float()
+
+
+def load_denoiser(model: str | Path = "default", device: torch.device | str = "cpu") -> Denoiser:
+    """A denoiser ready to sample with: float32 weights, channels last, evaluation mode, no gradients.
+
+    Args:
+        model: "default", a folder, or a hub id; see ``resolve``.
+        device: where to put it.
+
+    Raises:
+        SnapshotError: if it is missing, truncated, of another shape than its config, or holds NaN.
+    """
+    net = load_snapshot(Denoiser, resolve(model), device)
+    return net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -1,4 +1,4 @@
-"""Finding and loading weights: the bundled model, a folder, or a hub id."""
+"""Finding, loading and saving weights of any network: a bundled model, a folder, or a hub id."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import logging
 import shutil
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
 
 from wsigen.errors import SnapshotError
-from wsigen.nn.denoiser import Denoiser
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG = "config.json"
+
+Net = TypeVar("Net", bound=ModelMixin)
 
 log = logging.getLogger(__name__)
 
@@ -65,50 +67,58 @@ def _download(hub_id: str) -> Path:
         ) from error
 
 
-def load_denoiser(model: str | Path = "default", device: torch.device | str = "cpu") -> Denoiser:
-    """A denoiser ready to sample with: float32 weights, evaluation mode, no gradients.
+def load_snapshot(kind: type[Net], folder: Path, device: torch.device | str = "cpu") -> Net:
+    """A network ready to run: float32 weights, evaluation mode, no gradients.
 
     Args:
-        model: see ``resolve``.
+        kind: class of the network.
+        folder: where config.json and the weights lie, see ``resolve``.
         device: where to put it.
 
     Raises:
-        SnapshotError: if it is missing, truncated, of another shape than its config, or holds NaN.
+        SnapshotError: if it is missing, truncated, of another class or shape than its config, or holds NaN.
     """
-    folder = resolve(model)
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise SnapshotError(folder, f"has {CONFIG} but no {WEIGHTS}; copy the whole snapshot folder")
+    net = _fitting(kind, folder)
+    for name, value in net.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise SnapshotError(
+                weights, f"{name} holds NaN or infinity; the training diverged or the file is damaged"
+            )
+    return net.to(device=device).eval().requires_grad_(False)  # pyright: ignore[reportCallIssue]
+
+
+def _fitting(kind: type[Net], folder: Path) -> Net:
     try:
-        loaded: Any = Denoiser.from_pretrained(
+        found = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("_class_name", kind.__name__)
+        if found != kind.__name__:
+            raise SnapshotError(folder, f"holds a {found}, not a {kind.__name__}; give another folder")
+        loaded: Any = kind.from_pretrained(
             str(folder),
             torch_dtype=torch.float32,
             low_cpu_mem_usage=False,
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SnapshotError(
             folder, f"weights cannot be read ({_first_line(error)}); copy them again"
         ) from error
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise SnapshotError(folder, f"weights do not fit {CONFIG} ({_first_line(error)})") from error
-    net, found = loaded
-    astray = [*found["missing_keys"], *found["unexpected_keys"]]
+    net, info = loaded
+    astray = [*info["missing_keys"], *info["unexpected_keys"]]
     if astray:  # diffusers would fill in random weights
         raise SnapshotError(
             folder, f"weights do not fit {CONFIG} ({len(astray)} too few or too many, such as {astray[0]})"
         )
-    assert isinstance(net, Denoiser)
-    for name, value in net.state_dict().items():
-        if not torch.isfinite(value).all():
-            raise SnapshotError(
-                weights, f"{name} holds NaN or infinity; the training diverged or the file is damaged"
-            )
-    return net.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)  # pyright: ignore
+    assert isinstance(net, kind)
+    return net
 
 
-def save_denoiser(net: Denoiser, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_snapshot(net: ModelMixin, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write config.json and safetensors, both whole or not at all.
 
     Args:
@@ -129,6 +139,9 @@ def save_denoiser(net: Denoiser, folder: Path, dtype: torch.dtype = torch.float3
             file.replace(folder / file.name)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+save_denoiser = save_snapshot
 
 
 def weights_hash(model: str | Path) -> str:

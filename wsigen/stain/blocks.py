@@ -1,7 +1,7 @@
 """Parts of the stain generators: the residual block, and ways to halve and to double the resolution.
 
 Blurred resampling follows Zhang, "Making Convolutional Networks Shift-Invariant Again" (2019): a binomial
-filter goes with every change of resolution. Learned resampling has as many taps, and the same strides.
+filter goes with every change of resolution. Learned resampling has the same taps, strides and margins.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class BlurUp(nn.Module):
 
 
 class LearnedUp(nn.Sequential):
-    """Doubles the resolution with a learned 4×4 transposed convolution, edges reflected.
+    """Doubles the resolution with a learned 4×4 transposed convolution, edges replicated.
 
     Args:
         channels: of the input and of the output.
@@ -70,7 +70,7 @@ class LearnedUp(nn.Sequential):
 
     def __init__(self, channels: int, bias: bool = True) -> None:
         up = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=3, bias=bias)
-        super().__init__(nn.ReflectionPad2d(1), up)
+        super().__init__(nn.ReplicationPad2d(1), up)
 
 
 class ResnetBlock(nn.Module):

@@ -12,8 +12,8 @@ import torch
 from wsigen.config import SampleConfig, parse_bytes
 from wsigen.errors import InvalidValueError
 from wsigen.files import free_bytes
-from wsigen.nn.denoiser import Denoiser
-from wsigen.nn.snapshot import load_denoiser, weights_hash
+from wsigen.nn.denoiser import Denoiser, load_denoiser
+from wsigen.nn.snapshot import weights_hash
 from wsigen.sampling.stage import Machine, StageSpec
 from wsigen.slide.write import SlideFiles, check_output
 from wsigen.synthesis.estimate import describe_plan
