@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -16,25 +17,28 @@ from wsigen.nn.ema import PowerEMA
 CHECKPOINT = "checkpoint.pt"
 
 
-@dataclass
-class TrainState:
-    """Everything that the next update depends on.
+class Part(Protocol):
+    """Something that a checkpoint holds."""
 
-    Args:
-        step: the module that holds every trained parameter.
-        ema: average of the denoiser's weights.
-        optimizer: the optimiser.
-        update: updates made.
-        images: images seen.
-        validated: images seen at the last validation; -1 before the first.
-    """
+    def state_dict(self) -> Any:
+        """What it is to be made from again."""
+        ...
 
-    step: nn.Module
-    ema: PowerEMA
-    optimizer: torch.optim.Optimizer
-    update: int = 0
-    images: int = 0
-    validated: int = -1
+    def load_state_dict(self, state: Any) -> Any:
+        """Go on from what ``state_dict`` gave."""
+        ...
+
+
+class RunState:
+    """What a checkpoint holds: parts that go on by themselves, and how far the run is."""
+
+    update: int
+    images: int
+    validated: int
+
+    def parts(self) -> dict[str, Part]:
+        """What the next update depends on, by its name in the checkpoint."""
+        raise NotImplementedError
 
     def save(self, run_dir: Path) -> None:
         """Replace the checkpoint of ``run_dir``.
@@ -43,9 +47,7 @@ class TrainState:
             OutputError: if it cannot be written; the old one is then still there.
         """
         state = {
-            "step": self.step.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **{name: part.state_dict() for name, part in self.parts().items()},
             "update": self.update,
             "images": self.images,
             "validated": self.validated,
@@ -68,9 +70,8 @@ class TrainState:
             return False
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            self.step.load_state_dict(state["step"])
-            self.ema.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for name, part in self.parts().items():
+                part.load_state_dict(state[name])
         except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
             first = str(error).splitlines()[0]
             raise OutputError(
@@ -79,3 +80,28 @@ class TrainState:
         self.update, self.images = int(state["update"]), int(state["images"])
         self.validated = int(state.get("validated", -1))  # checkpoints of before did not tell
         return True
+
+
+@dataclass
+class TrainState(RunState):
+    """Everything that the next update of the denoiser depends on.
+
+    Args:
+        step: the module that holds every trained parameter.
+        ema: average of the denoiser's weights.
+        optimizer: the optimiser.
+        update: updates made.
+        images: images seen.
+        validated: images seen at the last validation; -1 before the first.
+    """
+
+    step: nn.Module
+    ema: PowerEMA
+    optimizer: torch.optim.Optimizer
+    update: int = 0
+    images: int = 0
+    validated: int = -1
+
+    def parts(self) -> dict[str, Part]:
+        """The module, its average and the optimiser."""
+        return {"step": self.step, "ema": self.ema, "optimizer": self.optimizer}
