@@ -70,7 +70,7 @@ def fid(
     """
     value = frechet_distance(generated, real)
     generated, real = as_features(generated, real)
-    sides = (_side(generated, generated_slides), _side(real, real_slides))
+    sides = (sample_labels(generated, generated_slides), sample_labels(real, real_slides))
     estimate = jackknife(
         lambda i, j: [_frechet(generated[i], real[j])],
         sides,
@@ -133,7 +133,7 @@ def kid(
     everything = np.arange(len(generated)), np.arange(len(real))
     repeats = 1 if size == len(generated) == len(real) else subsets
     value = float(np.mean([one_subset(*everything) for _ in range(repeats)]))
-    sides = (_side(generated, generated_slides), _side(real, real_slides))
+    sides = (sample_labels(generated, generated_slides), sample_labels(real, real_slides))
     return jackknife(one_subset, sides, values=[value], draws=draws, seed=seed)[0]
 
 
@@ -166,7 +166,7 @@ def real_floor(
         InvalidValueError: fewer than 4 samples, or fewer than ``size`` in a half.
     """
     rng = np.random.default_rng(seed)
-    side = _side(real, slides)
+    side = sample_labels(real, slides)
     values = []
     for _ in range(draws):
         halves = disjoint_halves(side, rng)
@@ -196,6 +196,17 @@ def as_features(*sets: np.ndarray) -> list[np.ndarray]:
     return arrays
 
 
+def sample_labels(features: np.ndarray, slides: Labels | None) -> int | np.ndarray:
+    """The slides of the samples, checked for their number; without them, the number of samples."""
+    if slides is None:
+        return len(features)
+    if len(slides) != len(features):
+        raise InvalidValueError(
+            f"one slide label per sample is needed, got {len(slides)} for {len(features)}"
+        )
+    return np.asarray(slides)
+
+
 def _frechet(x: np.ndarray, y: np.ndarray) -> float:
     roots = []
     for features in (x, y):
@@ -218,13 +229,3 @@ def _within(x: np.ndarray) -> float:
 
 def _some(indices: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     return indices if count >= len(indices) else rng.choice(indices, count, replace=False)
-
-
-def _side(features: np.ndarray, slides: Labels | None) -> int | np.ndarray:
-    if slides is None:
-        return len(features)
-    if len(slides) != len(features):
-        raise InvalidValueError(
-            f"one slide label per sample is needed, got {len(slides)} for {len(features)}"
-        )
-    return np.asarray(slides)

@@ -1,0 +1,83 @@
+"""Precision and recall of planted failures, by hand on a line, and as torch-fidelity computes them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+from torch_fidelity import metric_prc
+
+from wsigen.errors import InvalidValueError
+from wsigen.evaluate.manifold import manifold, pairwise_distances
+
+
+def normal(n: int, d: int, seed: int, mean: float = 0.0, scale: float = 1.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(mean, scale, (n, d))
+
+
+def test_agrees_with_torch_fidelity():
+    generated, real = normal(80, 6, 0), normal(90, 6, 1, 0.8)
+    theirs = metric_prc.prc_features_to_metric(
+        torch.from_numpy(generated), torch.from_numpy(real), prc_neighborhood=3, verbose=False
+    )
+    ours = manifold(generated, real, draws=2)
+    assert ours.precision.value == pytest.approx(theirs[metric_prc.KEY_METRIC_PRECISION])
+    assert ours.recall.value == pytest.approx(theirs[metric_prc.KEY_METRIC_RECALL])
+    assert 0.1 < ours.precision.value < 0.95
+
+
+def test_by_hand_on_a_line():
+    """k = 1: real balls have radius 1, the generated ones 0.1, 0.1, 0.1 and 89.7."""
+    real = np.arange(4.0)[:, None]
+    generated = np.array([0.1, 0.2, 0.3, 90.0])[:, None]
+    ours = manifold(generated, real, k=1, k_density=1, draws=2)
+    assert ours.precision.value == 0.75
+    assert ours.recall.value == 1.0  # all within the ball of the outlier: why density and coverage exist
+    assert ours.density.value == (2 + 2 + 2) / 4  # each of the first three in the balls of 0 and 1
+    assert ours.coverage.value == 0.5
+
+
+def test_equal_distributions_have_the_published_expectations():
+    values = [manifold(normal(300, 4, 10 + s), normal(300, 4, 30 + s), draws=2) for s in range(8)]
+    assert np.mean([v.density.value for v in values]) == pytest.approx(1, abs=0.05)
+    assert np.mean([v.coverage.value for v in values]) == pytest.approx(1 - 2**-5, abs=0.02)
+
+
+def test_a_lost_mode_costs_recall_and_a_made_up_one_precision():
+    both = np.concatenate([normal(100, 5, 2), normal(100, 5, 3, 20.0)])
+    one = normal(200, 5, 4)
+    lost = manifold(one, both)
+    assert lost.precision.value > 0.85
+    assert lost.coverage.value == pytest.approx(0.5, abs=0.05)
+    assert lost.recall.value < 0.55
+    made_up = manifold(both, one)
+    assert made_up.precision.value < 0.55
+    assert made_up.coverage.value > 0.9
+
+
+def test_disjoint_sets_share_nothing_and_identical_sets_everything():
+    x = normal(60, 5, 5)
+    apart = manifold(x, x + 100)
+    assert [apart.precision.value, apart.recall.value, apart.density.value, apart.coverage.value] == [0] * 4
+    same = manifold(x, x)
+    assert same.precision.value == same.recall.value == same.coverage.value == 1
+
+
+def test_intervals_hold_the_value_and_stay_in_range():
+    result = manifold(normal(200, 8, 6), normal(200, 8, 7, 0.5))
+    for estimate in (result.precision, result.recall, result.density, result.coverage):
+        assert 0 <= estimate.low <= estimate.value <= estimate.high
+        assert 0.01 < estimate.high - estimate.low < 0.4
+    assert max(result.precision.high, result.recall.high, result.coverage.high) <= 1
+
+
+def test_distances_are_exact_far_from_the_origin():
+    x, y = normal(20, 3, 8, 1e4), normal(30, 3, 9, 1e4)
+    np.testing.assert_allclose(pairwise_distances(x, y), cdist(x, y), rtol=1e-5)
+    assert pairwise_distances(x, x).diagonal().max() < 1e-5
+
+
+def test_too_few_samples_for_k_are_refused():
+    with pytest.raises(InvalidValueError, match="at least 12 samples"):
+        manifold(normal(11, 3, 10), normal(50, 3, 11))
