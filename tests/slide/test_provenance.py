@@ -37,6 +37,13 @@ def test_every_slide_says_that_it_is_synthetic():
     assert (facts["height"], facts["width"], facts["seed"]) == (10, 20, 1)
 
 
+def test_a_slide_that_was_made_otherwise_says_so():
+    facts = complete_provenance({"notice": "a computed\nstain"}, 0.5, 10, 20)
+    assert facts["notice"] == "a computed\nstain"
+    assert ome_metadata(facts, 0.5, "name")["Description"] == "a computed stain"
+    assert "diffusion" in ome_metadata(complete_provenance({}, 0.5, 10, 20), 0.5, "name")["Description"]
+
+
 def test_nested_facts_become_dotted_names():
     nested = {"a": {"b": 1, "c": {"d": [1, 2]}}, "e": "text", "f": None, "path": Path("x")}
     assert flatten(nested) == {"a.b": "1", "a.c.d": "[1, 2]", "e": "text", "f": "null", "path": '"x"'}

@@ -24,7 +24,8 @@ def complete_provenance(provenance: Mapping[str, Any], mpp: float, height: int, 
     """The caller's facts with those every slide must state.
 
     Args:
-        provenance: JSON-like facts (model hash, seed, preset, …); they may nest.
+        provenance: JSON-like facts (model hash, seed, preset, …); they may nest. Their ``notice``, if any,
+            takes the place of the one about synthetic slides.
         mpp: µm/px of level 0.
         height: of level 0, in pixels.
         width: of level 0, in pixels.
@@ -59,7 +60,7 @@ def ome_metadata(provenance: Mapping[str, Any], mpp: float, name: str) -> dict[s
     return {
         "axes": "YXS",
         "Name": plain_text(name),
-        "Description": NOTICE,
+        "Description": plain_text(provenance.get("notice", NOTICE)),
         "Creator": SOFTWARE,
         "UUID": str(uuid.uuid5(_NAMESPACE, json.dumps([name, flat], sort_keys=True))),
         "PhysicalSizeX": mpp,
