@@ -1,8 +1,8 @@
 """Features of VGG networks trained on ImageNet (Simonyan and Zisserman 2015), for losses that compare images.
 
-Images in [-1, 1] are brought to ImageNet's mean and standard deviation, as torchvision's weights want them. Only
-the part of the network up to the deepest wanted layer is built; it is never trained. Weights are torchvision's,
-through its own download or from a file that was downloaded elsewhere.
+Images in [-1, 1] are brought to ImageNet's mean and standard deviation, as torchvision's weights want them.
+Only the part of the network up to the deepest wanted layer is built; it is never trained. Weights are
+torchvision's, through its own download or from a file that was downloaded elsewhere.
 """
 
 from __future__ import annotations
@@ -133,9 +133,21 @@ def load_vgg(
     if name not in PLANS:
         raise InvalidValueError(f"no network {name!r}; choose from {', '.join(PLANS)}")
     net = VGG(PLANS[name], layers)
-    from_hub = str(weights) == TORCHVISION
-    load_weights(net, _download(name) if from_hub else _read(Path(weights)), name if from_hub else weights)
+    load_weights(net, vgg_state(name, weights), name if str(weights) == TORCHVISION else weights)
     return net.to(device)
+
+
+def vgg_state(name: str, weights: str | Path = TORCHVISION) -> dict[str, Tensor]:
+    """The weights of a whole VGG, whatever their keys.
+
+    Args:
+        name: "vgg16" or "vgg19", for torchvision's download.
+        weights: as for `load_vgg`.
+
+    Raises:
+        SnapshotError: the weights cannot be had or cannot be read.
+    """
+    return _download(name) if str(weights) == TORCHVISION else _read(Path(weights))
 
 
 def load_weights(net: VGG, state: dict[str, Tensor], source: str | Path) -> None:
