@@ -53,7 +53,7 @@ def test_a_lost_mode_costs_recall_and_a_made_up_one_precision():
     assert lost.recall.value < 0.55
     made_up = manifold(both, one)
     assert made_up.precision.value < 0.55
-    assert made_up.coverage.value > 0.9
+    assert made_up.coverage.value > 0.85
 
 
 def test_disjoint_sets_share_nothing_and_identical_sets_everything():
