@@ -242,7 +242,7 @@ def test_relaxed_from_the_start_ignores_the_guide():
     assert different(results) == 0
 
 
-def test_padding_carries_noise_of_the_current_level_over_the_background():
+def test_padding_carries_noise_of_the_current_level_over_the_guides_edge():
     """A denoiser that looks at what sticks out of the canvas at every step."""
     seen = {}
 
@@ -251,7 +251,8 @@ def test_padding_carries_noise_of_the_current_level_over_the_background():
         return torch.zeros_like(x)
 
     spec = guided_spec(patch=64, stages=1, shift="random", seed=2)
-    run_stage(spec, denoiser, noise_image(64), background=(240, 230, 220), batch_size=1)
+    source = ImageSource(np.full((64, 64, 3), (240, 230, 220), np.uint8))
+    run_stage(spec, denoiser, source, batch_size=1)
     colour = np.array([240, 230, 220]) / 127.5 - 1
     checked = 0
     for step, grid in enumerate(spec.grids):

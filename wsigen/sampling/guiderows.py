@@ -39,7 +39,7 @@ class GuideRows:
         extent: side of the source.
         capacity: guide rows that patches may need at the same time.
         k: factor between the stages.
-        background: colour outside the canvas.
+        background: colour of glass.
         skip: which pixels count as glass; None if no patch is to be skipped.
         device: where patches are wanted.
         first: guide row to begin with, when a run goes on.
@@ -89,17 +89,20 @@ class GuideRows:
         self._next = region.y1
 
     def patch(self, region: Region, out: Float[Tensor, "3 gh gw"]) -> None:
-        """y of a patch, in [-1, 1], with the background colour outside the canvas.
+        """y of a patch, in [-1, 1]. Outside the canvas it goes on with the nearest pixel of its edge: glass
+        there would make the network fade tissue that the slide's edge cuts.
 
         Args:
-            region: of the patch in guide pixels; may reach outside.
+            region: of the patch in guide pixels; may reach outside, not lie there.
             out: overwritten.
         """
         inside = region.intersect(Region(0, 0, self._extent, self._extent))
-        if inside != region:
-            out[:] = out.new_tensor(self._background)[:, None, None]
         spot = inside.shift(-region.y, -region.x)
         self._rows.read(inside, out[:, spot.y : spot.y1, spot.x : spot.x1])
+        out[:, : spot.y] = out[:, spot.y : spot.y + 1]
+        out[:, spot.y1 :] = out[:, spot.y1 - 1 : spot.y1]
+        out[:, :, : spot.x] = out[:, :, spot.x : spot.x + 1]
+        out[:, :, spot.x1 :] = out[:, :, spot.x1 - 1 : spot.x1]
         out.div_(127.5).sub_(1)
 
     def replicated(self, region: Region) -> np.ndarray:

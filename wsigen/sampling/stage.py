@@ -142,7 +142,7 @@ class StageRun:
         sink: of the finished rows. The run begins at its ``rows_done``: everything it needs from above
             there is denoised again, to the same values, so that nothing but finished rows must be kept of
             a killed run.
-        background: colour of glass, for what sticks out of the canvas.
+        background: colour of glass, for the skip rule, and for what sticks out of an unguided canvas.
         machine: where and how.
         progress: called after every batch.
         follower: handed every row of pixels that goes to the sink, with the index of the first one.
@@ -287,20 +287,26 @@ class StageRun:
         batch.cols.append(col)
         x = batch.x[slot]
         spot = self._canvas.gather(grid, task.step, task.row, col, x)
-        if spot.size != region.size:
-            self._pad(x, region, spot, self.spec.sigmas[task.step])
-        if self._guide and (batch.glass or task.step < self.spec.relax):
+        sticks_out = spot.size != region.size
+        if self._guide and (sticks_out or batch.glass or task.step < self.spec.relax):
             self._guide.patch(_coarse(region, self.spec.k), batch.y[slot])
+        if sticks_out:
+            self._pad(x, batch.y[slot], region, spot, self.spec.sigmas[task.step])
         if self._canvas.history and task.step:
             inside = spot.shift(region.y, region.x)
             out = batch.history[slot, :, spot.y : spot.y1, spot.x : spot.x1]
             self._canvas.history.read(inside, out)
 
-    def _pad(self, x: Tensor, region: Region, spot: Region, sigma: float) -> None:
-        colour = (np.array(self._background, np.float32) / np.float32(127.5) - 1)[:, None, None]
+    def _pad(self, x: Tensor, y: Tensor, region: Region, spot: Region, sigma: float) -> None:
+        """What a patch shows outside the canvas: its guide and noise; glass and noise in stage 0."""
+        if self._guide:
+            flat = replicate(y[None], self.spec.k)[0]
+        else:
+            flat = (x.new_tensor(self._background) / 127.5 - 1)[:, None, None].expand_as(x)
         for part in outside(region.shift(-region.y, -region.x), spot):
-            noise = self._noise.region(part.shift(region.y, region.x)) * np.float32(sigma) + colour
-            x[:, part.y : part.y1, part.x : part.x1] = torch.from_numpy(noise)
+            noise = self._noise.region(part.shift(region.y, region.x)) * np.float32(sigma)
+            there = (slice(None), slice(part.y, part.y1), slice(part.x, part.x1))
+            x[there] = torch.from_numpy(noise).to(x.device) + flat[there]
 
     def _advance(self, batch: _Batch, grid: StepGrid, task: RowTask, finished: _Rows | None) -> None:
         count, step = len(batch.cols), task.step
