@@ -1,4 +1,4 @@
-"""Patchwise contrastive loss of CUT (Park et al. 2020, eq. 2–4), with negatives from within the image.
+"""Patchwise contrastive loss of CUT (Park et al. 2020, eq. 2 and 3), with negatives from within the image.
 
 At S places of each of L layers of the generator's encoder, a small network H_l makes unit vectors of the
 features: queries v from the output G(x), keys k from the input x. A query must find the key of its own place
@@ -6,7 +6,7 @@ among those of the S places of the same image:
 
     ℓ(v_s, k) = −log( exp(v_s·k_s / τ) / Σ_t exp(v_s·k_t / τ) )
 
-PatchNCE is the mean of ℓ over l, s and images. CUT's objective is LSGAN + λ_X PatchNCE(x, G(x)) +
+PatchNCE is the mean of ℓ over l, s and images. CUT's objective (eq. 5) is LSGAN + λ_X PatchNCE(x, G(x)) +
 λ_Y PatchNCE(y, G(y)) with λ_X = λ_Y = 1; FastCUT has λ_X = 10, λ_Y = 0. τ = 0.07, S = 256, H_l has two layers
 of 256 units, and the layers are 0, 4, 8, 12, 16 of the generator. No gradient flows through the keys.
 """
@@ -61,18 +61,18 @@ def take_places(features: Float[Tensor, "b c h w"], places: Int[Tensor, "b n"]) 
     return features.permute(0, 2, 3, 1)[image, places // width, places % width]
 
 
-def patch_nce(
+def info_nce(
     query: Float[Tensor, "b n c"], key: Float[Tensor, "b n c"], tau: float = 0.07
 ) -> Float[Tensor, "b n"]:
-    """ℓ of each query (eq. 3), ≥ 0; log n where all keys are the same. Float32, also under autocast.
+    """ℓ of each query (eq. 2), ≥ 0; log n where all keys are the same. Float32, also under autocast.
 
     Args:
-        query: unit vectors of n places of the output.
-        key: unit vectors of the same places of the input; get no gradient.
+        query: n unit vectors of each image.
+        key: n unit vectors of each image, the s-th the positive of the s-th query, the others its negatives.
         tau: temperature τ > 0.
     """
     with torch.autocast(query.device.type, enabled=False):
-        logits = query.float() @ key.detach().float().transpose(1, 2) / tau
+        logits = query.float() @ key.float().transpose(1, 2) / tau
         own = torch.arange(query.shape[1], device=query.device).expand(query.shape[:2])
         return F.cross_entropy(logits.transpose(1, 2), own, reduction="none")
 
@@ -177,5 +177,5 @@ class PatchNCE(nn.Module):
         with torch.no_grad():
             keys = self.projector(key, places)
         queries = self.projector(query, places)
-        losses = [patch_nce(v, k, self.tau).mean() for v, k in zip(queries, keys, strict=True)]
+        losses = [info_nce(v, k, self.tau).mean() for v, k in zip(queries, keys, strict=True)]
         return torch.stack(losses).mean()

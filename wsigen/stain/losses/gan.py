@@ -3,8 +3,8 @@
     L_D = ½ (E[(D(real) − 1)²] + E[D(fake)²])        L_G = E[(D(fake) − 1)²]
 
 E is the mean over images and over the places that a PatchGAN judges. CycleGAN (Zhu et al. 2017, section 4)
-halves L_D so that the discriminator learns at half the generator's pace. Both are 0 at their optimum; a
-discriminator that cannot tell answers ½ everywhere and has L_D = L_G = ¼. Both are taken in float32, also
+leaves out the generator's ½, so that the discriminator learns at half its pace. Both are 0 at their optimum;
+a discriminator that cannot tell answers ½ everywhere and has L_D = L_G = ¼. Both are taken in float32, also
 under autocast.
 """
 

@@ -1,0 +1,229 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from wsigen.errors import InvalidValueError
+from wsigen.stain.losses.cut import draw_places
+from wsigen.stain.losses.lsesim import SpatialCorrelation, distance, self_similarity, window_places
+from wsigen.stain.losses.photometric import photometric
+
+NUMBERS = {"seed": 0, "image_numbers": [0, 1]}
+
+
+def features(seed=0, channels=4, h=9, w=7, b=2):
+    return torch.randn(b, channels, h, w, generator=torch.Generator().manual_seed(seed))
+
+
+class Encoder(nn.Module):
+    """Stands in for VGG: two small convolutions, features after each."""
+
+    channels = (6, 8)
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1, stride=2)
+        self.requires_grad_(False)
+
+    def forward(self, x):
+        first = self.first(x).relu()
+        return [first, self.second(first).relu()]
+
+
+def images(seed=0):
+    return torch.rand(2, 3, 24, 20, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_by_hand():
+    # two channels in a row of four places, already centred: (1, 0), (0, 2), (-1, 0), (0, -2)
+    f = torch.tensor([[1.0, 0, -1, 0], [0, 2, 0, -2]]).reshape(1, 2, 1, 4)
+    s = self_similarity(f, torch.tensor([[0, 2]]), patch=4)
+    torch.testing.assert_close(s, torch.tensor([[[1.0, 0, -1, 0], [-1, 0, 1, 0]]]))
+    s = self_similarity(f, torch.tensor([[2, 3]]), patch=2)  # windows of places 1–2 and 2–3
+    torch.testing.assert_close(s, torch.tensor([[[0.0, 1], [0, 1]]]))
+
+
+def test_centring_is_over_the_image():
+    f = torch.tensor([[3.0, 3, 1, 1], [0, 2, 0, 2]]).reshape(1, 2, 2, 2)  # centred: ±1 in both channels
+    s = self_similarity(f, torch.tensor([[0]]), patch=2)
+    torch.testing.assert_close(s, torch.tensor([[[1.0, 0, 0, -1]]]))
+
+
+def test_windows_by_hand():
+    places = torch.tensor([[0, 7, 14]])  # (0, 0), (1, 2), (2, 4) of 3 × 5
+    expected = [[0, 1, 5, 6], [1, 2, 6, 7], [8, 9, 13, 14]]
+    assert window_places(places, (3, 5), 2).tolist() == [expected]
+
+
+@pytest.mark.parametrize(("patch", "rows", "cols"), [(1, 1, 1), (3, 3, 3), (4, 4, 4), (6, 6, 5), (50, 7, 5)])
+def test_windows_lie_within_and_hold_their_centre(patch, rows, cols):
+    places = torch.arange(35).expand(1, 35)
+    windows = window_places(places, (7, 5), patch)[0]
+    assert windows.shape == (35, rows * cols)
+    for centre, window in zip(places[0].tolist(), windows.tolist(), strict=True):
+        assert centre in window
+        assert len({i // 5 for i in window}) == rows
+        assert len({i % 5 for i in window}) == cols
+        assert 0 <= min(window) <= max(window) < 35
+
+
+def test_similarities_against_plain_loops():
+    f = features()
+    places = draw_places(0, [0, 1], 0, 63, 10)
+    s = self_similarity(f, places, patch=4)
+    windows = window_places(places, (9, 7), 4)
+    unit = f - f.mean(dim=(2, 3), keepdim=True)
+    for b in range(2):
+        for n, i in enumerate(places[b].tolist()):
+            for p, j in enumerate(windows[b, n].tolist()):
+                cosine = torch.cosine_similarity(unit[b, :, i // 7, i % 7], unit[b, :, j // 7, j % 7], dim=0)
+                torch.testing.assert_close(s[b, n, p], cosine, atol=1e-5, rtol=0)
+
+
+def test_distances_by_hand():
+    made, wanted = torch.tensor([[[1.0, 0.0], [0.6, 0.8]]]), torch.tensor([[[0.6, 0.8], [0.6, 0.8]]])
+    torch.testing.assert_close(distance(made, wanted), torch.tensor((0.4 + 0) / 2))
+    torch.testing.assert_close(distance(made, wanted, "l1"), torch.tensor((0.4 + 0.8) / 4))
+    torch.testing.assert_close(distance(-wanted, wanted), torch.tensor(2.0))
+
+
+@pytest.mark.parametrize("kind", ["cosine", "l1"])
+@pytest.mark.parametrize("learned", [False, True])
+def test_loss_of_an_image_with_itself_is_zero(kind, learned):
+    loss = SpatialCorrelation((4, 4), learned=learned, width=5, places=20, patch=4, kind=kind)
+    maps = [features(0), features(1)]
+    torch.testing.assert_close(loss(maps, maps, **NUMBERS), torch.tensor(0.0), atol=2e-6, rtol=0)
+    assert loss(maps, [features(2), features(3)], **NUMBERS) > 0.1
+
+
+@pytest.mark.parametrize("kind", ["cosine", "l1"])
+def test_scale_and_shift_of_the_features_do_not_matter(kind):
+    loss = SpatialCorrelation((4,), places=30, patch=5, kind=kind)
+    shift = torch.tensor([5.0, -3, 0, 1])[:, None, None]
+    same = loss([2.5 * features() + shift], [features()], **NUMBERS)
+    torch.testing.assert_close(same, torch.tensor(0.0), atol=2e-6, rtol=0)
+    moved = loss([features().roll(2, dims=3)], [features()], **NUMBERS)
+    assert moved > 0.1
+
+
+def test_whole_loss_is_the_mean_over_layers_of_the_parts():
+    loss = SpatialCorrelation((4, 3), places=12, patch=4)
+    made, source = [features(0), features(1, 3, 6, 6)], [features(2), features(3, 3, 6, 6)]
+    parts = []
+    for layer, (m, s) in enumerate(zip(made, source, strict=True)):
+        places = draw_places(9, [3, 4], layer, m[0, 0].numel(), 12)
+        parts.append(distance(self_similarity(m, places, 4), self_similarity(s, places, 4)))
+    torch.testing.assert_close(loss(made, source, seed=9, image_numbers=[3, 4]), sum(parts) / 2)
+
+
+def test_map_smaller_than_the_window_and_the_number_of_places():
+    loss = SpatialCorrelation((4,))
+    f = features(h=4, w=6)
+    whole = self_similarity(f, torch.arange(24).expand(2, 24), 32)
+    other = self_similarity(features(1, h=4, w=6), torch.arange(24).expand(2, 24), 32)
+    torch.testing.assert_close(loss([f], [features(1, h=4, w=6)], **NUMBERS), distance(whole, other))
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_generator_gets_the_gradient_and_nobody_else(learned):
+    encoder, loss = (
+        Encoder(),
+        SpatialCorrelation(Encoder.channels, learned=learned, width=5, places=16, patch=6),
+    )
+    source, made = images(0).requires_grad_(), images(1).requires_grad_()
+    loss(encoder(made), encoder(source), **NUMBERS).backward()
+    assert made.grad.abs().sum() > 0
+    assert source.grad is None
+    assert all(p.grad is None for p in (*loss.parameters(), *encoder.parameters()))
+
+
+def test_contrast_trains_the_heads_and_nothing_else():
+    encoder, loss = Encoder(), SpatialCorrelation(Encoder.channels, learned=True, width=5, places=16, patch=6)
+    x = images().requires_grad_()
+    loss.contrast(encoder(x), encoder(photometric(x, **NUMBERS)), **NUMBERS).backward()
+    assert x.grad is None
+    weights = {name: p.grad for name, p in loss.named_parameters() if name.endswith("weight")}
+    assert len(weights) == 4
+    assert all(g.abs().sum() > 0 for g in weights.values())
+
+
+def test_contrast_by_hand():
+    # places 0 and 2 of a row of four: S = (1, 0, -1, 0) and (-1, 0, 1, 0) through heads that change nothing
+    loss = SpatialCorrelation((2,), learned=True, width=4, places=4, patch=4, tau=1.0)
+    with torch.no_grad():  # ReLU(f), ReLU(-f), then their difference, and zeros
+        first, second = loss.heads[0][0], loss.heads[0][2]
+        first.weight.copy_(torch.cat([torch.eye(2), -torch.eye(2)])[:, :, None, None])
+        second.weight.zero_()
+        second.weight[:2].copy_(torch.cat([torch.eye(2), -torch.eye(2)], dim=1)[:, :, None, None])
+    f = torch.tensor([[1.0, 0, -1, 0], [0, 2, 0, -2]]).reshape(1, 2, 1, 4)
+    expected = -math.log(math.e / (math.e + math.exp(-1) + 2))  # cosines with the four places: 1, -1, 0, 0
+    value = loss.contrast([f], [3 * f], seed=0, image_numbers=[0])
+    torch.testing.assert_close(value, torch.tensor(expected))
+
+
+def test_heads_learn_to_find_places_again_in_other_colours():
+    encoder = Encoder()
+    torch.manual_seed(0)
+    loss = SpatialCorrelation(Encoder.channels, learned=True, width=8, places=24, patch=6)
+    optimiser = torch.optim.Adam(loss.parameters(), lr=2e-3)
+    history = []
+    for step in range(40):
+        numbers = {"seed": step, "image_numbers": [0, 1]}
+        value = loss.contrast(encoder(images()), encoder(photometric(images(), **numbers)), **numbers)
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        history.append(value.item())
+    assert sum(history[-8:]) < 0.8 * sum(history[:8])
+
+
+def test_fixed_loss_has_no_parameters():
+    loss = SpatialCorrelation((4,))
+    assert not list(loss.parameters())
+    with pytest.raises(InvalidValueError, match="nothing to train"):
+        loss.contrast([features()], [features()], **NUMBERS)
+
+
+def test_heads_are_registered_before_use():
+    loss = SpatialCorrelation((4, 6), learned=True, width=5)
+    assert sum(p.numel() for p in loss.parameters()) == (4 + 6) * 5 + 2 * (5 + 25 + 5)
+
+
+def test_autocast_computes_similarities_in_float32():
+    loss = SpatialCorrelation((4,), places=20, patch=4)
+    exact = loss([features()], [features(1)], **NUMBERS)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(loss([features()], [features(1)], **NUMBERS), exact)
+        rough = loss([features().bfloat16()], [features(1).bfloat16()], **NUMBERS)
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, exact, atol=0.01, rtol=0)
+
+
+def test_constant_output_stays_finite():
+    made = torch.full((2, 4, 9, 7), 3.0).requires_grad_()
+    value = SpatialCorrelation((4,), places=20)([made], [features()], **NUMBERS)
+    value.backward()
+    torch.testing.assert_close(value, torch.tensor(1.0))
+    assert made.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"places": 1}, "places must be at least 2"),
+        ({"patch": 1}, "patch must be at least 2"),
+        ({"width": 0}, "width must be at least 1"),
+        ({"tau": -1}, "tau must be positive"),
+        ({"kind": "l2"}, "no distance 'l2'; choose from cosine, l1"),
+    ],
+)
+def test_values_out_of_range(kwargs, message):
+    with pytest.raises(InvalidValueError, match=message):
+        SpatialCorrelation((4,), **kwargs)
+
+
+def test_features_of_other_layers_are_refused():
+    with pytest.raises(InvalidValueError, match=r"made for \(3,\) channels, got features of \(4,\)"):
+        SpatialCorrelation((3,))([features()], [features()], **NUMBERS)
