@@ -10,6 +10,8 @@ Layers carry the numbers, and weights the names, that the published CUT and Cycl
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -22,6 +24,8 @@ from wsigen.stain.blocks import BlurDown, BlurUp, LearnedUp, ResnetBlock
 
 # How far the layers around the residual blocks see, px; a block sees 8 px further.
 FAMILIES = {"cut": 21, "cyclegan": 12, "cut-antialias-up": 18, "urust": 21}
+
+_MARKER = re.compile(r"\w[\w+.-]*", re.ASCII)
 
 
 class Generator(ModelMixin, ConfigMixin):
@@ -45,7 +49,7 @@ class Generator(ModelMixin, ConfigMixin):
         source: whence the weights come, in words.
 
     Raises:
-        InvalidValueError: no such family, or a number that is not positive.
+        InvalidValueError: no such family, a number that is too small, or a marker that is no file name.
     """
 
     stride = 4
@@ -74,12 +78,11 @@ class Generator(ModelMixin, ConfigMixin):
         super().__init__()
         if family not in FAMILIES:
             raise InvalidValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
-        numbers = {"width": width, "in_channels": in_channels, "out_channels": out_channels}
-        for name, value in numbers.items():
-            if value < 1:
-                raise InvalidValueError(f"{name} must be at least 1, got {value}")
-        if blocks < 0:
-            raise InvalidValueError(f"blocks must be at least 0, got {blocks}")
+        least = {"width": 1, "blocks": 0, "in_channels": 1, "out_channels": 1, "patch_size": self.min_size}
+        for name, value in least.items():
+            if self.config[name] < value:
+                raise InvalidValueError(f"{name} must be at least {value}, got {self.config[name]}")
+        _check_record(marker, mpp, mpp_range)
         first = nn.Conv2d(in_channels, width, 7, bias=bias)
         self.model = nn.Sequential(
             nn.ReflectionPad2d(3),
@@ -172,6 +175,17 @@ def _up(family: str, channels: int, bias: bool, affine: bool) -> list[nn.Module]
         return _normalised(conv, half, affine)
     double = LearnedUp(channels, bias) if family == "urust" else BlurUp()
     return [double, *_normalised(nn.Conv2d(channels, half, 3, padding=1, bias=bias), half, affine)]
+
+
+def _check_record(marker: str | None, mpp: float | None, mpp_range: tuple[float, float] | None) -> None:
+    if marker is not None and not _MARKER.fullmatch(marker):
+        raise InvalidValueError(
+            f"marker must be letters, digits and + - . _, as it becomes part of file names, got {marker!r}"
+        )
+    if mpp is not None and not 0 < mpp < math.inf:
+        raise InvalidValueError(f"mpp must be a positive number of µm/px, got {mpp}")
+    if mpp_range is not None and not 0 < mpp_range[0] <= mpp_range[1] < math.inf:
+        raise InvalidValueError(f"mpp_range must be two rising positive µm/px, got {tuple(mpp_range)}")
 
 
 def _check_size(height: int, width: int) -> None:
