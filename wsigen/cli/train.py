@@ -1,25 +1,75 @@
-"""``wsigen train`` and ``train.py``: learn a denoiser from slides."""
+"""``wsigen train`` and ``train.py``: learn a denoiser, or a stain translator, from slides."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from wsigen.cli.parse import parse
-from wsigen.config import TrainConfig
+from wsigen.config import STAIN_METHODS, TrainConfig
+from wsigen.errors import InvalidValueError
 
+DENOISER = "denoiser"
 DESCRIPTION = (
-    "Train the denoiser on whole-slide images. The same command again continues an interrupted run. "
-    "Use `accelerate launch train.py …` for several processes."
+    "Train the denoiser on whole-slide images; with --method, or a `method:` in the YAML file, a stain "
+    f"translator ({', '.join(STAIN_METHODS)}): `train --method cut --help` shows its options. The same "
+    "command again continues an interrupted run. Use `accelerate launch train.py …` for several processes."
 )
 
 
 def run(argv: Sequence[str], prog: str = "wsigen train") -> None:
     """Parse ``argv`` and train."""
-    config, file = parse(TrainConfig, argv, prog=prog, description=DESCRIPTION, dashes=False)
+    method, argv = _method(argv)
+    kind: type[Any] = TrainConfig if method == DENOISER else STAIN_METHODS[method]
+    config, file = parse(kind, argv, prog=prog, description=DESCRIPTION, dashes=False)
     if config.run_dir is None:
-        config = dataclasses.replace(config, run_dir=Path("runs") / (file.stem if file else "denoiser"))
-    from wsigen.training.denoiser import train
+        config = dataclasses.replace(config, run_dir=Path("runs") / (file.stem if file else method))
+    if method == DENOISER:
+        from wsigen.training.denoiser import train
 
-    train(config)
+        train(config)
+    else:
+        from wsigen.training.stain.train import train_stainer
+
+        train_stainer(config)
+
+
+def _method(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """What is to be trained, by the flag or else by the file; and the other arguments."""
+    chosen, rest = _take(argv, "--method")
+    if chosen is None:
+        chosen = next((m for file in _values(argv, "--config") if (m := _in_file(Path(file)))), DENOISER)
+    known = (DENOISER, *STAIN_METHODS)
+    if chosen not in known:
+        raise InvalidValueError(f"method must be one of {', '.join(known)}, got {chosen}")
+    return chosen, rest if chosen == DENOISER else [*rest, f"--method={chosen}"]
+
+
+def _take(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    values, rest = _values(argv, flag), []
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument == flag:
+            next(arguments, None)
+        elif not argument.startswith(f"{flag}="):
+            rest.append(argument)
+    return (values[-1] if values else None), rest
+
+
+def _values(argv: Sequence[str], flag: str) -> list[str]:
+    following = [b for a, b in pairwise(argv) if a == flag]
+    return [*following, *(a.partition("=")[2] for a in argv if a.startswith(f"{flag}="))]
+
+
+def _in_file(path: Path) -> str | None:
+    """The method that a YAML file names; mistakes in it are the parser's to report."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return values.get("method") if isinstance(values, dict) else None

@@ -6,6 +6,17 @@ place that does it.
 
 from wsigen.config.check import check
 from wsigen.config.sample import SampleConfig, parse_bytes
+from wsigen.config.stain import (
+    STAIN_METHODS,
+    CutConfig,
+    CutLossConfig,
+    DiscriminatorConfig,
+    FastCutConfig,
+    GeneratorConfig,
+    StainDataConfig,
+    StainOptimConfig,
+    StainTrainConfig,
+)
 from wsigen.config.train import (
     DataConfig,
     DenoiserConfig,
@@ -16,12 +27,21 @@ from wsigen.config.train import (
 )
 
 __all__ = [
+    "STAIN_METHODS",
+    "CutConfig",
+    "CutLossConfig",
     "DataConfig",
     "DenoiserConfig",
+    "DiscriminatorConfig",
+    "FastCutConfig",
+    "GeneratorConfig",
     "LossConfig",
     "OptimConfig",
     "PatchGroup",
     "SampleConfig",
+    "StainDataConfig",
+    "StainOptimConfig",
+    "StainTrainConfig",
     "TrainConfig",
     "check",
     "parse_bytes",

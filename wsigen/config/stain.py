@@ -1,7 +1,7 @@
 """What the training of a stain translator can be told, method by method.
 
-The defaults are the published hyper-parameters: CUT and FastCUT (Park et al. 2020), CycleGAN (Zhu et al. 2017).
-An epoch of theirs counts as a thousand images.
+The defaults are the published hyper-parameters: CUT and FastCUT (Park et al. 2020), CycleGAN (Zhu et al.
+2017). An epoch of theirs counts as a thousand images.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class StainDataConfig:
     """Which slides to learn from, unpaired, and how to cut them.
 
     Args:
-        source: slides to translate from: a folder, a slide, a pattern such as "he/bs25_*.tif", an index made by
-            ``wsigen index``, or a list of folders, slides and patterns.
+        source: slides to translate from: a folder, a slide, a pattern such as "he/bs25_*.tif", an index made
+            by ``wsigen index``, or a list of folders, slides and patterns.
         target: slides of the stain to translate to, given in the same way.
         table: CSV with columns slide, and optionally mpp, group, split; of both domains.
         patch_size: side of the patches, px.
@@ -28,7 +28,7 @@ class StainDataConfig:
         mpp_sampling: "log-uniform" or "uniform".
         weight: draw slides by their area of "tissue", or every "slide" as often.
         anywhere_fraction: share of patches placed without regard to tissue.
-        val_fraction: share of the slide groups of both domains kept for validation, unless the table says which.
+        val_fraction: share of the slide groups of both domains kept for validation, unless the table says.
         workers: loader processes per training process; 0 loads in the training process itself.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -115,9 +115,31 @@ def build_index(
     Determinism:
         Depends on names, pixels and table alone.
     """
-    files = find_slides(slides)
+    surveys, failures = survey_slides(find_slides(slides), table, folder=_folder(slides), progress=progress)
+    splits = group_splits(said_splits(s.entry for s in surveys), val_fraction)
+    return SlideIndex(tuple(replace(e, split=splits[e.group]) for e in entries_of(surveys))), failures
+
+
+def survey_slides(
+    files: dict[str, Path], table: Path | None, *, folder: Path, progress: bool = True
+) -> tuple[list[Survey], list[Failure]]:
+    """Look at every slide once; those that cannot be used are left out with a warning.
+
+    Args:
+        files: name to path.
+        table: as for `build_index`.
+        folder: where they come from, for messages.
+        progress: show a bar.
+
+    Returns:
+        What the slides show, and what was left out.
+
+    Raises:
+        SlideError: none can be used.
+        PathError: the table is at fault.
+    """
     rows = (SlideTable.load(table) if table else SlideTable()).match(list(files))
-    entries: list[Survey] = []
+    surveys: list[Survey] = []
     failures: list[Failure] = []
     for name, path in tqdm(files.items(), desc="slides", unit="slide", disable=not progress):
         survey = _survey(name, path, rows[name])
@@ -125,12 +147,12 @@ def build_index(
             failures.append(survey)
             log.warning("left out %s: %s", survey.slide, survey.reason)
         else:
-            entries.append(survey)
-    if not entries:
+            surveys.append(survey)
+    if not surveys:
         more = f", and {len(failures) - 1} more" if len(failures) > 1 else ""
         reason = f"none of {len(files)} slides can be used ({failures[0].slide}: {failures[0].reason}{more})"
-        raise SlideError(_folder(slides), reason)
-    return SlideIndex(tuple(_finish(entries, val_fraction))), failures
+        raise SlideError(folder, reason)
+    return surveys, failures
 
 
 def load_or_build_index(slides: Path, *, table: Path | None = None, val_fraction: float = 0.1) -> SlideIndex:
@@ -159,8 +181,12 @@ def _survey(name: str, path: Path, row: Row) -> Survey | Failure:
         return Failure(name, error.reason)
 
 
-def _finish(surveys: list[Survey], val_fraction: float) -> list[SlideEntry]:
-    entries = [s.entry for s in surveys]
+def said_splits(entries: Iterable[SlideEntry]) -> dict[str, str | None]:
+    """Each group's split, or None where its slides have none yet.
+
+    Raises:
+        InvalidValueError: one group is in two splits.
+    """
     said: dict[str, str | None] = {}
     for entry in entries:
         before = said.setdefault(entry.group, entry.split or None)
@@ -169,9 +195,13 @@ def _finish(surveys: list[Survey], val_fraction: float) -> list[SlideEntry]:
                 f"group {entry.group!r} is in split {before} and {entry.split or None} ({entry.slide}); "
                 "give all slides of a group the same split in the table"
             )
-    splits = group_splits(said, val_fraction)
+    return said
+
+
+def entries_of(surveys: Sequence[Survey]) -> list[SlideEntry]:
+    """The entries; one without glass gets the typical glass of the others."""
     typical = _typical([s.glass for s in surveys if s.glass])
-    return [replace(s.entry, split=splits[s.entry.group], background=s.glass or typical) for s in surveys]
+    return [replace(s.entry, background=s.glass or typical) for s in surveys]
 
 
 def _typical(glass: list[Background]) -> Background:

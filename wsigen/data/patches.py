@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -76,6 +76,7 @@ class PatchDataset(Dataset[Patch]):
         mpp_sampling: "log-uniform" or "uniform".
         anywhere_fraction: share of patches placed without regard to tissue, in [0, 1].
         augment: random rotation by quarter turns and reflection.
+        weight: draw every usable "slide" as often, or by its area of "tissue".
 
     Raises:
         InvalidValueError: for a key that no slide can serve anywhere in the range.
@@ -96,8 +97,10 @@ class PatchDataset(Dataset[Patch]):
         mpp_sampling: str = "log-uniform",
         anywhere_fraction: float = 0.05,
         augment: bool = True,
+        weight: Literal["slide", "tissue"] = "slide",
     ) -> None:
         self.index = index
+        self.weight = weight
         self.seed = seed
         self.mpp_range = mpp_range
         self.mpp_sampling = mpp_sampling
@@ -114,7 +117,7 @@ class PatchDataset(Dataset[Patch]):
             usable = self.index.usable(key.size, mpp)
             if not usable:
                 continue
-            entry = usable[int(rng.integers(len(usable)))]
+            entry = self._draw_slide(usable, rng)
             try:
                 image = self.cut(entry, mpp, key.size, rng)
                 break
@@ -137,6 +140,12 @@ class PatchDataset(Dataset[Patch]):
         scales = (draw_mpp(u, self.mpp_range, self.mpp_sampling) for u in quantiles)
         if not any(self.index.usable(size, mpp) for mpp in scales):
             raise self._nothing(size)
+
+    def _draw_slide(self, usable: list[SlideEntry], rng: np.random.Generator) -> SlideEntry:
+        if self.weight == "slide":
+            return usable[int(rng.integers(len(usable)))]
+        areas = np.cumsum([e.tissue_um2 for e in usable])
+        return usable[int(np.searchsorted(areas / areas[-1], rng.random(), side="right"))]
 
     def _nothing(self, size: int) -> InvalidValueError:
         why = f" ({len(self._damaged)} slides are damaged)" if self._damaged else ""

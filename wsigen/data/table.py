@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -124,13 +125,16 @@ def _row(path: Path, where: str, line: dict[str, str | None]) -> Row:
     return Row(number, group, split)
 
 
-def group_splits(groups: dict[str, str | None], val_fraction: float) -> dict[str, str]:
+def group_splits(
+    groups: dict[str, str | None], val_fraction: float, domains: Sequence[Collection[str]] = ()
+) -> dict[str, str]:
     """Share groups out between "train" and "val".
 
     Args:
         groups: group to its split where the table says so, else None.
         val_fraction: share of the undecided groups that goes to "val", at least one of two or more; none
             where the table names validation groups.
+        domains: sets of groups, in each of which one that is undecided stays in "train".
 
     Raises:
         InvalidValueError: ``val_fraction`` is not in [0, 1).
@@ -147,7 +151,12 @@ def group_splits(groups: dict[str, str | None], val_fraction: float) -> dict[str
         count = max(1, count)
     if "val" in said.values():
         count = 0
-    return said | {g: "val" if i < count else "train" for i, g in enumerate(free)}
+    held: set[str] = set()
+    for group in free:
+        left = set(free) - held - {group}
+        if len(held) < count and all(left & set(d) for d in domains if group in d):
+            held.add(group)
+    return said | {g: "val" if g in held else "train" for g in free}
 
 
 def _shuffle_key(group: str) -> str:

@@ -24,7 +24,7 @@ from wsigen.errors import DivergedError
 from wsigen.files import disk_errors
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.ema import PowerEMA
-from wsigen.nn.snapshot import save_denoiser
+from wsigen.nn.snapshot import save_snapshot
 from wsigen.nn.uncertainty import Uncertainty
 from wsigen.training.folder import only_run
 from wsigen.training.loop import Loop, Scalars, averaged, run_to_end
@@ -172,7 +172,7 @@ class _Run(Loop[TrainConfig, TrainState]):
         return self.state.optimizer.param_groups[0]["lr"]
 
     def _save_snapshot(self, folder: Path) -> None:
-        save_denoiser(averaged(self.net, self.state.ema), folder)
+        save_snapshot(averaged(self.net, self.state.ema), folder)
 
     def _write_validation(self) -> None:
         """Loss and pictures of the averaged weights."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 
 import yaml
 
-from wsigen.config import TrainConfig
 from wsigen.errors import InvalidValueError
 from wsigen.files import only_process, write_bytes
 from wsigen.training.state import CHECKPOINT
@@ -36,12 +36,17 @@ def only_run(run_dir: Path, *, main: bool) -> AbstractContextManager[None]:
     return only_process(run_dir, taken) if main else nullcontext()
 
 
-def check_same_network(config: TrainConfig, run_dir: Path) -> None:
-    """Refuse to go on with a run of another network, loss or seed; warn of other slides.
+def check_same_run(
+    config: Any, run_dir: Path, *, parts: Sequence[str], data: Sequence[str], index: str
+) -> None:
+    """Refuse to go on with a run of, say, another network, loss or seed; warn of other slides.
 
     Args:
-        config: the run to be.
+        config: the run to be, a dataclass.
         run_dir: its folder.
+        parts: fields that must not differ.
+        data: fields of ``config.data`` that say which slides.
+        index: name of the file in the folder that holds the slides.
 
     Raises:
         InvalidValueError: if they differ from the folder's.
@@ -50,19 +55,24 @@ def check_same_network(config: TrainConfig, run_dir: Path) -> None:
     if not (path.is_file() and (run_dir / CHECKPOINT).is_file()):
         return
     before, now = yaml.safe_load(path.read_text(encoding="utf-8")), _plain(config)
-    for part in ("model", "loss", "seed"):
-        if before[part] != now[part]:
+    for part in parts:
+        if _differs(before[part], now[part]):
             raise InvalidValueError(
                 f"{run_dir} holds a run with {part}={before[part]}, this one has {now[part]}; "
                 "pass another --run_dir, or the old settings to continue it"
             )
-    if any(before["data"][key] != now["data"][key] for key in ("slides", "table", "val_fraction")):
-        log.warning(
-            "%s goes on with the slides of its index.parquet; pass another --run_dir for others", run_dir
-        )
+    if any(before["data"][key] != now["data"][key] for key in data):
+        log.warning("%s goes on with the slides of its %s; pass another --run_dir for others", run_dir, index)
 
 
-def save_config(config: TrainConfig, run_dir: Path, images: int) -> None:
+def _differs(before: Any, now: Any) -> bool:
+    """Fields that have come into being since then are as they were: they have their defaults."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return any(key not in now or _differs(value, now[key]) for key, value in before.items())
+    return before != now
+
+
+def save_config(config: Any, run_dir: Path, images: int) -> None:
     """Write config.yaml; a different one that ``images`` images were made with becomes config-KIMG.yaml.
 
     Args:
@@ -83,7 +93,7 @@ def save_config(config: TrainConfig, run_dir: Path, images: int) -> None:
     write_bytes(path, yaml.safe_dump(now, sort_keys=False).encode())
 
 
-def _plain(config: TrainConfig) -> dict[str, Any]:
+def _plain(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(config), default=str))
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from wsigen.config import TrainConfig
 from wsigen.data.index import SlideIndex, load_or_build_index
 from wsigen.data.patches import PatchDataset, PatchSchedule, collate
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.nn.denoiser import Denoiser
-from wsigen.training.folder import check_same_network
+from wsigen.training.folder import check_same_run
 from wsigen.training.interrupt import ignore_ctrl_c
 from wsigen.training.state import CHECKPOINT, TrainState
 
@@ -25,11 +26,20 @@ from wsigen.training.state import CHECKPOINT, TrainState
 PATIENCE = timedelta(hours=2)
 
 
-def make_accelerator(config: TrainConfig, run_dir: Path) -> Accelerator:
+class RunConfig(Protocol):
+    """What the set-up of any run wants to know of its configuration."""
+
+    @property
+    def mixed_precision(self) -> str: ...  # noqa: D102
+    @property
+    def tracker(self) -> str | None: ...  # noqa: D102
+
+
+def make_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
     """The processes, devices, precision and tracker of a run.
 
     Args:
-        config: the run.
+        config: the run; where it has ``accumulation``, that many micro-batches make an update.
         run_dir: where trackers write.
 
     Raises:
@@ -38,7 +48,7 @@ def make_accelerator(config: TrainConfig, run_dir: Path) -> Accelerator:
     try:
         accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
-            gradient_accumulation_steps=config.accumulation,
+            gradient_accumulation_steps=getattr(config, "accumulation", 1),
             log_with=config.tracker,
             project_config=ProjectConfiguration(project_dir=str(run_dir)),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
@@ -90,7 +100,13 @@ def run_index(config: TrainConfig, run_dir: Path, accelerator: Accelerator) -> S
     """
     path = run_dir / "index.parquet"
     if accelerator.is_main_process:
-        check_same_network(config, run_dir)
+        check_same_run(
+            config,
+            run_dir,
+            parts=("model", "loss", "seed"),
+            data=("slides", "table", "val_fraction"),
+            index=path.name,
+        )
         if not (path.is_file() and (run_dir / CHECKPOINT).is_file()):
             index = load_or_build_index(
                 config.data.slides, table=config.data.table, val_fraction=config.data.val_fraction
@@ -137,7 +153,26 @@ def make_loader(
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
     )
-    workers = config.data.workers
+    return batches(dataset, schedule, collate, workers=config.data.workers, accelerator=accelerator)
+
+
+def batches(
+    dataset: Dataset[Any],
+    schedule: PatchSchedule,
+    collate: Callable[[list[Any]], Any],
+    *,
+    workers: int,
+    accelerator: Accelerator,
+) -> DataLoader[Any]:
+    """A loader whose processes survive Ctrl-C, and which pins memory for a GPU.
+
+    Args:
+        dataset: images by key.
+        schedule: the keys of each batch.
+        collate: makes a batch of images.
+        workers: loader processes.
+        accelerator: whose device gets the batches.
+    """
     return DataLoader(
         dataset,
         batch_sampler=schedule,

@@ -24,7 +24,7 @@ class Part(Protocol):
         """What it is to be made from again."""
         ...
 
-    def load_state_dict(self, state: Any) -> Any:
+    def load_state_dict(self, state: Any, /) -> Any:
         """Go on from what ``state_dict`` gave."""
         ...
 

@@ -1,0 +1,162 @@
+"""Two domains of slides, of a stain to translate from and of one to translate to, with patches of both.
+
+Domains are unpaired, but cases are not: slides of one group, such as an H&E and an IHC section of one case,
+are in one split, whichever domain they are in.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import Dataset
+
+from wsigen.data.index import SlideEntry, SlideIndex, entries_of, said_splits, survey_slides
+from wsigen.data.patches import Patch, PatchDataset, PatchKey, collate
+from wsigen.data.survey import SLIDE_SUFFIXES, find_slides
+from wsigen.data.table import group_splits
+from wsigen.errors import InvalidValueError, SlideError
+
+TARGET_STREAM = 2**62
+"""Sets the target's seed apart from the source's: images of one number have nothing to do with each other."""
+
+
+@dataclass(frozen=True)
+class Domains:
+    """Slides of both stains.
+
+    Attributes:
+        source: slides to translate from.
+        target: slides of the stain to translate to.
+    """
+
+    source: SlideIndex
+    target: SlideIndex
+
+    def split(self, name: str) -> Domains:
+        """The slides of one split."""
+        return Domains(self.source.split(name), self.target.split(name))
+
+
+def expand(slides: str | Sequence[str]) -> dict[str, Path]:
+    """The slides that folders, files and patterns name; name to path, ordered by path.
+
+    Args:
+        slides: a folder (searched through all its sub-folders), a slide, a pattern with ``*``, ``?`` or
+            ``[]``, or several of them.
+
+    Raises:
+        SlideError: one of them names no slide.
+    """
+    given = [slides] if isinstance(slides, str) else list(slides)
+    found = sorted({path.absolute() for one in given for path in _expand_one(one)})
+    names = {path.name: path for path in found}
+    return names if len(names) == len(found) else {path.as_posix(): path for path in found}
+
+
+def _expand_one(slides: str) -> Iterable[Path]:
+    if Path(slides).exists() or not glob.has_magic(slides):
+        return find_slides(Path(slides)).values()
+    files = [Path(p) for p in glob.glob(slides, recursive=True)]  # noqa: PTH207  patterns may be absolute
+    files = [p for p in files if p.is_file() and p.suffix.lower() in SLIDE_SUFFIXES]
+    if not files:
+        raise SlideError(slides, "no slide fits this pattern; put it in quotes, and look at its folder")
+    return files
+
+
+def load_or_build_domains(
+    source: str | Sequence[str],
+    target: str | Sequence[str],
+    *,
+    table: Path | None = None,
+    val_fraction: float = 0.1,
+) -> Domains:
+    """The slides of both domains, indexed, and shared out between training and validation together.
+
+    Groups that the table does not decide go to validation by their names' hashes, as many as ``val_fraction``
+    says and at least one of two, but never the last one that a domain can learn from.
+
+    Args:
+        source: slides to translate from: as for `expand`, or an index made by ``wsigen index``.
+        target: the same, of the stain to translate to.
+        table: CSV with what the files do not say, of both domains; see `SlideTable.load`.
+        val_fraction: share of the groups of both domains kept for validation; 0 for none.
+
+    Raises:
+        InvalidValueError: a slide is in both domains, or a group in two splits.
+        SlideError: no slide can be used, or one of the domains has none to learn from.
+
+    Determinism:
+        Depends on names, pixels and table alone.
+    """
+    given = [_entries(slides, table) for slides in (source, target)]
+    both = {e.path for e in given[0]} & {e.path for e in given[1]}
+    if both:
+        raise InvalidValueError(f"{min(both)} is both in data.source and data.target; a slide has one stain")
+    groups = said_splits(entry for entries in given for entry in entries)
+    splits = group_splits(groups, val_fraction, [{e.group for e in entries} for entries in given])
+    indexes = [SlideIndex(tuple(replace(e, split=splits[e.group]) for e in entries)) for entries in given]
+    for index, slides in zip(indexes, (source, target), strict=True):
+        if not index.split("train").entries:
+            raise SlideError(str(slides), "no slide in the train split; check the table's split column")
+    return Domains(*indexes)
+
+
+def _entries(slides: str | Sequence[str], table: Path | None) -> list[SlideEntry]:
+    """Of one domain; without a split where it is still to be decided."""
+    if isinstance(slides, str) and slides.endswith(".parquet"):
+        return list(SlideIndex.load(Path(slides)).entries)
+    folder = Path(slides if isinstance(slides, str) else slides[0])
+    return entries_of(survey_slides(expand(slides), table, folder=folder)[0])
+
+
+class Pair(NamedTuple):
+    """One training image of each domain, which have nothing to do with each other but their number."""
+
+    source: Patch
+    target: Patch
+
+
+class PairDataset(Dataset[Pair]):
+    """Patches of two domains; as many of each, drawn apart.
+
+    Args:
+        source: patches of the source.
+        target: patches of the target; their seed must differ.
+
+    Determinism:
+        As `PatchDataset`: a function of the two seeds and the key.
+    """
+
+    def __init__(self, source: PatchDataset, target: PatchDataset) -> None:
+        self.source, self.target = source, target
+
+    def __getitem__(self, key: PatchKey) -> Pair:
+        return Pair(self.source[key], self.target[key])
+
+    def require(self, size: int) -> None:
+        """Refuse patches of ``size`` px that one of the domains cannot serve at any µm/px.
+
+        Raises:
+            InvalidValueError: it cannot; the message names it.
+        """
+        _require(self.source, size, "data.source")
+        _require(self.target, size, "data.target")
+
+
+def _require(patches: PatchDataset, size: int, name: str) -> None:
+    try:
+        patches.require(size)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{name}: {error}") from error
+
+
+def collate_pairs(pairs: list[Pair]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Stack pairs: source uint8 (b, 3, h, w), target of the same shape, numbers."""
+    source, _, numbers = collate([p.source for p in pairs])
+    target, _, _ = collate([p.target for p in pairs])
+    return source, target, numbers

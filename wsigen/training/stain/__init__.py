@@ -1,0 +1,1 @@
+"""Training of stain translators, from two sets of slides that are not registered."""

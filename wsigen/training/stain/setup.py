@@ -1,0 +1,109 @@
+"""What a run of a stain translator needs before its first update: slides of both stains and their loader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from wsigen.config.stain import StainTrainConfig
+from wsigen.config.train import PatchGroup
+from wsigen.data.domains import (
+    TARGET_STREAM,
+    Domains,
+    PairDataset,
+    collate_pairs,
+    load_or_build_domains,
+)
+from wsigen.data.index import SlideIndex
+from wsigen.data.patches import PatchDataset, PatchSchedule
+from wsigen.training.folder import check_same_run
+from wsigen.training.setup import batches
+from wsigen.training.state import CHECKPOINT, RunState
+
+
+def run_domains(config: StainTrainConfig, run_dir: Path, accelerator: Accelerator) -> Domains:
+    """The slides of this run, indexed until there is a checkpoint and then kept in the run folder.
+
+    Args:
+        config: the run.
+        run_dir: its folder.
+        accelerator: the main process indexes, the others wait.
+
+    Raises:
+        InvalidValueError: if the folder holds a run of another method, network, loss or seed.
+        SlideError: if there is nothing to learn from.
+    """
+    paths = [run_dir / f"index-{name}.parquet" for name in ("source", "target")]
+    if accelerator.is_main_process:
+        check_same_run(
+            config,
+            run_dir,
+            parts=("method", "generator", "discriminator", "loss", "seed"),
+            data=("source", "target", "table", "val_fraction"),
+            index="index-source.parquet and index-target.parquet",
+        )
+        if not (all(path.is_file() for path in paths) and (run_dir / CHECKPOINT).is_file()):
+            data = config.data
+            domains = load_or_build_domains(
+                data.source, data.target, table=data.table, val_fraction=data.val_fraction
+            )
+            domains.source.save(paths[0])
+            domains.target.save(paths[1])
+    accelerator.wait_for_everyone()
+    return Domains(*(SlideIndex.load(path) for path in paths))
+
+
+def make_patches(config: StainTrainConfig, index: SlideIndex, seed: int, *, augment: bool) -> PatchDataset:
+    """Patches of one domain.
+
+    Args:
+        config: the run.
+        index: its slides.
+        seed: of the draws.
+        augment: rotate and reflect.
+    """
+    data = config.data
+    return PatchDataset(
+        index,
+        seed=seed,
+        mpp_range=data.mpp_range,
+        mpp_sampling=data.mpp_sampling,
+        anywhere_fraction=data.anywhere_fraction,
+        augment=augment,
+        weight=data.weight,
+    )
+
+
+def make_pairs(
+    config: StainTrainConfig, domains: Domains, state: RunState, images: int, accelerator: Accelerator
+) -> DataLoader[Any]:
+    """The batches of this process from the update that ``state`` has reached to the end of the run.
+
+    Args:
+        config: the run.
+        domains: the slides to learn from.
+        state: where to begin.
+        images: images of the whole run.
+        accelerator: which share of every batch is this process's.
+
+    Raises:
+        InvalidValueError: if no slide can serve the patches, or the batch cannot be shared out evenly.
+    """
+    dataset = PairDataset(
+        make_patches(config, domains.source, config.seed, augment=True),
+        make_patches(config, domains.target, config.seed ^ TARGET_STREAM, augment=True),
+    )
+    dataset.require(config.data.patch_size)
+    schedule = PatchSchedule(
+        [PatchGroup(size=config.data.patch_size, batch=config.data.batch)],
+        seed=config.seed,
+        images=images,
+        first_update=state.update,
+        first_image=state.images,
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+    return batches(dataset, schedule, collate_pairs, workers=config.data.workers, accelerator=accelerator)
