@@ -3,11 +3,9 @@ import torch
 
 from tests.stain.style import published
 from wsigen.errors import InvalidValueError
+from wsigen.stain.losses.vgg import MEAN, STD
 from wsigen.stain.style.layouts import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     is_decoder,
-    is_encoder,
     translate_decoder,
     translate_encoder,
 )
@@ -37,7 +35,7 @@ def test_torchvision_vgg_gives_the_same_features_away_from_the_border():
     state, width, name = translate_encoder(vgg.state_dict())
     assert (width, name) == (4, "torchvision's VGG-19")
     x = unit_image(160, 160)
-    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
     expected = vgg.features[:21]((x - mean) / std)  # it pads by zeros
     inner = (..., slice(6, 14), slice(6, 14))
     torch.testing.assert_close(encoder_of(state)(2 * x - 1)[inner], expected[inner], atol=1e-5, rtol=1e-4)
@@ -64,10 +62,17 @@ def test_half_precision_weights_become_float32():
     assert {v.dtype for v in state.values()} == {torch.float32}
 
 
-def test_encoders_and_decoders_are_told_apart():
+def test_decoders_are_told_from_encoders():
+    assert is_decoder(published.decoder().state_dict())
+    assert not is_decoder(published.normalised_vgg().state_dict())
+    assert not is_decoder(published.torchvision_vgg19().state_dict())
+
+
+def test_both_are_found_in_one_file():
     vgg, decoder = published.normalised_vgg().state_dict(), published.decoder().state_dict()
-    assert [is_encoder(vgg), is_encoder(decoder), is_decoder(vgg), is_decoder(decoder)] == [1, 0, 0, 1]
-    assert is_encoder(published.torchvision_vgg19().state_dict())
+    both = {f"vgg.{k}": v for k, v in vgg.items()} | {f"net.decoder.{k}": v for k, v in decoder.items()}
+    assert torch.equal(translate_encoder(both)[0]["convs.3.weight"], vgg["12.weight"])
+    assert torch.equal(translate_decoder(both)[0]["convs.1.weight"], decoder["5.weight"])
 
 
 def test_unknown_files_are_described():

@@ -8,23 +8,24 @@ images are in [-1, 1] on both ends.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from wsigen.errors import InvalidValueError
+from wsigen.stain.losses.vgg import MEAN, STD
 from wsigen.stain.style.network import decoder_channels, encoder_channels
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-PREFIXES = ("module.", "encoder.", "decoder.", "vgg.", "features.")
 SUPPORTED_ENCODERS = (
     "VGG-19 of torchvision (keys features.0.weight, features.2.weight, …) or of AdaIN implementations "
     "(vgg_normalised.pth: 0.weight, 2.weight, 5.weight, …)"
 )
 SUPPORTED_DECODERS = "the decoder of AdaIN implementations (decoder.pth: 1.weight, 5.weight, 8.weight, …)"
+
+_NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<name>\d+\.(weight|bias))")
 
 State = dict[str, Tensor]
 
@@ -63,15 +64,11 @@ def translate_encoder(state: Mapping[str, Tensor]) -> tuple[State, int, str]:
     Raises:
         InvalidValueError: if the layout is none of those known.
     """
-    found = _stripped(state)
-    for layout in ENCODERS:
-        width = _width(found, layout.convs, encoder=True)
-        if width is None or (layout.colour is not None and not _is_colour(found, layout.colour)):
-            continue
-        weight, bias = _imagenet() if layout.colour is None else _conv(found, layout.colour)
-        # x in [0, 1] is (x' + 1) / 2
-        ours = {"colour.weight": weight / 2, "colour.bias": bias + weight.sum(dim=(1, 2, 3)) / 2}
-        return ours | _renamed(found, layout.convs), width, layout.name
+    for found in _sequences(state):
+        for layout in ENCODERS:
+            width = _width(found, layout.convs, encoder=True)
+            if width is not None and (layout.colour is None or _is_colour(found, layout.colour)):
+                return _colour(found, layout) | _renamed(found, layout.convs), width, layout.name
     raise _unknown("an encoder", SUPPORTED_ENCODERS, state)
 
 
@@ -81,37 +78,26 @@ def translate_decoder(state: Mapping[str, Tensor]) -> tuple[State, int]:
     Raises:
         InvalidValueError: if the layout is not the known one.
     """
-    found = _stripped(state)
-    width = _width(found, DECODER_CONVS, encoder=False)
-    if width is None:
-        raise _unknown("a decoder", SUPPORTED_DECODERS, state)
-    ours = _renamed(found, DECODER_CONVS)
-    last = len(DECODER_CONVS) - 1
-    # it paints in [0, 1]
-    ours[f"convs.{last}.weight"] = 2 * ours[f"convs.{last}.weight"]
-    ours[f"convs.{last}.bias"] = 2 * ours[f"convs.{last}.bias"] - 1
-    return ours, width
+    for found in _sequences(state):
+        width = _width(found, DECODER_CONVS, encoder=False)
+        if width is not None:
+            return _in_our_range(_renamed(found, DECODER_CONVS)), width
+    raise _unknown("a decoder", SUPPORTED_DECODERS, state)
 
 
 def is_decoder(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state is that of a published decoder."""
-    return _width(_stripped(state), DECODER_CONVS, encoder=False) is not None
+    """Whether a published decoder is among these weights."""
+    return any(_width(found, DECODER_CONVS, encoder=False) is not None for found in _sequences(state))
 
 
-def is_encoder(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state is that of a published encoder."""
-    found = _stripped(state)
-    return any(_width(found, layout.convs, encoder=True) is not None for layout in ENCODERS)
-
-
-def _stripped(state: Mapping[str, Tensor]) -> State:
-    return {_without_prefix(key): value for key, value in state.items() if isinstance(value, Tensor)}
-
-
-def _without_prefix(key: str) -> str:
-    for prefix in PREFIXES:
-        key = key.removeprefix(prefix)
-    return key
+def _sequences(state: Mapping[str, Tensor]) -> Iterator[State]:
+    """The weights of every ``nn.Sequential``, whatever stands before the indices."""
+    found: dict[str, State] = {}
+    for key, value in state.items():
+        match = _NUMBERED.fullmatch(key)
+        if match:
+            found.setdefault(match["prefix"], {})[match["name"]] = value
+    yield from found.values()
 
 
 def _width(state: State, convs: Sequence[int], *, encoder: bool) -> int | None:
@@ -145,9 +131,23 @@ def _renamed(state: State, convs: Sequence[int]) -> State:
     return ours
 
 
-def _imagenet() -> tuple[Tensor, Tensor]:
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    return torch.diag(1 / std)[:, :, None, None], -mean / std
+def _colour(state: State, layout: Layout) -> State:
+    """What happens to colours first; x in [0, 1] is (x' + 1) / 2 with x' in [-1, 1]."""
+    if layout.colour is None:
+        mean, std = torch.tensor(MEAN), torch.tensor(STD)
+        weight, bias = torch.diag(1 / std)[:, :, None, None], -mean / std
+    else:
+        weight, bias = _conv(state, layout.colour)
+    return {"colour.weight": weight / 2, "colour.bias": bias + weight.sum(dim=(1, 2, 3)) / 2}
+
+
+def _in_our_range(state: State) -> State:
+    """The decoder's last convolution for [-1, 1] in place of [0, 1]."""
+    last = f"convs.{len(DECODER_CONVS) - 1}"
+    return state | {
+        f"{last}.weight": 2 * state[f"{last}.weight"],
+        f"{last}.bias": 2 * state[f"{last}.bias"] - 1,
+    }
 
 
 def _unknown(what: str, supported: str, state: Mapping[str, Tensor]) -> InvalidValueError:

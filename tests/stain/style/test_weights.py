@@ -1,0 +1,126 @@
+import urllib.error
+
+import pytest
+import torch
+
+from tests.stain.style import published
+from wsigen.errors import SnapshotError
+from wsigen.nn.snapshot import save_snapshot
+from wsigen.stain.style.weights import import_style, load_style, untrained_style
+
+
+@pytest.fixture
+def files(tmp_path):
+    """vgg_normalised.pth and decoder.pth, as published but narrow."""
+    paths = tmp_path / "vgg_normalised.pth", tmp_path / "decoder.pth"
+    for path, make in zip(paths, (published.normalised_vgg, published.decoder), strict=True):
+        torch.save(published.seeded(make).state_dict(), path)
+    return paths
+
+
+def picture(*size):
+    return torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+def test_import_gives_what_the_published_networks_give(files):
+    net = import_style(*files)
+    x = picture(32, 48)
+    vgg, decoder = (published.seeded(m) for m in (published.normalised_vgg, published.decoder))
+    torch.testing.assert_close(net(2 * x - 1), 2 * decoder(published.relu4_1(vgg)(x)) - 1)
+    assert net.config["width"] == 4
+    assert net.config["source"] == "vgg_normalised.pth (AdaIN's normalised VGG-19), decoder.pth"
+    assert not any(p.requires_grad for p in net.parameters())
+
+
+def test_round_trip_through_a_snapshot(files, tmp_path):
+    net = import_style(*files)
+    save_snapshot(net, tmp_path / "style")
+    x = 2 * picture(16, 24) - 1
+    loaded = load_style(tmp_path / "style")
+    assert torch.equal(loaded(x), net(x))
+    assert dict(loaded.config)["source"] == net.config["source"]
+
+
+def test_files_in_the_wrong_order_are_named(files):
+    vgg, decoder = files
+    with pytest.raises(SnapshotError, match=r"decoder\.pth: not an encoder that is known"):
+        import_style(decoder, vgg)
+    with pytest.raises(SnapshotError, match=r"vgg_normalised\.pth: not a decoder that is known"):
+        import_style(vgg, vgg)
+
+
+def test_widths_that_differ(files):
+    vgg, decoder = files
+    torch.save(published.decoder(8).state_dict(), decoder)
+    with pytest.raises(SnapshotError, match=r"encoder of width 8, vgg_normalised\.pth has 4"):
+        import_style(vgg, decoder)
+
+
+def test_missing_and_damaged_files(files, tmp_path):
+    vgg, decoder = files
+    with pytest.raises(SnapshotError, match="no such file"):
+        import_style(tmp_path / "none.pth", decoder)
+    decoder.write_bytes(decoder.read_bytes()[:900])
+    with pytest.raises(SnapshotError, match=r"decoder\.pth"):
+        import_style(vgg, decoder)
+
+
+def test_nan_is_named(files):
+    vgg, decoder = files
+    state = published.decoder().state_dict()
+    state["28.bias"][0] = float("nan")
+    torch.save(state, decoder)
+    with pytest.raises(SnapshotError, match=r"convs\.8\.bias holds NaN"):
+        import_style(vgg, decoder)
+
+
+def test_a_pth_in_place_of_a_snapshot_says_how_to_convert_it(files):
+    with pytest.raises(SnapshotError, match=r"is a file; convert it first: wsigen import-stainer VGG\.pth"):
+        load_style(files[1])
+
+
+@pytest.mark.parametrize("make", [published.normalised_vgg, published.torchvision_vgg19])
+def test_encoder_from_a_file_and_decoder_from_a_seed(tmp_path, make):
+    path = tmp_path / "vgg.pth"
+    torch.save(published.seeded(make).state_dict(), path)
+    nets = [untrained_style(str(path), seed=seed) for seed in (1, 1, 2)]
+    assert nets[0].config["width"] == 4
+    a, b, c = (n.state_dict() for n in nets)
+    same = {k: (torch.equal(a[k], b[k]), torch.equal(a[k], c[k])) for k in a if k.endswith("weight")}
+    assert all(same[k] == (True, k.startswith("encoder")) for k in same)
+    trained = {k for k, p in nets[0].named_parameters() if p.requires_grad}
+    assert trained == {k for k in a if k.startswith("decoder")}
+
+
+def test_encoder_from_a_snapshot(files, tmp_path):
+    net = import_style(*files)
+    save_snapshot(net, tmp_path / "style")
+    again = untrained_style(str(tmp_path / "style"))
+    assert torch.equal(again.encoder(picture(16, 16)), net.encoder(picture(16, 16)))
+    assert again.config["source"].endswith("(AdaIN's normalised VGG-19), decoder.pth")
+
+
+def test_random_features_keep_their_size_through_the_layers():
+    net = untrained_style("random", width=16)
+    x = 2 * picture(64, 64) - 1
+    sizes = [f.square().mean().item() for f in net.encoder.features(x)]
+    assert all(0.1 < s / x.square().mean().item() < 10 for s in sizes)
+    assert net.config["width"] == 16
+    assert torch.equal(net.encoder.colour(x), x)
+
+
+def test_without_a_network_the_file_to_fetch_is_named(monkeypatch, tmp_path):
+    def refuse(*args, **kwargs):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(SnapshotError, match=r"vgg19: .*https://\S+/vgg19-\w+\.pth .*give its path"):
+        untrained_style()
+
+
+def test_file_of_another_network(tmp_path):
+    path = tmp_path / "resnet.pth"
+    torch.save({"layer1.0.conv1.weight": torch.zeros(4, 4, 3, 3)}, path)
+    with pytest.raises(SnapshotError, match=r"resnet\.pth: not an encoder.*first keys found: layer1"):
+        untrained_style(str(path))
