@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from wsigen.errors import InvalidValueError
+from wsigen.stain.init import initialise
 from wsigen.stain.losses.cut import PatchNCE, PatchProjector, draw_places, info_nce, take_places
 
 
 def nce(**kwargs):
-    torch.manual_seed(0)
     return PatchNCE((3, 6), width=8, places=16, **kwargs)
 
 
@@ -97,12 +97,22 @@ def test_projected_vectors_by_hand():
     torch.testing.assert_close(vector, torch.tensor([[[0.6, 0.8]]]))
 
 
+def test_first_weights_are_always_the_same():
+    torch.manual_seed(0)
+    first = PatchNCE((3, 6), width=8)
+    torch.manual_seed(1)
+    second = PatchNCE((3, 6), width=8)
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+    deviation = PatchNCE((100,), width=300).projector.heads[0][0].weight.std().item()
+    assert deviation == pytest.approx(0.02 * (2 / 400) ** 0.5, rel=0.02)
+
+
 def test_gain_leaves_the_first_vectors_alone():
-    vectors = []
-    for gain in (0.02, 1.0):
-        torch.manual_seed(0)
-        projector = PatchProjector((3, 6), width=8, gain=gain)
-        vectors.append(projector(maps(), [torch.arange(20).expand(2, 20)] * 2))
+    vectors = [
+        initialise(PatchProjector((3, 6), width=8), gain=gain)(maps(), [torch.arange(20).expand(2, 20)] * 2)
+        for gain in (0.02, 1.0)
+    ]
     for small, large in zip(*vectors, strict=True):
         torch.testing.assert_close(small, large, atol=1e-5, rtol=1e-5)
 

@@ -165,7 +165,6 @@ def test_contrast_by_hand():
 
 def test_heads_learn_to_find_places_again_in_other_colours():
     encoder = Encoder()
-    torch.manual_seed(0)
     loss = SpatialCorrelation(Encoder.channels, learned=True, width=8, places=24, patch=6)
     optimiser = torch.optim.Adam(loss.parameters(), lr=2e-3)
     history = []

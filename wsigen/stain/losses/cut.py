@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsigen.errors import InvalidValueError
+from wsigen.stain.init import initialise
 
 _STREAM = 0x4E4345  # keeps these draws apart from others of the same seed and image number
 
@@ -83,20 +84,19 @@ class PatchProjector(nn.Module):
     Args:
         channels: of each layer's features, in order; all parameters are there from the start.
         width: units of both linear layers, and length of the vectors.
-        gain: of the normal Xavier initialisation. Since the vectors are normalised it does not change them at
-            the start, but the smaller it is, the faster H learns; published models were trained with 0.02.
+
+    Determinism:
+        First weights are those of ``initialise`` (Xavier, gain 0.02, as published): always the same. The
+        vectors are normalised, so the gain does not change them; a small one makes H learn faster.
     """
 
-    def __init__(self, channels: Sequence[int], width: int = 256, gain: float = 0.02) -> None:
+    def __init__(self, channels: Sequence[int], width: int = 256) -> None:
         super().__init__()
         self.channels = tuple(channels)
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(c, width), nn.ReLU(), nn.Linear(width, width)) for c in self.channels
         )
-        for module in self.heads.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_normal_(module.weight, gain=gain)
-                nn.init.zeros_(module.bias)
+        initialise(self)
 
     def forward(
         self, features: Sequence[Float[Tensor, "b _c _h _w"]], places: Sequence[Int[Tensor, "b _n"]]
@@ -125,7 +125,6 @@ class PatchNCE(nn.Module):
         width: units of H and length of the vectors.
         places: S, places per image and layer.
         tau: temperature τ.
-        gain: see ``PatchProjector``.
 
     Raises:
         InvalidValueError: a number is out of its range.
@@ -141,14 +140,13 @@ class PatchNCE(nn.Module):
         width: int = 256,
         places: int = 256,
         tau: float = 0.07,
-        gain: float = 0.02,
     ) -> None:
         super().__init__()
         if places < 2:
             raise InvalidValueError(f"places must be at least 2 (one key and one negative), got {places}")
         if tau <= 0:
             raise InvalidValueError(f"tau must be positive (0.07 in CUT), got {tau}")
-        self.projector = PatchProjector(channels, width, gain)
+        self.projector = PatchProjector(channels, width)
         self.places = places
         self.tau = tau
 

@@ -30,6 +30,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from wsigen.errors import InvalidValueError
+from wsigen.stain.init import initialise
 from wsigen.stain.losses.cut import draw_places, info_nce, take_places
 
 LAYERS = ("relu3_1", "relu4_1", "relu4_3")
@@ -105,7 +106,8 @@ class SpatialCorrelation(nn.Module):
         InvalidValueError: a value is out of its range.
 
     Determinism:
-        Places are those of ``draw_places``: they depend on seed, image number and layer alone.
+        Places are those of ``draw_places``: they depend on seed, image number and layer alone. The heads'
+        first weights are those of ``initialise`` (normal, 0.02): always the same.
     """
 
     def __init__(
@@ -133,8 +135,7 @@ class SpatialCorrelation(nn.Module):
             nn.Sequential(nn.Conv2d(c, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1))
             for c in (self.channels if learned else ())
         )
-        for name, parameter in self.heads.named_parameters():
-            nn.init.normal_(parameter, std=0.02 if name.endswith("weight") else 0)
+        initialise(self.heads, kind="normal")
 
     def forward(
         self,

@@ -7,17 +7,15 @@ torchvision's, through its own download or from a file that was downloaded elsew
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wsigen.errors import InvalidValueError, SnapshotError
+from wsigen.nn.tensors import read_tensors
 
 TORCHVISION = "torchvision"
 POOL = 0  # in a plan: max pooling; any other number is the channels of a convolution and its ReLU
@@ -27,15 +25,6 @@ PLANS = {
 }
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-_LOAD_ERRORS = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    EOFError,
-    KeyError,
-    pickle.UnpicklingError,
-    SafetensorError,
-)
 
 
 def layer_names(plan: Sequence[int]) -> list[str]:
@@ -147,7 +136,7 @@ def vgg_state(name: str, weights: str | Path = TORCHVISION) -> dict[str, Tensor]
     Raises:
         SnapshotError: the weights cannot be had or cannot be read.
     """
-    return _download(name) if str(weights) == TORCHVISION else _read(Path(weights))
+    return _download(name) if str(weights) == TORCHVISION else read_tensors(Path(weights))
 
 
 def load_weights(net: VGG, state: dict[str, Tensor], source: str | Path) -> None:
@@ -163,7 +152,7 @@ def load_weights(net: VGG, state: dict[str, Tensor], source: str | Path) -> None
     """
     for key, wanted in net.features.state_dict().items():
         value = state.get(f"features.{key}", state.get(key))
-        if not isinstance(value, Tensor):
+        if value is None:
             raise SnapshotError(source, f"has no weights features.{key}; give torchvision's VGG weights")
         if value.shape != wanted.shape:
             raise SnapshotError(
@@ -176,31 +165,13 @@ def load_weights(net: VGG, state: dict[str, Tensor], source: str | Path) -> None
         wanted.copy_(value)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise SnapshotError(
-            path, f"no such file; give a .pth or .safetensors of VGG weights, or {TORCHVISION!r}"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except _LOAD_ERRORS as error:
-        raise SnapshotError(
-            path, f"weights cannot be read ({_first_line(error)}); copy them again"
-        ) from error
-    if not isinstance(state, dict):
-        raise SnapshotError(path, f"holds a {type(state).__name__} and not a dictionary of weights")
-    return state
-
-
 def _download(name: str) -> dict[str, Tensor]:
     from torchvision.models import get_model_weights
 
     weights = get_model_weights(name)["IMAGENET1K_V1"]  # pyright: ignore[reportIndexIssue]
     try:
         return weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
-    except _LOAD_ERRORS as error:  # URLError and HTTPError are OSErrors; a wrong hash is a RuntimeError
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
         raise SnapshotError(
             name,
             f"weights cannot be had from {weights.url} ({_first_line(error)}); "
