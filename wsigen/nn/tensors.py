@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from wsigen.errors import SnapshotError
+
+_OBJECTS = re.compile("GLOBAL|safe_globals|to call reduce|TorchScript")
+"""What the restricted unpickler says of anything but tensors, numbers, lists and dictionaries."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -27,20 +30,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         what = "is a folder, not a checkpoint" if path.is_dir() else "no such file"
         raise SnapshotError(path, f"{what}; give a .pth, .pt or .safetensors file")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return _flat(torch.load(path, map_location="cpu", weights_only=True))
-    except pickle.UnpicklingError as error:
-        if "Unsupported" not in str(error):
-            raise SnapshotError(path, "not a checkpoint, or truncated; copy it again") from error
-        raise SnapshotError(
-            path,
-            "holds Python objects, which could run any code; save the weights alone, with "
-            "torch.save(net.state_dict(), FILE)",
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise SnapshotError(path, f"not a checkpoint, or truncated ({reason}); copy it again") from error
+        return _flat(_loaded(path))
+    except Exception as error:  # a damaged pickle can raise anything
+        if _OBJECTS.search(str(error)):
+            raise SnapshotError(
+                path,
+                "holds Python objects, which could run any code; save the weights alone, with "
+                "torch.save(net.state_dict(), FILE)",
+            ) from error
+        raise SnapshotError(path, "not a checkpoint, or damaged; copy it again") from error
+
+
+def _loaded(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of pickle protocols that are read all the same
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Tensor]:
