@@ -55,7 +55,7 @@ def split(command: str) -> tuple[str, list[str]] | None:
 def parsed(command: str, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Path | None]:
     """What a command's own parser makes of its arguments."""
     assert command in main.COMMANDS
-    module = import_module(f"wsigen.cli.{command}")
+    module = import_module(main.module_name(command))
     real = module.parse
 
     def stop_after(*args: Any, **kwargs: Any) -> None:

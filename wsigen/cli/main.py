@@ -14,6 +14,7 @@ COMMANDS = {
     "sample": "synthesise slides",
     "train": "train a denoiser on slides",
     "index": "find out where there is tissue, and at which scales",
+    "import-stainer": "take over a published stain translator",
 }
 
 Command = Callable[[Sequence[str]], None]
@@ -54,7 +55,7 @@ def run(command: str, argv: Sequence[str], *, prog: str) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    module = import_module(f"wsigen.cli.{command}")  # so that --help does not wait for torch
+    module = import_module(module_name(command))  # so that --help does not wait for torch
     try:
         module.run(list(argv), prog=prog)
     except WsigenError as error:
@@ -64,8 +65,14 @@ def run(command: str, argv: Sequence[str], *, prog: str) -> None:
         sys.exit(130)
 
 
+def module_name(command: str) -> str:
+    """The module behind a key of ``COMMANDS``."""
+    return f"wsigen.cli.{command.replace('-', '_')}"
+
+
 def _usage() -> str:
-    lines = [f"  {name:<8} {what}" for name, what in COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
     return "\n".join(["usage: wsigen COMMAND …", "", *lines, "", "wsigen COMMAND --help tells more."])
 
 

@@ -141,9 +141,6 @@ def save_snapshot(net: ModelMixin, folder: Path, dtype: torch.dtype = torch.floa
         shutil.rmtree(part, ignore_errors=True)
 
 
-save_denoiser = save_snapshot
-
-
 def weights_hash(model: str | Path) -> str:
     """SHA-256 of a snapshot's config and weights, first 16 hex digits: names the model in provenance."""
     folder = resolve(model)

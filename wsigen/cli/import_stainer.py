@@ -1,0 +1,94 @@
+"""``wsigen import-stainer``: a published generator becomes a stainer of ours."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from wsigen.cli.parse import parse
+from wsigen.errors import InvalidValueError, OutputError
+
+DESCRIPTION = (
+    "Convert the generator of CUT, CycleGAN, L-LSeSim, URUST or DN, as trained by their authors' code, to a "
+    "folder that `wsigen translate --stainer` takes. Family, width and depth are recognised; nothing in the "
+    "file is run."
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportStainerConfig:
+    """What to convert.
+
+    Args:
+        checkpoint: the file, such as latest_net_G.pth; .pth, .pt or .safetensors.
+        out: folder for the stainer.
+        marker: what the output shows, such as SYN; it becomes part of file names.
+        mpp: µm/px of the pictures that it was trained on.
+        patch_size: side of the pictures that it was trained on, px.
+        key: which generator, if the file holds several, such as netG_A.
+        dtype: precision of the stored weights.
+        overwrite: replace an existing stainer.
+    """
+
+    checkpoint: Path
+    out: Path
+    marker: str | None = None
+    mpp: float | None = None
+    patch_size: int = 512
+    key: str | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    overwrite: bool = False
+
+
+def run(argv: Sequence[str], prog: str = "wsigen import-stainer") -> None:
+    """Parse ``argv`` and convert."""
+    config, _ = parse(ImportStainerConfig, argv, prog=prog, description=DESCRIPTION, positional="checkpoint")
+    import_stainer(config)
+
+
+def import_stainer(config: ImportStainerConfig) -> Path:
+    """Convert a checkpoint; log what it was and where the stainer is.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InvalidValueError: a value of ``config`` that makes no sense.
+        OutputError: there is a stainer in the folder already, or it is a file, or cannot be written.
+        SnapshotError: the checkpoint cannot be read or used.
+    """
+    import torch  # so that --help does not wait for it
+
+    from wsigen.nn.snapshot import CONFIG
+    from wsigen.stain.checkpoints import import_checkpoint
+    from wsigen.stain.snapshot import save_stainer
+
+    out = Path(config.out)
+    if out.is_file():
+        raise OutputError(out, "is a file; give --out a folder")
+    if (out / CONFIG).exists() and not config.overwrite:
+        raise OutputError(out, "holds a model already; pass --overwrite to replace it, or another --out")
+    net = import_checkpoint(
+        Path(config.checkpoint),
+        config.key,
+        marker=config.marker,
+        mpp=config.mpp,
+        patch_size=config.patch_size,
+    )
+    dtype = getattr(torch, config.dtype)
+    largest = max(float(value.abs().max()) for value in net.parameters())
+    if largest > torch.finfo(dtype).max:
+        raise InvalidValueError(
+            f"weights up to {largest:.3g} do not fit {config.dtype}; pass --dtype bfloat16"
+        )
+    try:
+        save_stainer(net, out, dtype)
+    except OSError as error:
+        raise OutputError(out, f"cannot be written ({error.strerror or error})") from error
+    log.info("stainer: %s", out)
+    return out
