@@ -1,9 +1,9 @@
 """Fields of normalisation statistics: a table of nodes, evaluated anywhere on the slide.
 
-A layer normalises with (x - mean(y, x)) · inv_std(y, x), where mean and inv_std = 1/σ are continuous functions
-of the position on the slide (Ho et al. 2024, "Every pixel has its moments", dense normalisation): linear
-between the nodes of a table, constant beyond its outer ones. Patch-wise normalisation (IN, KIN) is the same
-with the nearest node, and normalisation by a thumbnail (TIN) is a table of one node.
+A layer normalises with (x - mean(y, x)) · inv_std(y, x), where mean and inv_std = 1/σ are continuous
+functions of the position on the slide (Ho et al. 2024, "Every pixel has its moments", dense normalisation):
+linear between the nodes of a table, constant beyond its outer ones. Patch-wise normalisation (IN, KIN) is the
+same with the nearest node, and normalisation by a thumbnail (TIN) is a table of one node.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from wsigen.errors import InvalidValueError
@@ -42,34 +42,45 @@ class Axis:
             raise InvalidValueError(f"an axis needs increasing node centres, got {self.centres}")
         if not self.borders:
             object.__setattr__(self, "borders", tuple((a + b) / 2 for a, b in pairs))
-        ordered = len(self.borders) == len(pairs) and all(
-            a <= border <= b for border, (a, b) in zip(self.borders, pairs, strict=True)
-        )
-        if not ordered:
+        between = zip(self.centres, self.borders, self.centres[1:], strict=False)
+        if len(self.borders) != len(pairs) or not all(a <= border <= b for a, border, b in between):
             raise InvalidValueError(
                 f"an axis needs one border between each two centres, got {self.borders} for {self.centres}"
             )
 
-    def linear(self, at: Float[Tensor, " n"]) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"]]:
-        """Index k of the node before each position, and the weight in [0, 1] of node k + 1.
+    def linear(self, at: Float64[Tensor, " n"]) -> Positions:
+        """The node before each position, and the weight of the node after it.
 
         Args:
-            at: image pixels, float64.
+            at: image pixels.
 
-        Determinism: computed in float64, then rounded to float32; a function of the position alone.
+        Determinism: computed in float64, then rounded; a function of the position alone.
         """
         if len(self.centres) == 1:
-            return torch.zeros(len(at), dtype=torch.int64), torch.zeros(len(at))
+            return Positions(torch.zeros(len(at), dtype=torch.int64), torch.zeros(len(at)))
         centres = torch.tensor(self.centres, dtype=torch.float64)
         before = (torch.searchsorted(centres, at, right=True) - 1).clamp_(0, len(centres) - 2)
         start = centres[before]
         weight = (at - start) / (centres[before + 1] - start)
-        return before, weight.clamp_(0, 1).float()
+        return Positions(before, weight.clamp_(0, 1).float())
 
-    def nearest(self, at: Float[Tensor, " n"]) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"]]:
-        """Index of the node whose cell holds each position, and weights of 0."""
+    def nearest(self, at: Float64[Tensor, " n"]) -> Positions:
+        """The node whose cell holds each position, with weights of 0."""
         borders = torch.tensor(self.borders, dtype=torch.float64)
-        return torch.searchsorted(borders, at, right=True), torch.zeros(len(at))
+        return Positions(torch.searchsorted(borders, at, right=True), torch.zeros(len(at)))
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where the pixels of a feature map lie on an axis.
+
+    Args:
+        before: index of the node before each pixel, int64.
+        weight: weight in [0, 1] of the node after it, float32.
+    """
+
+    before: Int64[Tensor, " n"]
+    weight: Float[Tensor, " n"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ class Field:
     """Statistics of one layer over the slide.
 
     Args:
-        mean: float32 (rows, cols, channels), at the nodes.
+        mean: float32 (rows, cols, channels), at the nodes. Best kept on the device of the network.
         inv_std: 1/σ, likewise.
         rows: positions of the nodes' rows.
         cols: positions of the nodes' columns.
@@ -100,8 +111,8 @@ class Field:
         nodes = (len(self.rows.centres), len(self.cols.centres))
         if self.mean.shape != self.inv_std.shape or self.mean.ndim != 3 or self.mean.shape[:2] != nodes:
             raise InvalidValueError(
-                f"a field on {nodes[0]} x {nodes[1]} nodes needs mean and inv_std of shape "
-                f"({nodes[0]}, {nodes[1]}, channels), got {tuple(self.mean.shape)}, {tuple(self.inv_std.shape)}"
+                f"a field on {nodes[0]} x {nodes[1]} nodes needs mean and inv_std of shape ({nodes[0]}, "
+                f"{nodes[1]}, channels), got {tuple(self.mean.shape)} and {tuple(self.inv_std.shape)}"
             )
         if self.interpolation not in ("linear", "nearest") or self.granularity < 1:
             raise InvalidValueError(
@@ -114,35 +125,17 @@ class Field:
         """Channels of the layer."""
         return self.mean.shape[2]
 
+    def locate(self, axis: Axis, *, origin: int, scale: float, count: int) -> Positions:
+        """Where a feature map lies on one of the field's axes: pixel i at origin + (i + ½)·scale.
 
-@dataclass(frozen=True)
-class Positions:
-    """Where one axis of a feature map lies on its field: node index and weight of the next node.
-
-    Args:
-        before: index of the node before each feature pixel, int64 on the CPU.
-        weight: weight in [0, 1] of the node after it, float32 on the CPU.
-    """
-
-    before: Int64[Tensor, " n"]
-    weight: Float[Tensor, " n"]
-
-
-def locate(
-    axis: Axis, interpolation: Interpolation, granularity: int, *, origin: int, scale: float, count: int
-) -> Positions:
-    """The positions of ``count`` feature pixels, i at origin + (i + ½)·scale image pixels.
-
-    Args:
-        axis: nodes of the field.
-        interpolation: of the field.
-        granularity: of the field, in feature pixels.
-        origin: image pixel of the slide at which the tile starts.
-        scale: image pixels per feature pixel.
-        count: feature pixels.
-    """
-    index = torch.arange(count, dtype=torch.float64) + origin / scale
-    if interpolation == "nearest":
-        return Positions(*axis.nearest((index + 0.5) * scale))
-    block = torch.div(index, granularity, rounding_mode="floor")
-    return Positions(*axis.linear((block + 0.5) * (granularity * scale)))
+        Args:
+            axis: ``rows`` or ``cols``.
+            origin: image pixel of the slide at which the tile starts.
+            scale: image pixels per feature pixel.
+            count: feature pixels.
+        """
+        index = torch.arange(count, dtype=torch.float64) + origin / scale
+        if self.interpolation == "nearest":
+            return axis.nearest((index + 0.5) * scale)
+        block = torch.div(index, self.granularity, rounding_mode="floor") if self.granularity > 1 else index
+        return axis.linear((block + 0.5) * (self.granularity * scale))

@@ -1,12 +1,13 @@
-"""Instance normalisation with statistics from outside: one call on any network that has nn.InstanceNorm2d."""
+"""Instance normalisation with statistics from outside: one call on any network.
+
+The network stays what it is: its layers keep their weights and names, called directly it does what it always
+did, and it is never retrained. What differs between IN, TIN, KIN and DN are the fields that are passed in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from jaxtyping import Float
@@ -14,138 +15,146 @@ from torch import Tensor, nn
 
 from wsigen.errors import InvalidValueError
 from wsigen.stain.normalise.field import Field
-from wsigen.stain.normalise.fused import apply_field
-
-
-@dataclass(frozen=True)
-class LayerStats:
-    """Statistics of one layer's input on n patches, each by itself.
-
-    Args:
-        mean: float32 (n, channels).
-        inv_std: 1 / sqrt(biased variance + eps), float32 (n, channels).
-    """
-
-    mean: Float[Tensor, "n c"]
-    inv_std: Float[Tensor, "n c"]
-
-
-class Treatment(Protocol):
-    """What the norm layers of a network do during one forward pass."""
-
-    def __call__(self, layer: SlideNorm, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]: ...
-
-
-_TREATMENT: ContextVar[Treatment | None] = ContextVar("treatment", default=None)
-
-
-@contextmanager
-def treated(treatment: Treatment) -> Iterator[None]:
-    """Within, every norm layer that was replaced does as the treatment says, in this thread alone."""
-    token = _TREATMENT.set(treatment)
-    try:
-        yield
-    finally:
-        _TREATMENT.reset(token)
-
-
-class SlideNorm(nn.InstanceNorm2d):
-    """An instance norm layer that can take its statistics from outside; by itself it is what it replaced."""
-
-    name = ""
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of the layer that it replaces
-        """Normalise as the present treatment says, or plainly where there is none."""
-        treatment = _TREATMENT.get()
-        return super().forward(input) if treatment is None else treatment(self, input)
-
-
-def affine(layer: SlideNorm, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """The layer's own weight and bias, if it has them."""
-    if layer.weight is None:
-        return x
-    return x * layer.weight[:, None, None] + layer.bias[:, None, None]
-
-
-class _Measure:
-    """Plain instance normalisation that keeps the statistics."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.stats: list[LayerStats] = []
-
-    def __call__(self, layer: SlideNorm, x: Tensor) -> Tensor:
-        var, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0)
-        inv_std = (var + layer.eps).rsqrt()
-        self.names.append(layer.name)
-        self.stats.append(LayerStats(mean, inv_std))
-        out = (x.float() - mean[:, :, None, None]) * inv_std[:, :, None, None]
-        return affine(layer, out).to(x.dtype)
-
-
-class _Render:
-    """Normalisation with fields, one for each call of a norm layer."""
-
-    def __init__(
-        self, fields: Sequence[Field], origins: Sequence[tuple[int, int]], size: Sequence[int]
-    ) -> None:
-        self.fields, self.origins, self.size, self.called = fields, origins, size, 0
-
-    def __call__(self, layer: SlideNorm, x: Tensor) -> Tensor:
-        field = self.fields[self.called]
-        self.called += 1
-        scale = (self.size[0] / x.shape[2], self.size[1] / x.shape[3])
-        tiles = zip(x, self.origins, strict=True)
-        return affine(layer, torch.stack([apply_field(t, field, o, scale) for t, o in tiles]))
+from wsigen.stain.normalise.passes import Enough, Measure, NormPass, Render
+from wsigen.stain.normalise.slot import SlideNorm, during
+from wsigen.stain.normalise.stats import LayerStats, WhiteningStats
+from wsigen.stain.normalise.trace import Call, Trace
+from wsigen.stain.normalise.whiten import InstanceWhitening
 
 
 class NormLayers:
     """The norm layers of a network, with statistics passed explicitly.
 
+    Statistics and fields go by call, in the order in which a forward pass calls the layers. Layers that are
+    never called have none; a layer that is called twice has two. Which they are is found in the first pass;
+    until then ``names`` lists each layer once, in order of registration (in most networks that is the same).
+
     Args:
-        net: any module that has ``nn.InstanceNorm2d`` (affine or not); its layers are replaced in place, with
-            the same weights and the same behaviour as long as the network is called directly.
+        net: any module with ``nn.InstanceNorm2d`` (affine or not) or `InstanceWhitening`. Its instance norms
+            are replaced in place; twice is as good as once. Switching dropout off is the caller's affair.
+
+    Memory:
+        From the second pass on, layers normalise in place where nothing else needs their input.
 
     Raises:
-        InvalidValueError: the network has no such layers.
+        InvalidValueError: there are no such layers, or some that keep running statistics or are subclasses
+            with a behaviour of their own.
     """
 
     def __init__(self, net: nn.Module) -> None:
-        self.net = net
-        layers = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.InstanceNorm2d)]
+        for name, layer in net.named_modules():
+            if isinstance(layer, nn.InstanceNorm2d) and not isinstance(layer, SlideNorm):
+                _check(name, layer)
+                SlideNorm.take_over(layer)
+        layers = [(n, m) for n, m in net.named_modules() if isinstance(m, SlideNorm | InstanceWhitening)]
         if not layers:
-            raise InvalidValueError(f"{type(net).__name__} has no nn.InstanceNorm2d layers to normalise")
-        for name, layer in layers:
-            new = SlideNorm(layer.num_features, layer.eps, affine=False)
-            new.name, new.weight, new.bias = name, layer.weight, layer.bias
-            parent, _, child = name.rpartition(".")
-            setattr(net.get_submodule(parent), child, new)
-        self.names = tuple(name for name, _ in layers)
-        self.channels = tuple(layer.num_features for _, layer in layers)
+            raise InvalidValueError(
+                f"{type(net).__name__} has no nn.InstanceNorm2d layers: no field could be applied"
+            )
+        self.net = net
+        self._names: dict[nn.Module, str] = {layer: name for name, layer in layers}
+        self._channels = tuple(layer.num_features for _, layer in layers)
+        self._calls: tuple[Call, ...] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the layers, by call; a second call of a layer is ``name:2``."""
+        return tuple(self._names.values()) if self._calls is None else tuple(c.name for c in self._calls)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the layers, likewise."""
+        return self._channels if self._calls is None else tuple(c.channels for c in self._calls)
 
     @torch.inference_mode()
     def instance(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """The network with plain instance normalisation."""
-        return self.net(x)
+        """The network with plain instance normalisation.
+
+        Equal to calling the network within float32's rounding, and, bit for bit, to `render` with a field of
+        one node that holds what `measure` returns for ``x``.
+
+        Args:
+            x: images in [-1, 1].
+        """
+        return self._run(x, Measure(len(x), self._names, self._calls))
 
     @torch.inference_mode()
-    def measure(self, x: Float[Tensor, "n 3 h w"]) -> list[LayerStats]:
-        """Statistics of n patches, each by itself, per layer in order of ``names``."""
-        treatment = _Measure()
-        with treated(treatment):
-            self.net(x)
-        return treatment.stats
+    def measure(
+        self, x: Float[Tensor, "n 3 h w"], *, eps: float | None = None, correction: int = 0
+    ) -> list[LayerStats]:
+        """Statistics of n patches, each by itself, under plain instance normalisation.
+
+        Args:
+            x: patches in [-1, 1].
+            eps: added to variances, in place of the layers' own.
+            correction: 0 for the biased variance, as in training; 1 for the unbiased one.
+
+        Returns:
+            One `LayerStats` for each call of a norm layer (`WhiteningStats` where it whitens).
+
+        Determinism: the statistics of a patch depend on that patch alone.
+        """
+        measure = Measure(
+            len(x), self._names, self._calls, statistics_only=True, eps=eps, correction=correction
+        )
+        self._run(x, measure)
+        return measure.stats
 
     @torch.inference_mode()
     def render(
-        self, x: Float[Tensor, "b 3 h w"], fields: Sequence[Field], origins: Sequence[tuple[int, int]]
+        self,
+        x: Float[Tensor, "b 3 h w"],
+        fields: Sequence[Field | WhiteningStats],
+        origins: Sequence[tuple[int, int]],
     ) -> Float[Tensor, "b 3 h w"]:
         """The network, normalised with fields.
 
         Args:
-            x: tiles of a slide.
-            fields: one per layer, in order of ``names``.
+            x: tiles of a slide, in [-1, 1].
+            fields: one for each call, in order of ``names``; for layers that whiten, statistics of one image.
             origins: (y, x) of each tile on the slide, image pixels.
+
+        Determinism: on the CPU a layer's result depends on its input and on its position on the slide alone.
+
+        Raises:
+            InvalidValueError: numbers of tiles, origins, layers, fields or channels that do not fit together.
         """
-        with treated(_Render(fields, origins, x.shape[2:])):
-            return self.net(x)
+        if len(origins) != len(x):
+            raise InvalidValueError(f"render needs one origin for each of {len(x)} tiles, got {len(origins)}")
+        size = (x.shape[2], x.shape[3])
+        render = Render(len(x), self._names, self._calls, fields=fields, origins=origins, size=size)
+        out = self._run(x, render)
+        if render.done != len(fields):
+            raise InvalidValueError(
+                f"the network calls {render.done} norm layers, but there are {len(fields)} fields"
+            )
+        return out
+
+    def _run(self, x: Tensor, present: NormPass) -> Tensor:
+        """One forward pass; the first is watched."""
+        if self._calls is not None:
+            with during(present), suppress(Enough):
+                return self.net(x)
+            return x.new_empty(0)
+        trace = Trace(present, self._names)
+        with trace, during(trace):
+            out = self.net(x)
+        self._calls = trace.calls()
+        if not self._calls:
+            raise InvalidValueError(
+                f"{type(self.net).__name__} calls none of its norm layers in its forward pass"
+            )
+        return out
+
+
+def _check(name: str, layer: nn.InstanceNorm2d) -> None:
+    if type(layer) is not nn.InstanceNorm2d:
+        raise InvalidValueError(
+            f"layer {name} is a {type(layer).__name__}: only nn.InstanceNorm2d itself can be replaced, since "
+            "a subclass may behave otherwise"
+        )
+    if layer.track_running_stats:
+        raise InvalidValueError(
+            f"layer {name} keeps running statistics, which are the same for every tile already; build the "
+            "network with track_running_stats=False to normalise it by fields"
+        )

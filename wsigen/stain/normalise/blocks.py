@@ -1,0 +1,66 @@
+"""Feature maps by blocks that stay in the cache of a processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Affine = tuple[Float[Tensor, " c"], Float[Tensor, " c"]] | None
+"""A layer's own weight and bias per channel, applied after normalising, if it has them."""
+
+CACHE = 1 << 17
+"""Elements of a block on the CPU: two or three such float32 blocks fit into a level-2 cache of 1 to 2 MiB."""
+DEVICE = 1 << 25
+"""Elements of a block elsewhere: few kernels, and still no temporary of a whole layer."""
+
+
+def dense(x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], bool]:
+    """The same values without gaps in memory (planar or channels-last), and whether that is a copy."""
+    if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
+        return x, False
+    return x.contiguous(), True
+
+
+def is_channels_last(x: Float[Tensor, "c h w"]) -> bool:
+    """Whether the channels of a pixel lie side by side in memory."""
+    return x.stride(0) == 1 and x.shape[0] > 1
+
+
+def block_size(x: Tensor) -> int:
+    """Elements of a block on the tensor's device."""
+    return CACHE if x.device.type == "cpu" else DEVICE
+
+
+def blocks(x: Float[Tensor, "c h w"], size: int) -> Iterator[tuple[slice, slice]]:
+    """Cut one tile's features into (channels, rows), contiguous in memory as far as possible.
+
+    Args:
+        x: planar or channels-last features.
+        size: elements of a block, at most, but at least a row.
+    """
+    channels, height, width = x.shape
+    if is_channels_last(x):
+        group, rows = channels, max(1, min(height, size // (channels * width)))
+    else:
+        rows = max(1, min(height, size // width))
+        group = max(1, min(channels, size // (rows * width)))
+    for c in range(0, channels, group):
+        for y in range(0, height, rows):
+            yield slice(c, min(c + group, channels)), slice(y, min(y + rows, height))
+
+
+def buffer_for(x: Float[Tensor, "c h w"], size: int) -> Float[Tensor, " n"]:
+    """Float32 memory for any block of the features."""
+    row = x.shape[2] * (x.shape[0] if is_channels_last(x) else 1)
+    return torch.empty(min(x.numel(), max(size, row)), dtype=torch.float32, device=x.device)
+
+
+def shaped(buffer: Float[Tensor, " n"], block: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
+    """The beginning of a buffer with the shape of a block and the order of its dimensions in memory."""
+    c, h, w = block.shape
+    if is_channels_last(block):
+        return buffer[: block.numel()].view(h, w, c).permute(2, 0, 1)
+    return buffer[: block.numel()].view(c, h, w)

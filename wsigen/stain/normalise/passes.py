@@ -1,0 +1,200 @@
+"""What norm layers do in a pass: measure their input, or normalise it with fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wsigen.errors import InvalidValueError
+from wsigen.stain.normalise.field import Axis, Field, Positions
+from wsigen.stain.normalise.fused import apply_field
+from wsigen.stain.normalise.moments import instance_normalise
+from wsigen.stain.normalise.slot import SlideNorm
+from wsigen.stain.normalise.stats import LayerStats, WhiteningStats
+from wsigen.stain.normalise.trace import Call
+from wsigen.stain.normalise.whiten import InstanceWhitening
+
+
+class Enough(Exception):
+    """Ends a pass early."""
+
+
+class NormPass:
+    """One forward pass, whose calls of norm layers must be those of the first.
+
+    Args:
+        batch: tiles that the network was given.
+        names: name of each layer.
+        calls: of the first pass; None in the first.
+    """
+
+    def __init__(self, batch: int, names: Mapping[nn.Module, str], calls: Sequence[Call] | None) -> None:
+        self.batch, self.names, self.calls, self.done = batch, names, calls, 0
+
+    def __call__(self, layer: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The layer's output."""
+        name, index, overwrite = self.names[layer], self.done, False
+        if x.ndim != 4 or x.shape[0] != self.batch:
+            raise InvalidValueError(
+                f"layer {name} normalises a tensor of shape {tuple(x.shape)}; it must be given "
+                f"one (channels, height, width) for each of the {self.batch} tiles of a batch"
+            )
+        if self.calls is not None:
+            expected = self.calls[index].name if index < len(self.calls) else "no further layer"
+            if expected.partition(":")[0] != name:
+                raise InvalidValueError(
+                    f"the network called norm layer {name} where it called {expected} before; statistics are "
+                    "kept by order of calls, which must not depend on the input"
+                )
+            overwrite = self.calls[index].overwrite
+        self.done += 1
+        if isinstance(layer, SlideNorm):
+            return self.normalise(index, layer, x, overwrite)
+        assert isinstance(layer, InstanceWhitening)
+        return self.whiten(index, layer, x)
+
+    def normalise(self, index: int, layer: SlideNorm, x: Tensor, overwrite: bool) -> Tensor:
+        """What an instance norm does with its input."""
+        raise NotImplementedError
+
+    def whiten(self, index: int, layer: InstanceWhitening, x: Tensor) -> Tensor:
+        """What a whitening layer does with its input."""
+        raise NotImplementedError
+
+    @property
+    def watched(self) -> bool:
+        """Whether this is the first pass, which must run operation by operation."""
+        return self.calls is None
+
+
+class Measure(NormPass):
+    """Plain normalisation, which keeps the statistics.
+
+    Args:
+        batch: tiles that the network was given.
+        names: name of each layer.
+        calls: of the first pass; None in the first.
+        statistics_only: end the pass with its last statistics (by `Enough`).
+        eps: in place of the layers' own.
+        correction: 0 for the biased variance, 1 for the unbiased one.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        names: Mapping[nn.Module, str],
+        calls: Sequence[Call] | None,
+        *,
+        statistics_only: bool = False,
+        eps: float | None = None,
+        correction: int = 0,
+    ) -> None:
+        super().__init__(batch, names, calls)
+        self.statistics_only, self.eps, self.correction = statistics_only, eps, correction
+        self.stats: list[LayerStats] = []
+
+    def normalise(self, index: int, layer: SlideNorm, x: Tensor, overwrite: bool) -> Tensor:
+        """Instance normalisation; in place where nothing else needs the input."""
+        out, mean, inv_std = instance_normalise(
+            x,
+            layer.eps if self.eps is None else self.eps,
+            layer.weight_and_bias,
+            correction=self.correction,
+            overwrite=overwrite,
+            fuse=not self.watched,
+        )
+        return self._keep(LayerStats(mean, inv_std), out)
+
+    def whiten(self, index: int, layer: InstanceWhitening, x: Tensor) -> Tensor:
+        """Instance whitening."""
+        stats = layer.measure(x)
+        return self._keep(stats, layer.apply_stats(x, stats))
+
+    def _keep(self, stats: LayerStats, out: Tensor) -> Tensor:
+        self.stats.append(stats)
+        if self.statistics_only and self.calls is not None and len(self.stats) == len(self.calls):
+            raise Enough
+        return out
+
+
+class Render(NormPass):
+    """Normalisation with fields, each tile where it lies.
+
+    Args:
+        batch: tiles that the network was given.
+        names: name of each layer.
+        calls: of the first pass; None in the first.
+        fields: by call.
+        origins: (y, x) of each tile on the slide.
+        size: (height, width) of the tiles, image pixels.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        names: Mapping[nn.Module, str],
+        calls: Sequence[Call] | None,
+        *,
+        fields: Sequence[Field | WhiteningStats],
+        origins: Sequence[tuple[int, int]],
+        size: tuple[int, int],
+    ) -> None:
+        super().__init__(batch, names, calls)
+        self.fields, self.origins, self.size = fields, origins, size
+        self._located: dict[tuple, Positions] = {}
+
+    def normalise(self, index: int, layer: SlideNorm, x: Tensor, overwrite: bool) -> Tensor:
+        """Normalisation with the field of this call."""
+        field = self._field(index, layer, x.shape[1])
+        if not isinstance(field, Field):
+            raise InvalidValueError(f"layer {self.names[layer]} is an instance norm and needs a Field")
+        places = [
+            (self._locate(field, field.rows, y, 0, x), self._locate(field, field.cols, left, 1, x))
+            for y, left in self.origins
+        ]
+        affine = layer.weight_and_bias
+        return apply_field(x, field, places, affine, overwrite=overwrite, fuse=not self.watched)
+
+    def whiten(self, index: int, layer: InstanceWhitening, x: Tensor) -> Tensor:
+        """Whitening with the statistics of this call."""
+        stats = self._field(index, layer, x.shape[1])
+        if not isinstance(stats, WhiteningStats):
+            raise InvalidValueError(f"layer {self.names[layer]} whitens and needs WhiteningStats")
+        return layer.apply_stats(x, stats)
+
+    def _field(self, index: int, layer: nn.Module, channels: int) -> Field | WhiteningStats:
+        if index >= len(self.fields):
+            raise InvalidValueError(
+                f"the network calls more norm layers than there are fields ({len(self.fields)}); "
+                f"{self.names[layer]} has none"
+            )
+        field = self.fields[index]
+        if field.mean.shape[-1] != channels:
+            raise InvalidValueError(
+                f"layer {self.names[layer]} has {channels} channels, but its field {field.mean.shape[-1]}: "
+                "fields go by the order in which measure returns statistics"
+            )
+        return field
+
+    def _locate(self, field: Field, axis: Axis, origin: int, side: int, x: Tensor) -> Positions:
+        """Positions are shared by layers of one scale, and computed once in a pass."""
+        count = x.shape[2 + side]
+        scale = pixels_per_feature(self.size[side], count)
+        key = (id(axis), field.interpolation, field.granularity, origin, scale, count)
+        if key not in self._located:
+            self._located[key] = field.locate(axis, origin=origin, scale=scale, count=count)
+        return self._located[key]
+
+
+def pixels_per_feature(pixels: int, features: int) -> float:
+    """Image pixels per feature pixel along one side of a tile.
+
+    A whole number (or one over a whole number) where sizes differ by rounding alone: 255 pixels give 127 or
+    128 features of 2 pixels each, wherever the tile lies.
+    """
+    if features > pixels:
+        return 1 / pixels_per_feature(features, pixels)
+    scale = max(1, round(pixels / features))
+    return float(scale) if abs(pixels - scale * features) < scale else pixels / features
