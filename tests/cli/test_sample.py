@@ -121,7 +121,7 @@ def test_unusual_sizes_and_scales_are_warned_of(sample, caplog):
 
 def test_interrupt_says_how_to_go_on(sample, monkeypatch, caplog, tmp_path):
     def interrupted(*args, **kwargs):
-        run_cascade(*args, **{**kwargs, "follower": None})
+        run_cascade(*args, **kwargs)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -25,7 +25,6 @@ def cascade(
     *,
     denoiser=None,
     stores=None,
-    follower=None,
     seed=0,
     stages=2,
     patch=16,
@@ -42,7 +41,6 @@ def cascade(
         lambda stage: stores.setdefault(stage, MemoryStore(specs[stage].extent)),
         background=background,
         machine=Machine(threads=1, **machine),
-        follower=follower,
     )
     return [stores[stage].rows for stage in range(stages + 1)]
 
@@ -114,13 +112,6 @@ def test_complete_stages_are_not_run_again():
     cascade(stores=stores, denoiser=second)
     assert first.images > 0
     assert second.images == 0
-
-
-def test_a_follower_is_handed_the_final_rows_in_order():
-    got = []
-    images = cascade(follower=lambda y, rows: got.append((y, rows)), stages=3)
-    assert np.array_equal(np.concatenate([rows for _, rows in got]), images[-1])
-    assert [y for y, _ in got] == np.cumsum([0, *(len(rows) for _, rows in got[:-1])]).tolist()
 
 
 class Bright(BlurDenoiser):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from wsigen.diffusion.step import DenoiserFunction
 from wsigen.geometry import Region
 from wsigen.sampling.background import Colour, glass_colour
@@ -21,7 +19,6 @@ def run_cascade(
     background: Colour,
     machine: Machine | None = None,
     progress: Progress | None = None,
-    follower: Callable[[int, np.ndarray], None] | None = None,
 ) -> RowStore:
     """Samples a slide, or goes on with one.
 
@@ -35,8 +32,6 @@ def run_cascade(
         background: colour of glass in the model's training slides, for base images that show none.
         machine: where and how to run.
         progress: called after every batch.
-        follower: handed the rows of the final stage, in order, with the index of the first. A run that
-            goes on hands over only those that its store did not have.
 
     Returns:
         The store of the final stage, complete.
@@ -50,14 +45,7 @@ def run_cascade(
     for spec in specs:
         current = store(spec.stage)
         run = StageRun(
-            spec,
-            denoiser,
-            above,
-            current,
-            background=background,
-            machine=machine,
-            progress=progress,
-            follower=follower if spec is specs[-1] else None,
+            spec, denoiser, above, current, background=background, machine=machine, progress=progress
         )
         run.run()
         if spec.stage == 0 and len(specs) > 1:

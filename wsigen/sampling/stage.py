@@ -145,7 +145,6 @@ class StageRun:
         background: colour of glass, for the skip rule, and for what sticks out of an unguided canvas.
         machine: where and how.
         progress: called after every batch.
-        follower: handed every row of pixels that goes to the sink, with the index of the first one.
 
     Memory: the band (`band_bytes`), and a few batches of patches.
 
@@ -163,11 +162,10 @@ class StageRun:
         background: Colour,
         machine: Machine | None = None,
         progress: Progress | None = None,
-        follower: Callable[[int, np.ndarray], None] | None = None,
     ) -> None:
         self.spec, self.machine = spec, machine or Machine()
         self._network = at_mpp(denoiser, spec.mpp)
-        self._sink, self._progress, self._follower = sink, progress, follower
+        self._sink, self._progress = sink, progress
         self._background = background
         self._first_row = sink.rows_done
         self._patches = self._evaluations = 0
@@ -374,8 +372,6 @@ class StageRun:
         if not len(rows):
             return
         self._sink.append(rows)
-        if self._follower:
-            self._follower(self._emitted, rows)
         self._emitted += len(rows)
 
 
