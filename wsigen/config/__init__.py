@@ -5,6 +5,7 @@ place that does it.
 """
 
 from wsigen.config.check import check
+from wsigen.config.domains import StainDataConfig, StainOptimConfig, StainRunConfig
 from wsigen.config.sample import SampleConfig, parse_bytes
 from wsigen.config.stain import (
     STAIN_METHODS,
@@ -13,10 +14,9 @@ from wsigen.config.stain import (
     DiscriminatorConfig,
     FastCutConfig,
     GeneratorConfig,
-    StainDataConfig,
-    StainOptimConfig,
     StainTrainConfig,
 )
+from wsigen.config.style import AdainConfig, StyleDataConfig, StyleLossConfig
 from wsigen.config.train import (
     DataConfig,
     DenoiserConfig,
@@ -28,6 +28,7 @@ from wsigen.config.train import (
 
 __all__ = [
     "STAIN_METHODS",
+    "AdainConfig",
     "CutConfig",
     "CutLossConfig",
     "DataConfig",
@@ -41,7 +42,10 @@ __all__ = [
     "SampleConfig",
     "StainDataConfig",
     "StainOptimConfig",
+    "StainRunConfig",
     "StainTrainConfig",
+    "StyleDataConfig",
+    "StyleLossConfig",
     "TrainConfig",
     "check",
     "parse_bytes",

@@ -1,7 +1,7 @@
 import torch
 
-from wsigen.stain.style.adain import EPSILON, feature_stats
-from wsigen.stain.style.loss import content_loss, style_loss, target_features
+from wsigen.stain.style.adain import EPSILON
+from wsigen.stain.style.loss import content_loss, style_loss
 
 
 def test_content_loss_by_hand():
@@ -29,12 +29,3 @@ def test_layers_and_channels_count_alike():
 def test_style_loss_of_a_picture_with_its_own_pixels_in_another_order_is_zero():
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(style_loss([x], [x.flip(2).transpose(2, 3)]), torch.tensor(0.0))
-
-
-def test_target_features_have_the_statistics_of_each_image_s_own_style():
-    generator = torch.Generator().manual_seed(0)
-    content = torch.randn(2, 3, 8, 8, generator=generator)
-    style = torch.randn(2, 3, 5, 7, generator=generator) * torch.tensor([1.0, 3.0])[:, None, None, None]
-    found, wanted = feature_stats(target_features(content, style)), feature_stats(style)
-    torch.testing.assert_close(found.mean, wanted.mean, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found.std, wanted.std, atol=1e-4, rtol=1e-4)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wsigen.stain.style.adain import ChannelMap, FeatureStats, adain_map
+from wsigen.stain.style.adain import ChannelMap, FeatureStats, adain_map, feature_stats
 from wsigen.stain.style.network import StyleModel
 
 
@@ -45,3 +45,22 @@ class LikeReference(nn.Module):
         assert isinstance(self.scale, Tensor)
         assert isinstance(self.shift, Tensor)
         return self.decoder(ChannelMap(self.scale, self.shift)(self.encoder(x)))
+
+
+class LikePictures(nn.Module):
+    """Encoder, AdaIN with each picture's own statistics, decoder: for whole pictures, as in training.
+
+    Args:
+        model: encoder and decoder; shared, not copied.
+        style: statistics of one image, or of several together.
+    """
+
+    def __init__(self, model: StyleModel, style: FeatureStats) -> None:
+        super().__init__()
+        self.encoder, self.decoder = model.encoder, model.decoder
+        self.style = style
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Images in [-1, 1] in the style's stain; sides are multiples of 8 and at least 16."""
+        features = self.encoder(x)
+        return self.decoder(adain_map(feature_stats(features), self.style)(features))

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from wsigen.stain.style.adain import adain_map, feature_stats
+from wsigen.stain.style.adain import feature_stats
 
 
 def content_loss(painted: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
@@ -17,7 +17,7 @@ def content_loss(painted: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h
 
     The mean of squares, as in the published training, where the paper writes the norm.
     """
-    return mse_loss(painted, target)
+    return mse_loss(painted.float(), target.float())
 
 
 def style_loss(painted: Sequence[Tensor], style: Sequence[Tensor]) -> Float[Tensor, ""]:
@@ -32,10 +32,3 @@ def style_loss(painted: Sequence[Tensor], style: Sequence[Tensor]) -> Float[Tens
         a, b = feature_stats(mine), feature_stats(wanted)
         terms.append(mse_loss(a.mean, b.mean) + mse_loss(a.std, b.std))
     return torch.stack(terms).sum()
-
-
-def target_features(
-    content: Float[Tensor, "b c h w"], style: Float[Tensor, "b c k l"]
-) -> Float[Tensor, "b c h w"]:
-    """Eq. 9: the content's features with the statistics of the style's, image by image."""
-    return adain_map(feature_stats(content), feature_stats(style))(content)

@@ -106,7 +106,8 @@ class StyleModel(ModelMixin, ConfigMixin):
 
     Args:
         width: channels of the first convolution; 64 in the published weights.
-        mpp: µm/px that the decoder was trained at, if it was trained on slides.
+        mpp: µm/px that the decoder was trained at. A record, as are all below.
+        mpp_range: smallest and largest µm/px that it was trained at.
         source: where the weights come from, for provenance.
 
     Attributes:
@@ -118,7 +119,13 @@ class StyleModel(ModelMixin, ConfigMixin):
     halo = -(-RADIUS // STRIDE) * STRIDE
 
     @register_to_config
-    def __init__(self, width: int = 64, mpp: float | None = None, source: str | None = None) -> None:
+    def __init__(
+        self,
+        width: int = 64,
+        mpp: float | None = None,
+        mpp_range: tuple[float, float] | None = None,
+        source: str | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = Encoder(width)
         self.decoder = Decoder(width)

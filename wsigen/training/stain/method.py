@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from wsigen.config.stain import StainTrainConfig
@@ -78,13 +79,13 @@ class Method(ABC):
 
     Attributes:
         nets: everything that is trained, by name.
-        generator: of these, the one that is averaged and kept.
+        generator: of these, the one that is averaged and kept, saved as ModelMixins are.
         optimizers: by name; all follow the run's learning rate.
         memory: what else the next update depends on.
     """
 
     nets: nn.ModuleDict
-    generator: Generator
+    generator: ModelMixin
     optimizers: dict[str, torch.optim.Optimizer]
     memory: dict[str, Part]
 
@@ -95,6 +96,16 @@ class Method(ABC):
     @abstractmethod
     def update(self, batch: Batch) -> Scalars:
         """Change the weights once; the losses to report, detached, the generator's "loss" first."""
+
+    def translator(self, net: nn.Module, target: UInt8[Tensor, "n 3 h w"]) -> nn.Module:
+        """What translates pictures in validation: the generator itself, unless it must be shown the target.
+
+        Args:
+            net: the averaged generator.
+            target: held-out pictures of the target.
+        """
+        del target
+        return net
 
     def compile(self) -> None:
         """Have the networks compiled."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from wsigen.config.stain import StainTrainConfig
+from wsigen.config.domains import StainRunConfig
+from wsigen.training.stain.adain import Adain
 from wsigen.training.stain.cut import Cut
 from wsigen.training.stain.method import Machine, Method
 
-METHODS: dict[str, Callable[[Any, Machine], Method]] = {"cut": Cut, "fastcut": Cut}
+METHODS: dict[str, Callable[[Any, Machine], Method]] = {"cut": Cut, "fastcut": Cut, "adain": Adain}
 
 
-def make_method(config: StainTrainConfig, machine: Machine) -> Method:
+def make_method(config: StainRunConfig, machine: Machine) -> Method:
     """The method that a configuration is of, with untrained networks on the machine's device.
 
     Args:

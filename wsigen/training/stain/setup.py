@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from wsigen.config.stain import StainTrainConfig
+from wsigen.config.domains import StainRunConfig
 from wsigen.config.train import PatchGroup
 from wsigen.data.domains import (
     TARGET_STREAM,
@@ -23,8 +23,11 @@ from wsigen.training.folder import check_same_run
 from wsigen.training.setup import batches
 from wsigen.training.state import CHECKPOINT, RunState
 
+IDENTITY = ("method", "generator", "discriminator", "encoder", "encoder_width", "loss", "seed")
+"""What a run cannot change on the way; a method has some of them."""
 
-def run_domains(config: StainTrainConfig, run_dir: Path, accelerator: Accelerator) -> Domains:
+
+def run_domains(config: StainRunConfig, run_dir: Path, accelerator: Accelerator) -> Domains:
     """The slides of this run, indexed until there is a checkpoint and then kept in the run folder.
 
     Args:
@@ -41,7 +44,7 @@ def run_domains(config: StainTrainConfig, run_dir: Path, accelerator: Accelerato
         check_same_run(
             config,
             run_dir,
-            parts=("method", "generator", "discriminator", "loss", "seed"),
+            parts=[part for part in IDENTITY if hasattr(config, part)],
             data=("source", "target", "table", "val_fraction"),
             index="index-source.parquet and index-target.parquet",
         )
@@ -56,7 +59,7 @@ def run_domains(config: StainTrainConfig, run_dir: Path, accelerator: Accelerato
     return Domains(*(SlideIndex.load(path) for path in paths))
 
 
-def make_patches(config: StainTrainConfig, index: SlideIndex, seed: int, *, augment: bool) -> PatchDataset:
+def make_patches(config: StainRunConfig, index: SlideIndex, seed: int, *, augment: bool) -> PatchDataset:
     """Patches of one domain.
 
     Args:
@@ -78,7 +81,7 @@ def make_patches(config: StainTrainConfig, index: SlideIndex, seed: int, *, augm
 
 
 def make_pairs(
-    config: StainTrainConfig, domains: Domains, state: RunState, images: int, accelerator: Accelerator
+    config: StainRunConfig, domains: Domains, state: RunState, images: int, accelerator: Accelerator
 ) -> DataLoader[Any]:
     """The batches of this process from the update that ``state`` has reached to the end of the run.
 

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from wsigen.config.stain import StainTrainConfig
+from wsigen.config.domains import StainRunConfig
 from wsigen.data.domains import Domains
 from wsigen.data.patches import to_unit_range
 from wsigen.errors import DivergedError
 from wsigen.files import disk_errors
 from wsigen.nn.ema import PowerEMA
-from wsigen.stain.snapshot import save_stainer
+from wsigen.nn.snapshot import save_snapshot
 from wsigen.training.folder import only_run
 from wsigen.training.loop import Loop, averaged, run_to_end
 from wsigen.training.setup import make_accelerator
@@ -56,7 +56,7 @@ class StainState(RunState):
         return {"nets": self.method.nets, "ema": self.ema, **optimizers, **self.method.memory}
 
 
-def train_stainer(config: StainTrainConfig) -> Path:
+def train_stainer(config: StainRunConfig) -> Path:
     """Train until ``config.kimg``, resuming if the run folder holds a checkpoint.
 
     A run that is finished is left as it is.
@@ -75,19 +75,24 @@ def train_stainer(config: StainTrainConfig) -> Path:
     with only_run(run_dir, main=accelerator.is_main_process):
         domains = run_domains(config, run_dir, accelerator)
         method = make_method(config, Machine(accelerator))
-        method.nets.to(accelerator.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        method.nets.to(accelerator.device).to(memory_format=_layout(accelerator))  # pyright: ignore[reportCallIssue]
         state = StainState(method, PowerEMA(method.generator, config.optim.ema_sigma_rel))
         run_to_end(config, run_dir, state, lambda: _Run(config, run_dir, accelerator, domains, state))
         accelerator.end_training()
     return run_dir / "snapshot"
 
 
-class _Run(Loop[StainTrainConfig, StainState]):
+def _layout(accelerator: Accelerator) -> torch.memory_format:
+    """Narrow networks in bf16 take a fifth less time on a CPU when channels come first."""
+    return torch.channels_last if accelerator.device.type == "cuda" else torch.contiguous_format
+
+
+class _Run(Loop[StainRunConfig, StainState]):
     """One call of ``train_stainer``."""
 
     def __init__(
         self,
-        config: StainTrainConfig,
+        config: StainRunConfig,
         run_dir: Path,
         accelerator: Accelerator,
         domains: Domains,
@@ -118,7 +123,7 @@ class _Run(Loop[StainTrainConfig, StainState]):
 
     def _image(self, pixels: torch.Tensor) -> torch.Tensor:
         image = to_unit_range(pixels.to(self.accelerator.device, non_blocking=True))
-        return image.contiguous(memory_format=torch.channels_last)
+        return image.contiguous(memory_format=_layout(self.accelerator))
 
     def _set_lr(self) -> None:
         """The run's rate, falling linearly to 0 once the share of it that is constant has passed."""
@@ -140,7 +145,7 @@ class _Run(Loop[StainTrainConfig, StainState]):
                 )
 
     def _save_snapshot(self, folder: Path) -> None:
-        save_stainer(averaged(self.state.method.generator, self.state.ema), folder)
+        save_snapshot(averaged(self.state.method.generator, self.state.ema), folder)
 
     def _write_validation(self) -> None:
         """Translations by the averaged weights: pictures, and how their stain compares with the target's."""
@@ -148,7 +153,8 @@ class _Run(Loop[StainTrainConfig, StainState]):
             self.held_out = draw_held_out(self.config, self.domains)
         kept, net = self.held_out, averaged(self.state.method.generator, self.state.ema)
         with self.accelerator.autocast():
-            translated = translate(net, kept.source, self.accelerator.device)
+            translator = self.state.method.translator(net, kept.target)
+            translated = translate(translator, kept.source, self.accelerator.device)
         kimg = self.state.images / 1000
         self._write({"kimg": kimg, "val": stain_statistics(kept, translated)})
         path = self.run_dir / f"translations-{kimg:010.3f}kimg.png"

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import nn
 
-from wsigen.config.stain import StainTrainConfig
+from wsigen.config.domains import StainRunConfig
 from wsigen.data.domains import TARGET_STREAM, Domains
 from wsigen.data.index import SlideIndex
 from wsigen.data.patches import PatchKey, to_unit_range
@@ -48,7 +48,7 @@ class HeldOut:
     held_out: dict[str, bool]
 
 
-def draw_held_out(config: StainTrainConfig, domains: Domains) -> HeldOut:
+def draw_held_out(config: StainRunConfig, domains: Domains) -> HeldOut:
     """Patches of validation slides; of training slides, with a warning, where a domain has none.
 
     Args:
@@ -68,7 +68,7 @@ def draw_held_out(config: StainTrainConfig, domains: Domains) -> HeldOut:
     )
 
 
-def _patches(config: StainTrainConfig, index: SlideIndex, seed: int) -> torch.Tensor:
+def _patches(config: StainRunConfig, index: SlideIndex, seed: int) -> torch.Tensor:
     patches = make_patches(config, index, seed, augment=False)
     return torch.stack([patches[PatchKey(i, config.data.patch_size)].image for i in range(config.val_images)])
 

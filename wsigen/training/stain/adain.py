@@ -1,0 +1,94 @@
+"""A decoder for stain transfer by example (Huang & Belongie 2017, eq. 11):
+
+    λ_c L_c + λ L_s + λ_p L_sp
+
+with the encoder as it is. With URST's stroke perceptual loss L_sp (Chen et al. 2022) the content's statistics
+are those of a thumbnail, in training as in use, and the painted patch is compared with the painted thumbnail.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from wsigen.config.style import AdainConfig
+from wsigen.data.patches import to_unit_range
+from wsigen.stain.losses.stroke import stroke_loss
+from wsigen.stain.style.adain import adain_map, feature_stats
+from wsigen.stain.style.like import LikePictures
+from wsigen.stain.style.loss import content_loss, style_loss
+from wsigen.stain.style.network import StyleModel
+from wsigen.stain.style.weights import untrained_style
+from wsigen.training.stain.method import Batch, Machine, Method, Scalars
+
+
+class Adain(Method):
+    """Training of a style decoder; the source is painted in the target's stain, pair by pair.
+
+    Args:
+        config: the run.
+        machine: what it computes with.
+
+    Raises:
+        SnapshotError: the encoder's weights cannot be had.
+    """
+
+    def __init__(self, config: AdainConfig, machine: Machine) -> None:
+        super().__init__(machine)
+        self.loss = config.loss
+        low, high = config.data.mpp_range
+        net = untrained_style(config.encoder, width=config.encoder_width, seed=config.seed)
+        net.register_to_config(mpp=low if low == high else None, mpp_range=(low, high))
+        self.generator = net
+        self.nets = nn.ModuleDict({"style": net})
+        decoder = net.decoder.parameters()
+        self.optimizers = {"decoder": torch.optim.Adam(decoder, lr=config.optim.lr, betas=config.optim.betas)}
+        self.encode, self.decode, self.features = net.encoder, net.decoder, net.encoder.features
+
+    def compile(self) -> None:
+        """Have the networks compiled."""
+        self.encode, self.decode, self.features = map(
+            torch.compile, (self.encode, self.decode, self.features)
+        )
+
+    def update(self, batch: Batch) -> Scalars:
+        """One step of the decoder."""
+        with self.machine.autocast():
+            losses = self._losses(batch)
+        weights = {"content": self.loss.lambda_content, "style": self.loss.lambda_style}
+        weights["stroke"] = self.loss.lambda_stroke
+        total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        self.machine.apply(total, self.optimizers["decoder"])
+        return {name: value.detach() for name, value in {"loss": total, **losses}.items()}
+
+    def _losses(self, batch: Batch) -> Scalars:
+        with torch.no_grad():
+            style = self.features(batch.target)
+            content = self.encode(batch.source)
+            thumbnail = self._thumbnail(batch.source)
+            seen = content if thumbnail is None else self.encode(thumbnail)
+            move = adain_map(feature_stats(seen), feature_stats(style[-1]))
+            target = move(content)
+        painted = self.decode(target)
+        found = self.features(painted)
+        losses = {"content": content_loss(found[-1], target), "style": style_loss(found, style)}
+        if thumbnail is not None:
+            with torch.no_grad():
+                painted_thumbnail = self.decode(move(seen))
+            losses["stroke"] = stroke_loss(lambda x: [self.encode(x)], painted, painted_thumbnail)
+        return losses
+
+    def _thumbnail(self, source: Tensor) -> Tensor | None:
+        """The source with areas averaged; None without the stroke loss."""
+        return avg_pool2d(source, self.loss.thumbnail) if self.loss.lambda_stroke else None
+
+    @torch.no_grad()
+    def translator(self, net: nn.Module, target: UInt8[Tensor, "n 3 h w"]) -> nn.Module:
+        """A network that paints each picture in the stain of all the target pictures together."""
+        assert isinstance(net, StyleModel)
+        device = next(net.parameters()).device
+        features = [net.encoder(to_unit_range(x.to(device))).float() for x in target.split(4)]
+        together = torch.cat([f.transpose(0, 1).flatten(1) for f in features], dim=1)
+        return LikePictures(net, feature_stats(together[None, :, :, None]))
