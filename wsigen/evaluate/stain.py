@@ -61,7 +61,9 @@ def stain_densities(
         raise InvalidValueError(f"stains must be one of {', '.join(_STAINS)}, got {stains!r}")
     if len(background) != 3 or not all(0 < level <= 255 for level in background):
         raise InvalidValueError(f"background must be three grey levels in (0, 255], got {background}")
-    return optical_density(rgb, background) @ _unmixing(stains)
+    return cv2.transform(optical_density(rgb, background).reshape(-1, 1, 3), unmixing(stains).T).reshape(
+        rgb.shape
+    )
 
 
 def optical_density(rgb: np.ndarray, background: tuple[float, float, float] = WHITE) -> np.ndarray:
@@ -74,9 +76,27 @@ def optical_density(rgb: np.ndarray, background: tuple[float, float, float] = WH
     Returns:
         float32 (..., 3), in [0, 2.41].
     """
+    return cv2.LUT(rgb.reshape(-1, 1, 3), density_table(background)[None]).reshape(rgb.shape)
+
+
+def density_table(background: tuple[float, float, float] = WHITE) -> np.ndarray:
+    """Optical density of each grey level, float32 (256, 3)."""
     levels = np.maximum(np.arange(256), 1)[:, None]
-    table = np.maximum(-np.log10(levels / np.asarray(background, np.float64)), 0).astype(np.float32)
-    return np.stack([table[rgb[..., c], c] for c in range(3)], axis=-1)
+    return np.maximum(-np.log10(levels / np.asarray(background, np.float64)), 0).astype(np.float32)
+
+
+@lru_cache
+def unmixing(stains: str) -> np.ndarray:
+    """M⁻¹ for "h-e-dab", "h-e" or "h-dab", float32 (3, 3): densities = OD M⁻¹.
+
+    M's rows have length 1; a missing stain's row is perpendicular to the others.
+    """
+    rows = [None if v is None else np.asarray(v) / np.linalg.norm(v) for v in _STAINS[stains]]
+    present = [row for row in rows if row is not None]
+    if len(present) == 2:
+        residual = np.cross(present[0], present[1])
+        rows = [residual / np.linalg.norm(residual) if row is None else row for row in rows]
+    return np.linalg.inv(np.stack(rows)).astype(np.float32)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 @dataclass(frozen=True)
@@ -278,17 +298,6 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
         return math.nan
     a, b = a - a.mean(), b - b.mean()
     return float(np.clip(a @ b / math.sqrt((a @ a) * (b @ b)), -1, 1))
-
-
-@lru_cache
-def _unmixing(stains: str) -> np.ndarray:
-    """M⁻¹, with M's rows of length 1 and the missing stain's row perpendicular to the others."""
-    rows = [None if v is None else np.asarray(v) / np.linalg.norm(v) for v in _STAINS[stains]]
-    present = [row for row in rows if row is not None]
-    if len(present) == 2:
-        residual = np.cross(present[0], present[1])
-        rows = [residual / np.linalg.norm(residual) if row is None else row for row in rows]
-    return np.linalg.inv(np.stack(rows)).astype(np.float32)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def _require_rgb(rgb: np.ndarray) -> None:
