@@ -160,8 +160,10 @@ class Render(NormPass):
     def whiten(self, index: int, layer: InstanceWhitening, x: Tensor) -> Tensor:
         """Whitening with the statistics of this call."""
         stats = self._field(index, layer, x.shape[1])
-        if not isinstance(stats, WhiteningStats):
-            raise InvalidValueError(f"layer {self.names[layer]} whitens and needs WhiteningStats")
+        if not isinstance(stats, WhiteningStats) or len(stats.mean) not in (1, self.batch):
+            raise InvalidValueError(
+                f"layer {self.names[layer]} whitens and needs WhiteningStats of one image, or of each tile"
+            )
         return layer.apply_stats(x, stats)
 
     def _field(self, index: int, layer: nn.Module, channels: int) -> Field | WhiteningStats:

@@ -28,7 +28,9 @@ class WhiteningStats(LayerStats):
     Args:
         mean: float32 (n, channels).
         inv_std: 1 / sqrt(diagonal of the covariance + eps), float32 (n, channels).
-        covariance: biased, without eps, float32 (n, channels, channels).
+        covariance: Σ, biased, without eps, float32 (n, channels, channels).
+        whitening: (Σ + eps)^(-1/2), symmetric, likewise.
     """
 
     covariance: Float[Tensor, "n c c"]
+    whitening: Float[Tensor, "n c c"]

@@ -38,7 +38,7 @@ class InstanceWhitening(nn.Module):
         centred = flat - mean[:, :, None]
         covariance = centred @ centred.mT / flat.shape[2]
         inv_std = (covariance.diagonal(dim1=1, dim2=2) + self.eps).rsqrt()
-        return WhiteningStats(mean, inv_std, covariance)
+        return WhiteningStats(mean, inv_std, covariance, inverse_root(covariance, self.eps))
 
     def apply_stats(self, x: Float[Tensor, "b c h w"], stats: WhiteningStats) -> Float[Tensor, "b c h w"]:
         """Whiten each image with its own statistics, or all with the same.
@@ -47,9 +47,8 @@ class InstanceWhitening(nn.Module):
             x: features.
             stats: of as many images, or of one.
         """
-        root = inverse_root(stats.covariance.to(x.device), self.eps)
         centred = x.flatten(2).float() - stats.mean.to(x.device)[:, :, None]
-        return (root @ centred).view(x.shape).to(x.dtype)
+        return (stats.whitening.to(x.device) @ centred).view(x.shape).to(x.dtype)
 
 
 def inverse_root(covariance: Float[Tensor, "n c c"], eps: float) -> Float[Tensor, "n c c"]:
