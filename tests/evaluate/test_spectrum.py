@@ -1,0 +1,71 @@
+"""Power where it is known: white noise, one wave, twice the contrast, a planted checkerboard, blur."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from wsigen.errors import InvalidValueError
+from wsigen.evaluate.spectrum import OCTAVES, octave_powers, spectrum_ratio
+
+
+def grey(density: np.ndarray) -> np.ndarray:
+    return np.repeat(np.round(255 * 10**-density).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def noises(count: int, amplitude: float = 0.02, seed: int = 0, blur: float = 0.0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    fields = (gaussian_filter(rng.standard_normal((128, 128)), blur) for _ in range(count))
+    return [0.3 + amplitude * field for field in fields]
+
+
+def powers(fields: list[np.ndarray]) -> list[np.ndarray]:
+    return [octave_powers(grey(field)) for field in fields]
+
+
+def test_white_noise_has_its_variance_at_every_frequency():
+    mean = np.mean(powers(noises(20)), axis=0)
+    np.testing.assert_allclose(mean[:3], 0.02**2, rtol=0.03)
+    np.testing.assert_allclose(mean[3:], 0.02**2, rtol=0.4)  # few frequencies, and the mean is taken out
+
+
+@pytest.mark.parametrize(("wavelength", "octave"), [(3, 0), (6, 1), (12, 2), (24, 3), (48, 4), (96, 5)])
+def test_a_wave_lies_in_its_octave_in_any_direction(wavelength, octave):
+    y, x = np.mgrid[:256, :256]
+    for angle in (0, 0.6, np.pi / 2):
+        wave = 0.3 + 0.1 * np.sin(2 * np.pi * (y * np.sin(angle) + x * np.cos(angle)) / wavelength)
+        found = octave_powers(grey(wave))
+        assert np.argmax(found[:OCTAVES]) == octave
+        np.testing.assert_allclose(octave_powers(grey(wave).transpose(1, 0, 2)), found, rtol=1e-3, atol=1e-9)
+
+
+def test_twice_the_contrast_is_four_times_the_power():
+    ratio = spectrum_ratio(powers(noises(30, 0.04, seed=1)), powers(noises(30, 0.02, seed=2)))
+    for estimate in ratio.octaves:
+        assert estimate.value == pytest.approx(4, rel=0.25)
+        assert estimate.low < estimate.value < estimate.high
+    assert ratio.checkerboard.value == pytest.approx(1, abs=0.05)
+
+
+def test_a_checkerboard_and_a_blur_show_where_they_are():
+    real = powers(noises(12, seed=3))
+    board = 0.02 * (-1.0) ** np.arange(128)
+    planted = spectrum_ratio(powers([f + board for f in noises(12, seed=4)]), real)
+    assert planted.checkerboard.low > 3
+    assert planted.octaves[2].value == pytest.approx(1, abs=0.15)
+    blurred = spectrum_ratio(powers([0.3 + gaussian_filter(f - 0.3, 0.8) for f in noises(12, seed=5)]), real)
+    assert blurred.octaves[0].high < 0.2
+    assert blurred.octaves[4].value == pytest.approx(1, abs=0.3)
+    assert blurred.octaves[0].value < blurred.octaves[1].value < blurred.octaves[2].value
+
+
+def test_brightness_alone_changes_nothing():
+    field = noises(1, seed=6)[0]
+    np.testing.assert_allclose(octave_powers(grey(field + 0.1)), octave_powers(grey(field)), rtol=0.05)
+    assert octave_powers(np.full((64, 64, 3), 200, np.uint8)).max() < 1e-10
+
+
+def test_small_patches_are_refused():
+    with pytest.raises(InvalidValueError, match="at least 64"):
+        octave_powers(np.zeros((63, 64, 3), np.uint8))
