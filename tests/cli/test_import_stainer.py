@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from tests.stain.published import published
+from tests.stain.style import published as style
 from wsigen.cli.import_stainer import run
 from wsigen.cli.main import main
 from wsigen.errors import InvalidValueError, OutputError, SnapshotError
 from wsigen.nn.snapshot import CONFIG, WEIGHTS
 from wsigen.stain.snapshot import load_stainer
+from wsigen.stain.style.weights import load_style
 
 RECORD = ["--marker", "SYN", "--mpp", "0.5", "--patch-size", "256"]
 X = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -109,6 +111,21 @@ def test_values_that_cannot_be_are_one_line(checkpoint, out, arguments, named, c
     assert error.startswith("wsigen import-stainer: error: ")
     assert named in error
     assert not out.exists()
+
+
+def test_style_network_from_its_two_files(tmp_path, out, caplog):
+    for name, make in (("vgg", style.normalised_vgg), ("decoder", style.decoder)):
+        torch.save(style.seeded(make).state_dict(), tmp_path / f"{name}.pth")
+    arguments = [str(tmp_path / "vgg.pth"), "--decoder", str(tmp_path / "decoder.pth"), "--out", str(out)]
+    with caplog.at_level(logging.INFO):
+        run([*arguments, "--mpp", "0.5"])
+    net = load_style(out)
+    vgg, decoder = (style.seeded(make) for make in (style.normalised_vgg, style.decoder))
+    torch.testing.assert_close(net(X), 2 * decoder(style.relu4_1(vgg)(X / 2 + 0.5)) - 1)
+    assert net.config["mpp"] == 0.5
+    assert "recognised AdaIN's normalised VGG-19, width 4" in caplog.text
+    with pytest.raises(InvalidValueError, match="--marker is said of a generator"):
+        run([*arguments, "--marker", "SYN", "--overwrite"])
 
 
 def test_out_is_needed(checkpoint, capsys):

@@ -1,4 +1,4 @@
-"""``wsigen import-stainer``: a published generator becomes a stainer of ours."""
+"""``wsigen import-stainer``: a published generator, or style network, becomes a snapshot of ours."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from wsigen.cli.parse import parse
 from wsigen.errors import InvalidValueError, OutputError
 
+if TYPE_CHECKING:
+    from diffusers.models.modeling_utils import ModelMixin
+
 DESCRIPTION = (
     "Convert the generator of CUT, CycleGAN, L-LSeSim, URUST or DN, as trained by their authors' code, to a "
-    "folder that `wsigen translate --stainer` takes. Family, width and depth are recognised; nothing in the "
-    "file is run."
+    "folder that `wsigen translate --stainer` takes; with --decoder, the encoder and decoder of AdaIN style "
+    "transfer to one that `wsigen translate --like` takes. Family, width and depth are recognised; nothing "
+    "in the files is run."
 )
 
 log = logging.getLogger(__name__)
@@ -27,6 +31,7 @@ class ImportStainerConfig:
     Args:
         checkpoint: the file, such as latest_net_G.pth; .pth, .pt or .safetensors.
         out: folder for the stainer.
+        decoder: decoder.pth of AdaIN style transfer; the checkpoint is then its encoder, vgg_normalised.pth.
         marker: what the output shows, such as SYN; it becomes part of file names.
         mpp: µm/px of the pictures that it was trained on.
         patch_size: side of the pictures that it was trained on, px.
@@ -37,6 +42,7 @@ class ImportStainerConfig:
 
     checkpoint: Path
     out: Path
+    decoder: Path | None = None
     marker: str | None = None
     mpp: float | None = None
     patch_size: int = 512
@@ -64,22 +70,14 @@ def import_stainer(config: ImportStainerConfig) -> Path:
     """
     import torch  # so that --help does not wait for it
 
-    from wsigen.nn.snapshot import CONFIG
-    from wsigen.stain.checkpoints import import_checkpoint
-    from wsigen.stain.snapshot import save_stainer
+    from wsigen.nn.snapshot import CONFIG, save_snapshot
 
     out = Path(config.out)
     if out.is_file():
         raise OutputError(out, "is a file; give --out a folder")
     if (out / CONFIG).exists() and not config.overwrite:
         raise OutputError(out, "holds a model already; pass --overwrite to replace it, or another --out")
-    net = import_checkpoint(
-        Path(config.checkpoint),
-        config.key,
-        marker=config.marker,
-        mpp=config.mpp,
-        patch_size=config.patch_size,
-    )
+    net = _imported(config)
     dtype = getattr(torch, config.dtype)
     largest = max(float(value.abs().max()) for value in net.parameters())
     if largest > torch.finfo(dtype).max:
@@ -87,8 +85,22 @@ def import_stainer(config: ImportStainerConfig) -> Path:
             f"weights up to {largest:.3g} do not fit {config.dtype}; pass --dtype bfloat16"
         )
     try:
-        save_stainer(net, out, dtype)
+        save_snapshot(net, out, dtype)
     except OSError as error:
         raise OutputError(out, f"cannot be written ({error.strerror or error})") from error
     log.info("stainer: %s", out)
     return out
+
+
+def _imported(config: ImportStainerConfig) -> ModelMixin:
+    if config.decoder is None:
+        from wsigen.stain.checkpoints import import_checkpoint
+
+        record = {"marker": config.marker, "mpp": config.mpp, "patch_size": config.patch_size}
+        return import_checkpoint(Path(config.checkpoint), config.key, **record)
+    from wsigen.stain.style.weights import import_style
+
+    given = [f"--{name}" for name in ("key", "marker") if getattr(config, name) is not None]
+    if given:
+        raise InvalidValueError(f"{given[0]} is said of a generator; leave it out, or leave out --decoder")
+    return import_style(Path(config.checkpoint), Path(config.decoder), mpp=config.mpp)

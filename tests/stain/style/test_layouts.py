@@ -5,7 +5,6 @@ from tests.stain.style import published
 from wsigen.errors import InvalidValueError
 from wsigen.stain.losses.vgg import MEAN, STD
 from wsigen.stain.style.layouts import (
-    is_decoder,
     translate_decoder,
     translate_encoder,
 )
@@ -60,12 +59,6 @@ def test_features_of_torchvision_alone_and_prefixes_of_other_programs():
 def test_half_precision_weights_become_float32():
     state, *_ = translate_encoder(published.seeded(published.normalised_vgg).half().state_dict())
     assert {v.dtype for v in state.values()} == {torch.float32}
-
-
-def test_decoders_are_told_from_encoders():
-    assert is_decoder(published.decoder().state_dict())
-    assert not is_decoder(published.normalised_vgg().state_dict())
-    assert not is_decoder(published.torchvision_vgg19().state_dict())
 
 
 def test_both_are_found_in_one_file():

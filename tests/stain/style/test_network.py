@@ -76,3 +76,9 @@ def test_gradients_reach_every_parameter():
     net = StyleModel(width=4)
     net(torch.rand(1, 3, 32, 32)).square().mean().backward()
     assert [n for n, p in net.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("record", [{"width": 0}, {"mpp": -0.5}, {"mpp": float("nan")}])
+def test_numbers_that_cannot_be(record):
+    with pytest.raises(InvalidValueError, match=f"{next(iter(record))} must be positive"):
+        StyleModel(**{"width": 4, **record})

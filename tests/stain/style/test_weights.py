@@ -75,7 +75,9 @@ def test_nan_is_named(files):
 
 
 def test_a_pth_in_place_of_a_snapshot_says_how_to_convert_it(files):
-    with pytest.raises(SnapshotError, match=r"is a file; convert it first: wsigen import-stainer VGG\.pth"):
+    with pytest.raises(
+        SnapshotError, match=r"is a file; convert it first: wsigen import-stainer VGG.pth --decoder"
+    ):
         load_style(files[1])
 
 

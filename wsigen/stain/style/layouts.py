@@ -85,11 +85,6 @@ def translate_decoder(state: Mapping[str, Tensor]) -> tuple[State, int]:
     raise _unknown("a decoder", SUPPORTED_DECODERS, state)
 
 
-def is_decoder(state: Mapping[str, Tensor]) -> bool:
-    """Whether a published decoder is among these weights."""
-    return any(_width(found, DECODER_CONVS, encoder=False) is not None for found in _sequences(state))
-
-
 def _sequences(state: Mapping[str, Tensor]) -> Iterator[State]:
     """The weights of every ``nn.Sequential``, whatever stands before the indices."""
     found: dict[str, State] = {}

@@ -110,6 +110,9 @@ class StyleModel(ModelMixin, ConfigMixin):
         mpp_range: smallest and largest µm/px that it was trained at.
         source: where the weights come from, for provenance.
 
+    Raises:
+        InvalidValueError: a number that is not positive.
+
     Attributes:
         stride: images have sides, and tiles start, at multiples of this many pixels.
         halo: real pixels that a tile needs around it for its core to be independent of the tiling.
@@ -127,6 +130,9 @@ class StyleModel(ModelMixin, ConfigMixin):
         source: str | None = None,
     ) -> None:
         super().__init__()
+        for name, value in {"width": width, "mpp": mpp}.items():
+            if value is not None and not value > 0:
+                raise InvalidValueError(f"{name} must be positive, got {value}")
         self.encoder = Encoder(width)
         self.decoder = Decoder(width)
 

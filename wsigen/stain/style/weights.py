@@ -36,17 +36,19 @@ def load_style(name: str | Path, device: torch.device | str = "cpu") -> StyleMod
     path = Path(name)
     if path.is_file():
         raise SnapshotError(
-            path, "is a file; convert it first: wsigen import-stainer VGG.pth DECODER.pth --out FOLDER"
+            path,
+            "is a file; convert it first: wsigen import-stainer VGG.pth --decoder DECODER.pth --out FOLDER",
         )
     return load_snapshot(StyleModel, resolve(name), device)
 
 
-def import_style(vgg: Path, decoder: Path) -> StyleModel:
+def import_style(vgg: Path, decoder: Path, *, mpp: float | None = None) -> StyleModel:
     """A style model from published weights.
 
     Args:
         vgg: ``vgg_normalised.pth`` of an AdaIN implementation, or torchvision's VGG-19.
         decoder: ``decoder.pth`` of an AdaIN implementation, trained for that encoder.
+        mpp: µm/px of the pictures that it was trained on, to be recorded.
 
     Returns:
         float32, evaluation mode, no gradients.
@@ -69,7 +71,7 @@ def import_style(vgg: Path, decoder: Path) -> StyleModel:
     _check_finite(vgg, encoder_state)
     _check_finite(decoder, decoder_state)
     log.info("%s: recognised %s, width %d; %s: its decoder", vgg, layout, width, decoder)
-    net = StyleModel(width=width, source=f"{vgg.name} ({layout}), {decoder.name}")
+    net = StyleModel(width=width, mpp=mpp, source=f"{vgg.name} ({layout}), {decoder.name}")
     net.encoder.load_state_dict(encoder_state)
     net.decoder.load_state_dict(decoder_state)
     return net.eval().requires_grad_(False)
