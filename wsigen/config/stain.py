@@ -1,7 +1,7 @@
 """What the training of a stain translator can be told, method by method.
 
 The defaults are the published hyper-parameters: CUT and FastCUT (Park et al. 2020), CycleGAN (Zhu et al.
-2017). An epoch of theirs counts as a thousand images.
+2017), L-LSeSim (Zheng et al. 2021). An epoch of theirs counts as a thousand images.
 """
 
 from __future__ import annotations
@@ -106,6 +106,10 @@ class StainTrainConfig(StainRunConfig):
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
 
+def _blurred() -> DiscriminatorConfig:
+    return DiscriminatorConfig(antialias=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CutConfig(StainTrainConfig):
     """Contrastive unpaired translation (Park et al. 2020).
@@ -117,6 +121,7 @@ class CutConfig(StainTrainConfig):
 
     method: Literal["cut"] = "cut"
     loss: CutLossConfig = field(default_factory=CutLossConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=_blurred)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +137,104 @@ class FastCutConfig(StainTrainConfig):
     loss: CutLossConfig = field(
         default_factory=lambda: CutLossConfig(lambda_nce=10.0, lambda_identity=0.0, flip_equivariance=True)
     )
+    discriminator: DiscriminatorConfig = field(default_factory=_blurred)
     optim: StainOptimConfig = field(default_factory=lambda: StainOptimConfig(constant=0.75))
     kimg: float = 200.0
 
 
-STAIN_METHODS: dict[str, type[Any]] = {"cut": CutConfig, "fastcut": FastCutConfig, "adain": AdainConfig}
+@dataclass(frozen=True, kw_only=True)
+class CycleGanLossConfig:
+    """Adversarial, cycle and identity losses (Zhu et al. 2017, eq. 3 and section 5.2).
+
+    Args:
+        lambda_cycle: λ, weight of the cycle consistency of both directions.
+        lambda_identity: weight of the identity losses, as a share of λ; 0 saves them.
+        pool: generated images of the past that each discriminator is shown; 0 for none.
+    """
+
+    lambda_cycle: float = 10.0
+    lambda_identity: float = 0.5
+    pool: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("lambda_cycle", "lambda_identity", "pool"):
+            check(getattr(self, name) >= 0, f"loss.{name}", getattr(self, name), ">= 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CycleGanConfig(StainTrainConfig):
+    """Cycle-consistent translation (Zhu et al. 2017), which learns the way back too.
+
+    Args:
+        method: "cyclegan".
+        loss: weights of the losses.
+    """
+
+    method: Literal["cyclegan"] = "cyclegan"
+    loss: CycleGanLossConfig = field(default_factory=CycleGanLossConfig)
+    generator: GeneratorConfig = field(default_factory=lambda: GeneratorConfig(family="cyclegan"))
+    kimg: float = 200.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSeSimLossConfig:
+    """Adversarial and spatially correlative losses (Zheng et al. 2021).
+
+    Args:
+        lambda_gan: weight of the least-squares adversarial loss.
+        lambda_spatial: weight of the spatially correlative loss.
+        learned: train heads on the features to tell structures apart (LSeSim), or use none (FSeSim).
+        vgg: "torchvision" for its download of VGG16, or a file with these weights.
+        layers: VGG16's layers whose self-similarity is compared.
+        width: channels of the heads.
+        places: places per image and layer.
+        patch: side of the window that a place is compared with, in places of each layer.
+        tau: temperature of the heads' contrastive loss.
+        distance: "cosine" or "l1".
+        strength: how much recoloured images, which heads are trained with, differ in colour.
+    """
+
+    lambda_gan: float = 1.0
+    lambda_spatial: float = 10.0
+    learned: bool = True
+    vgg: str = "torchvision"
+    layers: tuple[str, ...] = ("relu3_1", "relu4_1", "relu4_3")
+    width: int = 256
+    places: int = 256
+    patch: int = 32
+    tau: float = 0.07
+    distance: Literal["cosine", "l1"] = "cosine"
+    strength: float = 0.4
+
+    def __post_init__(self) -> None:
+        for name in ("lambda_gan", "lambda_spatial"):
+            check(getattr(self, name) >= 0, f"loss.{name}", getattr(self, name), ">= 0")
+        for name, least in (("width", 1), ("places", 2), ("patch", 2)):
+            check(getattr(self, name) >= least, f"loss.{name}", getattr(self, name), f">= {least}")
+        check(len(self.layers) > 0, "loss.layers", self.layers, "at least one layer")
+        check(self.tau > 0, "loss.tau", self.tau, "> 0")
+        check(0 <= self.strength < 1, "loss.strength", self.strength, "in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSeSimConfig(StainTrainConfig):
+    """Translation that keeps what resembles what (Zheng et al. 2021).
+
+    Args:
+        method: "lsesim".
+        loss: weights of the losses.
+    """
+
+    method: Literal["lsesim"] = "lsesim"
+    loss: LSeSimLossConfig = field(default_factory=LSeSimLossConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=_blurred)
+
+
+STAIN_METHODS: dict[str, type[Any]] = {
+    "cut": CutConfig,
+    "fastcut": FastCutConfig,
+    "cyclegan": CycleGanConfig,
+    "lsesim": LSeSimConfig,
+    "adain": AdainConfig,
+}
 """Ways to train a stain translator, and what each can be told."""

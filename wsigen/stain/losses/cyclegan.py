@@ -89,8 +89,8 @@ class ImagePool:
         return old.to(image)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The images, (n, c, h, w); no key while there are none."""
-        return {"images": torch.stack(self._images)} if self._images else {}
+        """The images, (n, c, h, w), on the CPU: those of a checkpoint are, newer ones need not be."""
+        return {"images": torch.stack([image.cpu() for image in self._images])} if self._images else {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on with what ``state_dict`` gave.

@@ -60,6 +60,12 @@ class Machine:
         """The images of all processes, in the order of their numbers."""
         return torch.as_tensor(self.accelerator.gather(images.contiguous()))
 
+    def gather_numbers(self, numbers: list[int]) -> list[int]:
+        """The numbers of the images of all processes: they follow one another."""
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        first = numbers[0] - rank * len(numbers)
+        return list(range(first, first + processes * len(numbers)))
+
     def share(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "b c h w"]:
         """Of gathered images, those of this process."""
         return images.chunk(self.accelerator.num_processes)[self.accelerator.process_index]

@@ -8,9 +8,17 @@ from typing import Any
 from wsigen.config.domains import StainRunConfig
 from wsigen.training.stain.adain import Adain
 from wsigen.training.stain.cut import Cut
+from wsigen.training.stain.cyclegan import CycleGan
+from wsigen.training.stain.lsesim import LSeSim
 from wsigen.training.stain.method import Machine, Method
 
-METHODS: dict[str, Callable[[Any, Machine], Method]] = {"cut": Cut, "fastcut": Cut, "adain": Adain}
+METHODS: dict[str, Callable[[Any, Machine], Method]] = {
+    "cut": Cut,
+    "fastcut": Cut,
+    "cyclegan": CycleGan,
+    "lsesim": LSeSim,
+    "adain": Adain,
+}
 
 
 def make_method(config: StainRunConfig, machine: Machine) -> Method:

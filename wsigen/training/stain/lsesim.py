@@ -1,0 +1,102 @@
+"""L-LSeSim (Zheng et al. 2021, section 3): LSGAN + λ times the spatially correlative loss.
+
+The latter compares an image and its translation, on features of VGG16 with heads on them. The heads learn
+which structures to tell apart from images of both domains, each with itself in other colours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from wsigen.config.stain import LSeSimConfig
+from wsigen.stain.losses.gan import discriminator_loss, generator_loss
+from wsigen.stain.losses.lsesim import SpatialCorrelation
+from wsigen.stain.losses.photometric import photometric
+from wsigen.stain.losses.vgg import VGG, load_vgg
+from wsigen.training.stain.method import (
+    Batch,
+    Machine,
+    Method,
+    Scalars,
+    adam,
+    frozen,
+    make_discriminator,
+    make_generator,
+)
+
+_TARGET = 2**62  # other places and colours in target images than in source images of the same number
+
+
+class LSeSim(Method):
+    """Translation that keeps what resembles what.
+
+    Args:
+        config: the run.
+        machine: what it computes with.
+
+    Raises:
+        SnapshotError: VGG's weights cannot be had.
+    """
+
+    def __init__(self, config: LSeSimConfig, machine: Machine) -> None:
+        super().__init__(machine)
+        self.seed, self.loss = config.seed, config.loss
+        self.vgg: VGG = load_vgg(self.loss.layers, weights=self.loss.vgg, device=machine.accelerator.device)
+        self.generator = make_generator(config, config.seed, "xavier")
+        self.discriminator = make_discriminator(config, config.seed + 1, "xavier")
+        self.spatial = SpatialCorrelation(
+            self.vgg.channels,
+            learned=self.loss.learned,
+            width=self.loss.width,
+            places=self.loss.places,
+            patch=self.loss.patch,
+            tau=self.loss.tau,
+            kind=self.loss.distance,
+        )
+        self.nets = nn.ModuleDict({"G": self.generator, "D": self.discriminator, "H": self.spatial})
+        self.optimizers = {"G": adam(config, self.generator), "D": adam(config, self.discriminator)}
+        if self.loss.learned:
+            self.optimizers["H"] = adam(config, self.spatial)
+
+    def compile(self) -> None:
+        """Have the networks compiled."""
+        for net in (self.generator, self.discriminator, self.vgg):
+            net.compile()
+
+    def update(self, batch: Batch) -> Scalars:
+        """The discriminator and the heads first, then the generator, on the same translations."""
+        with self.machine.autocast():
+            fake = self.generator(batch.source)
+            wanted = self.vgg(batch.source)
+            real, made = self.discriminator(torch.cat([batch.target, fake.detach()])).chunk(2)
+        losses = {"discriminator": discriminator_loss(real, made)}
+        self.machine.apply(losses["discriminator"], self.optimizers["D"])
+        if self.loss.learned:
+            losses["contrast"] = self._train_heads(batch, wanted)
+        with self.machine.autocast(), frozen(self.discriminator):
+            gan = generator_loss(self.discriminator(fake))
+            found = self.vgg(fake)
+            spatial = self.spatial(found, wanted, seed=self.seed, image_numbers=batch.numbers)
+        total = self.loss.lambda_gan * gan + self.loss.lambda_spatial * spatial
+        self.machine.apply(total, self.optimizers["G"])
+        reported = {"loss": total, "gan": gan, "spatial": spatial, **losses}
+        return {name: value.detach() for name, value in reported.items()}
+
+    def _train_heads(self, batch: Batch, source: list[Tensor]) -> Tensor:
+        """One step of the heads: structures of both domains must be found again in other colours."""
+        losses = []
+        for images, features, seed in (
+            (batch.source, source, self.seed),
+            (batch.target, None, self.seed ^ _TARGET),
+        ):
+            with self.machine.autocast(), torch.no_grad():
+                recoloured = photometric(
+                    images, seed=seed, image_numbers=batch.numbers, strength=self.loss.strength
+                )
+                pair = features or self.vgg(images), self.vgg(recoloured)
+            with self.machine.autocast():
+                losses.append(self.spatial.contrast(*pair, seed=seed, image_numbers=batch.numbers))
+        loss = torch.stack(losses).mean()
+        self.machine.apply(loss, self.optimizers["H"])
+        return loss
