@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +12,10 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.seams import seam_ratio, step8
+from wsigen.evaluate.seams import difference, jpeg_grid, jump, seam_profile, seam_ratio, step8
 
 
+@lru_cache
 def texture(seed: int = 0, size: int = 512) -> np.ndarray:
     rng = np.random.default_rng(seed)
     smooth = gaussian_filter(rng.standard_normal((size, size, 3)), (6, 6, 0))
@@ -90,3 +94,55 @@ def test_uint8_and_grey_images_are_accepted():
 def test_an_image_smaller_than_the_pitch_is_refused():
     with pytest.raises(InvalidValueError, match="at least pitch"):
         step8(texture(size=128), 128)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_jump_is_that_of_the_edge(axis):
+    image = np.zeros((64, 80))
+    image[np.arange(64) >= 32] = 10
+    image = image if axis == 0 else image.T
+    score = jump(image, 16, joints=[0], axis=axis)
+    assert score.energy[0] == pytest.approx(10 / np.sqrt(3))  # one of the three lines of phase 0
+    assert score.energy[1] == pytest.approx(5 / np.sqrt(3))  # detrending halves it into the next lines
+    assert score.energy[2] == 0
+
+
+def test_jump_sees_hard_edges_better_and_soft_ones_worse_than_step8():
+    image = texture(5)
+    hard = with_seams(image, 64, 10, 10.0, 0)
+    soft = image + gaussian_filter(hard - image, (3, 0, 0))
+    assert jump(hard, 64, joints=[10]).ratio > 1.25
+    assert jump(soft, 64, joints=[10]).ratio == pytest.approx(1, abs=0.1)
+    assert step8(soft, 64, joints=[10]).ratio > 1.25
+
+
+def test_jpeg_shows_on_its_own_grid_alone():
+    image = gaussian_filter(texture(6), (1, 1, 0)).clip(0, 255).astype(np.uint8)
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 30])
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert jpeg_grid(image) == pytest.approx(1, abs=0.05)
+    assert jpeg_grid(decoded) > 1.5
+    assert jpeg_grid(decoded[3:, 5:]) < 1.1
+    assert jpeg_grid(decoded[3:, 5:], origin=(3, 5)) == pytest.approx(jpeg_grid(decoded), rel=0.05)
+
+
+def test_profile_peaks_at_the_joint():
+    profile = seam_profile(step8(with_seams(texture(7), 64, 20, 15.0, 0), 64), joint=20)
+    assert len(profile) == 65
+    assert abs(np.argmax(profile) - 32) <= 1
+    assert profile[[0, 64]] == pytest.approx([1, 1], abs=0.4)
+    assert seam_profile(step8(np.zeros((128, 128)), 64)).max() == 0
+
+
+def test_difference_of_tilings_by_hand():
+    a = np.zeros((4, 5, 3), np.uint8)
+    b = a.copy()
+    b[2, 3] = (0, 7, 250)
+    found = difference(a, b)
+    assert (found.largest, found.at, found.share) == (250.0, (2, 3), 1 / 20)
+    assert found.mean == pytest.approx(257 / 60)
+    assert difference(b, a) == found
+    assert difference(a, a).largest == 0
+    assert difference(np.array([[0.25]]), np.array([[0.75]])).largest == 0.5
+    with pytest.raises(InvalidValueError, match="one image"):
+        difference(a, a[:, 1:])
