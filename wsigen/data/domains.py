@@ -43,7 +43,7 @@ class Domains:
 
 
 def expand(slides: str | Sequence[str]) -> dict[str, Path]:
-    """The slides that folders, files and patterns name; name to path, ordered by path.
+    """The slides that folders, files and patterns name; name to path, as `find_slides` gives them.
 
     Args:
         slides: a folder (searched through all its sub-folders), a slide, a pattern with ``*``, ``?`` or
@@ -53,6 +53,8 @@ def expand(slides: str | Sequence[str]) -> dict[str, Path]:
         SlideError: one of them names no slide.
     """
     given = [slides] if isinstance(slides, str) else list(slides)
+    if len(given) == 1 and Path(given[0]).is_dir():
+        return find_slides(Path(given[0]))  # named by their places in the folder, as in the table
     found = sorted({path.absolute() for one in given for path in _expand_one(one)})
     names = {path.name: path for path in found}
     return names if len(names) == len(found) else {path.as_posix(): path for path in found}
@@ -97,13 +99,24 @@ def load_or_build_domains(
     both = {e.path for e in given[0]} & {e.path for e in given[1]}
     if both:
         raise InvalidValueError(f"{min(both)} is both in data.source and data.target; a slide has one stain")
-    groups = said_splits(entry for entries in given for entry in entries)
+    groups = _said(*(said_splits(entries) for entries in given))
     splits = group_splits(groups, val_fraction, [{e.group for e in entries} for entries in given])
     indexes = [SlideIndex(tuple(replace(e, split=splits[e.group]) for e in entries)) for entries in given]
     for index, slides in zip(indexes, (source, target), strict=True):
         if not index.split("train").entries:
             raise SlideError(str(slides), "no slide in the train split; check the table's split column")
     return Domains(*indexes)
+
+
+def _said(source: dict[str, str | None], target: dict[str, str | None]) -> dict[str, str | None]:
+    """Where only one domain's index or table tells a group's split, it counts for both."""
+    for group in source.keys() & target.keys():
+        if source[group] and target[group] and source[group] != target[group]:
+            raise InvalidValueError(
+                f"group {group!r} is in split {source[group]} of data.source and {target[group]} of "
+                "data.target; a case cannot be learnt from and held out at once"
+            )
+    return {g: source.get(g) or target.get(g) for g in source | target}
 
 
 def _entries(slides: str | Sequence[str], table: Path | None) -> list[SlideEntry]:
