@@ -1,0 +1,85 @@
+"""What ``wsigen translate`` can be told."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from wsigen.config.check import check
+from wsigen.config.sample import parse_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslateConfig:
+    """One call of ``wsigen translate``.
+
+    Args:
+        slide: the H&E slide; whatever can be read, PNG and JPEG included.
+        stainer: "SYN" (bundled), a snapshot folder or a hub id; several with commas, the slide is read once.
+        marker: what the IHC shows, for its name; with commas, one for each stainer. Default: what they say.
+        norm: whose statistics normalise a pixel: "dn" a field between the patches', "kin" the patches' around
+            it, "tin" the whole slide's, "in" its own patch's, which shows seams.
+        stats_pitch: px from one patch of statistics to the next; 2048 is faster and lets colour follow the
+            tissue less closely.
+        out: folder to write to.
+        name: base name of the files, default the slide's without _HE.
+        mpp: µm/px of the slide, for one that does not say.
+        tile: side of what is rendered at once, px; same slide for any.
+        batch_size: tiles per network call.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        dtype: "auto", "float32" or "bfloat16": precision of the network; float32 on the CPU is exact for any
+            tile.
+        memory: host memory that rows and statistics may take, such as 4GiB.
+        layout: "linked-ome", "generic" or "lossless".
+        overwrite: replace a slide of the same name.
+        dry_run: print what it would take, and stop.
+    """
+
+    slide: Path
+    stainer: str | None = None
+    marker: str | None = None
+    norm: Literal["dn", "kin", "tin", "in"] = "dn"
+    stats_pitch: int = 512
+    out: Path = Path("slides")
+    name: str | None = None
+    mpp: float | None = None
+    tile: int | Literal["auto"] = "auto"
+    batch_size: int | Literal["auto"] = "auto"
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    memory: str = "4GiB"
+    layout: Literal["linked-ome", "generic", "lossless"] = "linked-ome"
+    overwrite: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        check(bool(self.stainer), "--stainer", self.stainer, "a bundled name (SYN), a folder or a hub id")
+        check(self.mpp is None or 0 < self.mpp <= 1000, "--mpp", self.mpp, "in (0, 1000] µm/px")
+        pitch = self.stats_pitch
+        check(pitch >= 512 and pitch % 4 == 0, "--stats-pitch", pitch, "a multiple of 4, at least 512 px")
+        fits = self.tile == "auto" or (int(self.tile) >= 64 and int(self.tile) % 4 == 0)
+        check(fits, "--tile", self.tile, "auto or a multiple of 4, at least 64 px")
+        fits = self.batch_size == "auto" or int(self.batch_size) >= 1
+        check(fits, "--batch-size", self.batch_size, "auto or >= 1")
+        plain = self.name is None or self.name == Path(self.name).name != ""
+        check(plain, "--name", self.name, "a plain file name")
+        for marker in self.markers or ():
+            check(is_marker(marker), "--marker", repr(marker), "letters, digits, - and _")
+        parse_bytes(self.memory)
+
+    @property
+    def markers(self) -> tuple[str, ...] | None:
+        """The markers, one for each stainer, if any were given."""
+        return None if self.marker is None else split_list(self.marker)
+
+
+def split_list(text: str) -> tuple[str, ...]:
+    """The parts of a text between commas, without spaces around them."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def is_marker(text: str) -> bool:
+    """Whether a text can be the marker in a file's name."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", text) is not None
