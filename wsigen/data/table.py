@@ -134,7 +134,7 @@ def group_splits(
         groups: group to its split where the table says so, else None.
         val_fraction: share of the undecided groups that goes to "val", at least one of two or more; none
             where the table names validation groups.
-        domains: sets of groups, in each of which one that is undecided stays in "train".
+        domains: sets of groups, in each of which one stays in "train".
 
     Raises:
         InvalidValueError: ``val_fraction`` is not in [0, 1).
@@ -152,8 +152,9 @@ def group_splits(
     if "val" in said.values():
         count = 0
     held: set[str] = set()
+    train = {g for g in groups if said.get(g, "train") == "train"}
     for group in free:
-        left = set(free) - held - {group}
+        left = train - held - {group}
         if len(held) < count and all(left & set(d) for d in domains if group in d):
             held.add(group)
     return said | {g: "val" if g in held else "train" for g in free}
