@@ -111,8 +111,8 @@ class NormLayers:
 
         Args:
             x: tiles of a slide, in [-1, 1].
-            fields: one for each call, in order of ``names``; for layers that whiten, statistics of one image or
-                of each tile.
+            fields: one for each call, in order of ``names``; for layers that whiten, statistics of one image
+                or of each tile.
             origins: (y, x) of each tile on the slide, image pixels.
 
         Determinism: on the CPU a layer's result depends on its input and on its position on the slide alone.

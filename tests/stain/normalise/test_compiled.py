@@ -1,0 +1,56 @@
+"""What is compiled on CUDA can be traced as one graph, for any size; and where it is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from wsigen.stain.normalise import compiled as module
+from wsigen.stain.normalise.compiled import compiled, compiles
+from wsigen.stain.normalise.field import Axis, Field
+from wsigen.stain.normalise.fused import _stacked, gather_normalise
+from wsigen.stain.normalise.moments import moments_normalise
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def test_it_is_the_device_that_decides(monkeypatch):
+    monkeypatch.setattr(module, "_has_triton", lambda: True)
+    assert compiles(SimpleNamespace(device=torch.device("cuda")))  # pyright: ignore
+    assert not compiles(torch.zeros(1))
+    monkeypatch.setattr(module, "_has_triton", lambda: False)
+    assert not compiles(SimpleNamespace(device=torch.device("cuda")))  # pyright: ignore
+
+
+def test_a_function_is_compiled_once():
+    assert compiled(gather_normalise) is compiled(gather_normalise)
+
+
+@torch.inference_mode()
+def test_both_expressions_are_one_graph_for_every_size():
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    gather = torch.compile(gather_normalise, backend=backend, dynamic=True, fullgraph=True)
+    moments = torch.compile(moments_normalise, backend=backend, dynamic=True, fullgraph=True)
+    axis = Axis((4.0, 20.0, 50.0))
+    for channels, size in ((4, 16), (6, 40), (8, 33)):
+        field = Field(torch.rand(3, 3, channels), torch.rand(3, 3, channels), axis, axis)
+        place = field.locate(axis, origin=3, scale=1, count=size)
+        x = torch.rand(2, channels, size, size)
+        inputs = (x, field.mean, field.inv_std, None, *_stacked([(place, place)] * 2, x.device))
+        assert torch.equal(gather(*inputs), gather_normalise(*inputs))
+        found, expected = moments(x, 1e-5, None, None, 0), moments_normalise(x, 1e-5, None, None, 0)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert len(graphs) == 2
