@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wsigen.stain.blocks import BlurDown, BlurUp, LearnedUp, ResnetBlock, binomial
+from wsigen.stain.blocks import BlurDown, BlurUp, LearnedUp, ResnetBlock, StridedUp, binomial
 
 
 def test_filters_are_those_of_the_papers():
@@ -43,6 +43,21 @@ def test_learned_up_with_the_blur_as_weights_is_the_blur():
     up[1].bias.data.zero_()
     x = torch.rand(1, 2, 6, 4)
     torch.testing.assert_close(up(x), BlurUp()(x))
+
+
+def test_strided_up_is_a_transposed_convolution_with_output_padding():
+    up = StridedUp(3, 2)
+    x = torch.rand(2, 3, 5, 7)
+    expected = F.conv_transpose2d(x, up.weight, up.bias, stride=2, padding=1, output_padding=1)
+    torch.testing.assert_close(up(x), expected)
+    assert StridedUp(3, 2, bias=False).bias is None
+
+
+def test_strided_up_does_not_know_where_in_a_tile_a_pixel_lies():
+    up = StridedUp(16, 8)
+    x = torch.rand(1, 16, 96, 104)
+    part = up(x[..., 8:80, 20:100])[..., 4:-4, 4:-4]
+    assert torch.equal(part, up(x)[..., 20:156, 44:196])
 
 
 def test_block_with_no_weights_hands_through():

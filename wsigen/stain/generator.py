@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wsigen.errors import InvalidValueError
-from wsigen.stain.blocks import BlurDown, BlurUp, LearnedUp, ResnetBlock
+from wsigen.stain.blocks import BlurDown, BlurUp, LearnedUp, ResnetBlock, StridedUp
 
 # How far the layers around the residual blocks see, px; a block sees 8 px further.
 FAMILIES = {"cut": 21, "cyclegan": 12, "cut-antialias-up": 18, "urust": 21}
@@ -50,6 +50,11 @@ class Generator(ModelMixin, ConfigMixin):
 
     Raises:
         InvalidValueError: no such family, a number that is too small, or a marker that is no file name.
+
+    Determinism:
+        In float32 on the CPU a pixel's value does not depend on the tile that it is computed in, to the last
+        bit, if statistics are given, the halo is kept, and the tile with its halo has more than
+        81,920 / ``width`` pixels: PyTorch convolves inputs of up to 20,480 values in another order.
     """
 
     stride = 4
@@ -171,8 +176,7 @@ def _up(family: str, channels: int, bias: bool, affine: bool) -> list[nn.Module]
     """From ``channels`` to half as many at twice the resolution."""
     half = channels // 2
     if family == "cyclegan":
-        conv = nn.ConvTranspose2d(channels, half, 3, stride=2, padding=1, output_padding=1, bias=bias)
-        return _normalised(conv, half, affine)
+        return _normalised(StridedUp(channels, half, bias), half, affine)
     double = LearnedUp(channels, bias) if family == "urust" else BlurUp()
     return [double, *_normalised(nn.Conv2d(channels, half, 3, padding=1, bias=bias), half, affine)]
 
