@@ -85,10 +85,12 @@ class Niqe:
 
         Memory: 36 numbers per block of 96 px.
         """
-        features = []
-        for patch in patches:
-            described, sharpness = _described(patch)
-            features.append(described[sharpness > SHARP_SHARE * sharpness.max(initial=0)])
+        return cls.fit_blocks([niqe_blocks(patch) for patch in patches])
+
+    @classmethod
+    def fit_blocks(cls, patches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Niqe:
+        """`fit` on patches that are described already, each by `niqe_blocks`."""
+        features = [rows[sharp > SHARP_SHARE * sharp.max(initial=0)] for rows, sharp in patches]
         rows = np.concatenate(features) if features else np.empty((0, 36))
         if len(rows) <= rows.shape[1]:
             raise InvalidValueError(
@@ -109,12 +111,41 @@ class Niqe:
             At least 0; NaN if no block has any texture.
         """
         patches = [patch] if isinstance(patch, np.ndarray) and patch.ndim == 3 else patch
-        rows = np.concatenate([_described(p)[0] for p in patches])
+        return self.score_blocks([niqe_blocks(p) for p in patches])
+
+    def score_blocks(self, patches: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+        """`score` of patches that are described already, each by `niqe_blocks`."""
+        rows = np.concatenate([described for described, _ in patches])
         if not len(rows):
             return float("nan")
         covariance = np.cov(rows, rowvar=False) if len(rows) > 1 else np.zeros_like(self.covariance)
         apart = rows.mean(axis=0) - self.mean
         return float(np.sqrt(max(0.0, apart @ np.linalg.pinv((self.covariance + covariance) / 2) @ apart)))
+
+
+def niqe_blocks(patch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 36 features (two scales) of every block with texture, and its sharpness, mean local deviation.
+
+    Args:
+        patch: uint8 (h, w, 3), at least 96 px.
+
+    Returns:
+        float64 (blocks, 36) and (blocks,).
+    """
+    grey = luminance(patch)
+    if min(grey.shape) < NIQE_BLOCK:
+        raise InvalidValueError(f"NIQE needs patches of at least {NIQE_BLOCK} px, got {grey.shape}")
+    height, width = (side // NIQE_BLOCK * NIQE_BLOCK for side in grey.shape)
+    grey = grey[:height, :width]
+    half = cv2.resize(grey.astype(np.float32), (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    features, flat, sharpness = [], False, np.empty(0)
+    for scale, image in ((1, grey), (2, half)):
+        coefficients, deviation = _normalised(image)
+        blocks = _blocks(coefficients, NIQE_BLOCK // scale)
+        sharpness = sharpness if scale == 2 else _blocks(deviation, NIQE_BLOCK).mean(axis=(1, 2))
+        flat = flat | (blocks.var(axis=(1, 2)) < 1e-6)
+        features.append(_natural_scene_statistics(blocks))
+    return np.concatenate(features, axis=1)[~flat], sharpness[~flat]
 
 
 def luminance(rgb: np.ndarray) -> np.ndarray:
@@ -159,24 +190,6 @@ def _noisy(blocks: np.ndarray) -> np.ndarray:
     ratio = centre.std(axis=(1, 2), ddof=1) / np.maximum(rest.std(axis=(1, 2), ddof=1), 1e-12)
     beta = np.abs(deviation - ratio) / np.maximum(np.maximum(deviation, ratio), 1e-12)
     return deviation > 2 * beta
-
-
-def _described(patch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 36 features (two scales) of every block with texture, and its sharpness, mean local deviation."""
-    grey = luminance(patch)
-    if min(grey.shape) < NIQE_BLOCK:
-        raise InvalidValueError(f"NIQE needs patches of at least {NIQE_BLOCK} px, got {grey.shape}")
-    height, width = (side // NIQE_BLOCK * NIQE_BLOCK for side in grey.shape)
-    grey = grey[:height, :width]
-    half = cv2.resize(grey.astype(np.float32), (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    features, flat, sharpness = [], False, np.empty(0)
-    for scale, image in ((1, grey), (2, half)):
-        coefficients, deviation = _normalised(image)
-        blocks = _blocks(coefficients, NIQE_BLOCK // scale)
-        sharpness = sharpness if scale == 2 else _blocks(deviation, NIQE_BLOCK).mean(axis=(1, 2))
-        flat = flat | (blocks.var(axis=(1, 2)) < 1e-6)
-        features.append(_natural_scene_statistics(blocks))
-    return np.concatenate(features, axis=1)[~flat], sharpness[~flat]
 
 
 def _natural_scene_statistics(blocks: np.ndarray) -> np.ndarray:
