@@ -1,0 +1,61 @@
+"""Agreement across scales of images whose overview is known, drifted, moved or blurred."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.synthetic import he_image, reduce_by
+from wsigen.errors import InvalidValueError
+from wsigen.evaluate.estimate import MeasureWarning
+from wsigen.evaluate.scale import reduce_to, scale_agreement
+
+
+@pytest.fixture(scope="module")
+def fine() -> np.ndarray:
+    return he_image(512, seed=1)
+
+
+def test_an_image_agrees_with_its_own_overview(fine):
+    agreement = scale_agreement(fine, reduce_by(fine, 4))
+    assert agreement.psnr == pytest.approx(10 * math.log10(255**2 * 12), abs=0.5)  # rounding alone
+    assert agreement.correlation > 0.9999
+    assert agreement.bias == pytest.approx((0, 0, 0), abs=0.1)
+    assert agreement.detail == pytest.approx(1, abs=0.01)
+    constant = np.full((64, 64, 3), 40, np.uint8)
+    with pytest.warns(MeasureWarning, match="no correlation"):
+        assert scale_agreement(constant, constant[::4, ::4]).psnr == math.inf
+
+
+def test_a_drift_of_colour_is_the_bias_and_sets_the_psnr(fine):
+    dim = np.clip(fine.astype(int) - (6, 0, 10), 0, 255).astype(np.uint8)
+    agreement = scale_agreement(dim, reduce_by(fine, 4))
+    assert agreement.bias == pytest.approx((-6, 0, -10), abs=0.1)
+    assert agreement.psnr == pytest.approx(10 * math.log10(255**2 / ((36 + 100) / 3)), abs=0.1)
+
+
+def test_other_content_at_the_same_place_does_not_correlate(fine):
+    inside, other = fine[128:384, 128:384], he_image(512, seed=2)[128:384, 128:384]
+    assert scale_agreement(inside, reduce_by(other, 4)).correlation < 0.5
+    moved = np.roll(inside, 16, axis=1)
+    assert scale_agreement(moved, reduce_by(inside, 4)).correlation < 0.6
+
+
+def test_blur_beyond_the_overviews_pixel_costs_detail(fine):
+    coarse = reduce_by(fine, 4)
+    assert scale_agreement(cv2.GaussianBlur(fine, (0, 0), 8), coarse).detail < 0.6
+    assert scale_agreement(cv2.GaussianBlur(fine, (0, 0), 1), coarse).detail > 0.9
+
+
+def test_fractional_factors_and_odd_sizes_are_one_region(fine):
+    coarse = np.round(reduce_to(fine[:511], (102, 103))).astype(np.uint8)
+    assert scale_agreement(fine[:511], coarse).correlation > 0.999
+
+
+@pytest.mark.parametrize("coarse", [(512, 512), (128, 64), (430, 430)])
+def test_other_regions_are_refused(fine, coarse):
+    with pytest.raises(InvalidValueError, match="same region"):
+        scale_agreement(fine, np.zeros((*coarse, 3), np.uint8))
