@@ -12,10 +12,10 @@ from wsigen.errors import InvalidValueError
 from wsigen.evaluate.quality import (
     Niqe,
     _asymmetric_gaussian,
-    _described,
     _impaired,
     _noisy,
     mscn,
+    niqe_blocks,
     piqe,
     sobel,
 )
@@ -113,7 +113,7 @@ def test_niqe_prefers_what_it_was_fitted_on(fitted):
 def test_niqe_is_the_distance_between_gaussians():
     """One deviation along one axis of a covariance that both share is a distance of 1."""
     image = grey(np.random.default_rng(5).normal(128, 20, (768, 768)))
-    blocks = _described(image)[0]
+    blocks = niqe_blocks(image)[0]
     mean, covariance = blocks.mean(axis=0), np.cov(blocks, rowvar=False)
     variances, axes = np.linalg.eigh(covariance)
     assert len(blocks) == 64
