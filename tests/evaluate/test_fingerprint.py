@@ -1,0 +1,144 @@
+"""Copies are found through every disguise, at any place; unrelated patches are far."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.synthetic import he_image
+from wsigen.errors import InvalidValueError
+from wsigen.evaluate.fingerprint import (
+    SIDE,
+    fingerprint,
+    fingerprint_distances,
+    fingerprints,
+    nearest_fingerprints,
+    relief,
+    search,
+    turned,
+)
+
+
+def recoloured(patch: np.ndarray) -> np.ndarray:
+    """Other stains, less haematoxylin and more eosin."""
+    density = -np.log(np.maximum(patch, 1) / 255)
+    old = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+    new = np.array([[0.50, 0.75, 0.43], [0.20, 0.90, 0.39], [0.27, 0.57, 0.78]])
+    return np.clip(255 * np.exp(-(density @ np.linalg.inv(old) * (0.8, 1.2, 1)) @ new), 0, 255).astype(
+        np.uint8
+    )
+
+
+def jpeg(patch: np.ndarray) -> np.ndarray:
+    return cv2.imdecode(cv2.imencode(".jpg", patch, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], cv2.IMREAD_COLOR)
+
+
+DISGUISES = {
+    "itself": lambda p: p,
+    "flipped": lambda p: p[:, ::-1],
+    "turned": lambda p: np.rot90(p, 3),
+    "both": lambda p: np.rot90(p[::-1]),
+    "recoloured": recoloured,
+    "blurred": lambda p: cv2.GaussianBlur(p, (0, 0), 2),
+    "noisy": lambda p: np.clip(p + np.random.default_rng(0).normal(0, 15, p.shape), 0, 255).astype(np.uint8),
+    "compressed": jpeg,
+    "faded": lambda p: (255 - 0.5 * (255.0 - p)).astype(np.uint8),
+    "everything": lambda p: jpeg(cv2.GaussianBlur(recoloured(np.rot90(p[:, ::-1]).copy()), (0, 0), 1.5)),
+}
+
+
+@pytest.fixture(scope="module")
+def real() -> np.ndarray:
+    """Patches of three slides, 12 each."""
+    slides = [he_image(640, seed=s)[130:510, 130:510] for s in (1, 2, 3)]
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 380 - 128, (12, 2))
+    return np.stack([slide[y : y + 128, x : x + 128] for slide in slides for y, x in corners])
+
+
+@pytest.mark.parametrize("name", DISGUISES)
+def test_copies_are_found_through_disguises(real, name):
+    chosen = [0, 13, 26]
+    copies = fingerprints(np.ascontiguousarray(DISGUISES[name](real[i])) for i in chosen)
+    nearest = nearest_fingerprints(copies, fingerprints(real))
+    np.testing.assert_array_equal(nearest.index, chosen)
+    assert nearest.distance.max() < 0.12
+
+
+def test_other_slides_are_far(real):
+    labels = np.repeat([0, 1, 2], 12)
+    prints = fingerprints(real)
+    apart = nearest_fingerprints(prints, prints, query_slides=labels, gallery_slides=labels)
+    assert apart.distance.min() > 0.35
+    assert (labels[apart.index] != labels).all()
+    assert nearest_fingerprints(prints, prints).distance.max() < 1e-5  # each finds itself
+
+
+def test_half_a_cell_of_shift_is_still_a_copy():
+    image = he_image(640, seed=4)[130:510, 130:510]
+    there, moved = fingerprint(image[:256, :256]), fingerprint(image[4:260, 4:260])
+    assert fingerprint_distances(there[None], moved[None])[0][0, 0] < 0.3
+
+
+@pytest.mark.parametrize("orientation", range(8))
+def test_the_orientation_found_undoes_the_disguise(real, orientation):
+    disguised = turned(real[5, ..., 0][None], orientation)[0]
+    nearest = nearest_fingerprints(
+        fingerprint(np.repeat(disguised[..., None], 3, -1))[None], fingerprints(real[5:6])
+    )
+    back = turned(disguised[None], int(nearest.orientation[0]))[0]
+    np.testing.assert_array_equal(back, real[5, ..., 0])
+
+
+def test_fingerprints_are_unit_vectors_and_blank_patches_match_nothing():
+    prints = fingerprints([he_image(64, seed=1), np.full((64, 64, 3), 240, np.uint8)])
+    assert np.linalg.norm(prints[0]) == pytest.approx(1, abs=1e-6)
+    assert prints[0].mean() == pytest.approx(0, abs=1e-7)
+    assert not prints[1].any()
+    assert fingerprint_distances(prints, prints)[0][1] == pytest.approx([1, 1])
+
+
+def test_chunks_do_not_matter(real):
+    prints = fingerprints(real)
+    many = np.concatenate([prints] * 8)
+    nearest = nearest_fingerprints(many, prints[:7])
+    np.testing.assert_array_equal(nearest.index[:36], nearest.index[36:72])
+    np.testing.assert_allclose(nearest.distance[252:288], nearest.distance[:36], atol=1e-6)
+
+
+def test_search_finds_the_place_on_the_slide_at_any_orientation():
+    patch_px, cell = 256, 8
+    slides = [he_image(1024, seed=s) for s in (5, 6)]
+    places = [(0, 312, 400), (1, 300, 480), (1, 413, 333)]
+    queries = fingerprints(
+        np.ascontiguousarray(np.rot90(recoloured(slides[s][y : y + patch_px, x : x + patch_px]), k))
+        for k, (s, y, x) in enumerate(places)
+    )
+    reduced = [cv2.resize(s, (1024 // cell, 1024 // cell), interpolation=cv2.INTER_AREA) for s in slides]
+    nearest, corners = search(queries, map(relief, reduced))
+    np.testing.assert_array_equal(nearest.index, [0, 1, 1])
+    assert np.abs(corners - [[y / cell, x / cell] for _, y, x in places]).max() <= 0.6
+    assert nearest.distance.max() < 0.3
+    np.testing.assert_array_equal(nearest.orientation, [0, 3, 2])
+    unrelated, _ = search(queries[:1], map(relief, reduced[1:]))
+    assert unrelated.distance[0] > 0.35
+
+
+def test_search_of_glass_finds_nothing():
+    glass = relief(np.full((64, 80, 3), 243, np.uint8))
+    nearest, _ = search(fingerprint(he_image(128, seed=7))[None], [glass])
+    assert nearest.distance[0] == 1
+    blank, _ = search(np.zeros((1, SIDE, SIDE), np.float32), [relief(he_image(64, seed=8))])
+    assert blank.distance[0] == 1
+
+
+def test_bad_sizes_are_named():
+    with pytest.raises(InvalidValueError, match="at least 32 px"):
+        fingerprint(np.zeros((31, 64, 3), np.uint8))
+    with pytest.raises(InvalidValueError, match="32 × 32 cells"):
+        search(np.zeros((1, SIDE, SIDE), np.float32), [np.zeros((31, 40), np.float32)])
+    with pytest.raises(InvalidValueError, match="no patches"):
+        nearest_fingerprints(np.zeros((1, SIDE, SIDE), np.float32), np.zeros((0, SIDE, SIDE), np.float32))
+    with pytest.raises(InvalidValueError, match="uint8"):
+        relief(np.zeros((40, 40, 3), np.float32))

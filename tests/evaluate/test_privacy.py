@@ -1,0 +1,157 @@
+"""Planted copies are caught by every measure; honest generators are not accused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import mannwhitneyu
+
+from tests.evaluate.test_fingerprint import DISGUISES
+from tests.synthetic import he_image
+from wsigen.errors import InvalidValueError
+from wsigen.evaluate.estimate import MeasureWarning
+from wsigen.evaluate.fingerprint import fingerprints, nearest_fingerprints
+from wsigen.evaluate.manifold import pairwise_distances
+from wsigen.evaluate.privacy import (
+    authenticity,
+    copying_test,
+    feature_distances,
+    find_copies,
+    is_authentic,
+    mann_whitney_z,
+    membership,
+    nearest_features,
+)
+
+
+def normal(n: int, seed: int, d: int = 6) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, d))
+
+
+def copies_of(features: np.ndarray, seed: int, noise: float = 0.05) -> np.ndarray:
+    return features + noise * normal(len(features), seed, features.shape[1])
+
+
+def patches(seed: int, count: int, size: int = 96) -> np.ndarray:
+    slide = he_image(640, seed=seed)[130:510, 130:510]
+    corners = np.random.default_rng(seed).integers(0, 380 - size, (count, 2))
+    return np.stack([slide[y : y + size, x : x + size] for y, x in corners])
+
+
+def test_planted_copies_are_found_in_every_disguise_and_nothing_else():
+    training = np.concatenate([patches(s, 20) for s in (1, 2)])
+    unrelated, honest = patches(3, 30), patches(4, 30)
+    planted = [np.ascontiguousarray(DISGUISES[name](training[i])) for i, name in enumerate(DISGUISES)]
+    gallery = fingerprints(training)
+    distance, null = (
+        nearest_fingerprints(fingerprints(p), gallery).distance for p in ([*honest, *planted], unrelated)
+    )
+    found = find_copies(distance, null)
+    assert set(found.flagged) == set(range(30, 30 + len(DISGUISES)))
+    assert distance[found.flagged[0]] == distance.min()
+    assert (found.p_values[30:] == 1 / 31).all()
+    assert np.mean(found.p_values[:30]) == pytest.approx(0.5, abs=0.25)
+
+
+def test_copies_in_feature_space():
+    training, scale = normal(200, 1), np.ones(6)
+    generated = np.concatenate([normal(50, 2), copies_of(training[:5], 3, 0.01)])
+    near = nearest_features(generated, training, scale)
+    null = nearest_features(normal(300, 4), training, scale).distance
+    found = find_copies(near.distance, null, largest=np.inf)
+    assert set(range(50, 55)) <= set(found.flagged)
+    assert len(found.flagged) <= 7
+    np.testing.assert_array_equal(near.index[50:], range(5))
+
+
+def test_held_out_patches_that_are_not_held_out_are_suspicious():
+    null = np.concatenate([np.full(90, 0.6), np.full(10, 0.02)])
+    with pytest.warns(MeasureWarning, match="one slide on both sides"):
+        find_copies(np.array([0.5]), null)
+    with pytest.raises(InvalidValueError, match="at least 10"):
+        find_copies(np.array([0.5]), null[:9])
+
+
+def test_feature_distances_are_in_deviations():
+    x, y = np.array([[0.0, 0, 5], [1, 1, 5]]), np.array([[3.0, 8, 5], [0, 0, 5]])
+    distances = feature_distances(x, y, np.array([1.0, 2, 0]))
+    np.testing.assert_allclose(distances[0], [np.sqrt((9 + 16) / 2), 0], atol=1e-4)
+    labels = np.array(["a", "b"])
+    near = nearest_features(x, y, np.array([1.0, 2, 0]), query_slides=labels, gallery_slides=labels[::-1])
+    np.testing.assert_array_equal(near.index, [0, 1])  # the only other slide
+
+
+def test_authenticity_by_hand():
+    """Real patches at 0, 1, 10 on a line: generated at 0.4 lies within the gap between two."""
+    real, generated = np.array([[0.0], [1], [10]]), np.array([[0.4], [3.5], [10], [0]])
+    between, within = pairwise_distances(generated, real), pairwise_distances(real, real)
+    np.testing.assert_array_equal(is_authentic(between, within), [False, True, False, False])
+    assert authenticity(between, within).value == 25
+    with pytest.raises(InvalidValueError, match=r"\(real, real\)"):
+        is_authentic(between, within[:2])
+
+
+def test_authenticity_falls_with_copies():
+    real = normal(300, 5)
+    within = pairwise_distances(real, real)
+    honest = authenticity(pairwise_distances(normal(200, 6), real), within)
+    half = np.concatenate([normal(100, 7), copies_of(real[:100], 8, 0.01)])
+    copying = authenticity(pairwise_distances(half, real), within)
+    assert copying.value == pytest.approx(honest.value / 2, abs=8)
+    assert copying.high < honest.low
+    assert 40 < honest.value < 75
+
+
+def test_copying_test_is_a_standard_score_for_honest_generators():
+    scores = [
+        copying_test(normal(150, s), normal(300, 100 + s), normal(150, 200 + s)).cells for s in range(12)
+    ]
+    every = np.concatenate(scores)
+    assert abs(every.mean()) < 0.4
+    assert every.std() == pytest.approx(1, abs=0.3)
+
+
+def test_copying_test_accuses_copies_and_sees_what_does_not_fit():
+    training, held_out = normal(300, 20), normal(200, 21)
+    assert copying_test(copies_of(training[:200], 22, 0.2), training, held_out).statistic < -5
+    assert copying_test(2 * normal(200, 23), training, held_out).statistic > 3
+
+
+def test_copying_in_one_mode_only_is_seen_in_its_cell():
+    """What a test over all patches at once would average away."""
+    modes = np.repeat([[0.0] * 6, [12.0] * 6], 150, axis=0)
+    training, held_out = modes + normal(300, 24), modes + normal(300, 25)
+    generated = np.concatenate([copies_of(training[:150], 26, 0.1), 12 + 1.3 * normal(150, 27)])
+    result = copying_test(generated, training, held_out, cells=2)
+    assert min(result.cells) < -5
+    assert max(result.cells) > 2
+    assert result.left_out == 0
+
+
+def test_mann_whitney_is_scipys():
+    a, b = normal(40, 28)[:, 0], normal(60, 29)[:, 0] + 0.3
+    expected = mannwhitneyu(a, b, use_continuity=False, method="asymptotic")
+    z = mann_whitney_z(a, b)
+    assert z == pytest.approx((expected.statistic - 1200) / np.sqrt(40 * 60 * 101 / 12))
+    assert mann_whitney_z(b, a) == pytest.approx(-z)
+    assert z < 0
+
+
+def test_membership_shows_what_was_memorised():
+    training, held_out, honest = normal(150, 30), normal(150, 31), normal(300, 32)
+
+    def distances(generated: np.ndarray) -> list[np.ndarray]:
+        return [pairwise_distances(real, generated).min(axis=1) for real in (training, held_out)]
+
+    fair = membership(*distances(honest))
+    assert fair.low < 0.5 < fair.high
+    leaking = membership(*distances(np.concatenate([honest, copies_of(training, 33)])))
+    assert leaking.low > 0.9
+    assert membership(
+        *distances(np.concatenate([honest, copies_of(training[:75], 34)]))
+    ).value == pytest.approx(0.75, abs=0.07)
+
+
+def test_too_few_patches_for_any_cell_are_refused():
+    with pytest.raises(InvalidValueError, match="no cell has 10"):
+        copying_test(normal(8, 35), normal(50, 36), normal(50, 37), cells=2)

@@ -1,0 +1,195 @@
+"""What a patch looks like whatever its colour, sharpness or orientation: to find copies of real images.
+
+A fingerprint is the patch's mean optical density at 32 × 32, smoothed by one cell, less its local mean and
+over its local deviation (4 cells). Changes of stain, brightness and contrast, blur, noise and JPEG hardly
+move it; the distance 1 - correlation is taken at the best of the 8 orientations. On real slides unrelated
+patches are at 0.5 or more, copies below 0.1, copies shifted by half a cell (1/64 of the patch) below 0.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from wsigen.errors import InvalidValueError
+from wsigen.evaluate.stain import density_table
+
+SIDE, SMOOTH, SURROUNDINGS = 32, 1.0, 4.0
+ORIENTATIONS = 8
+_FLOOR = 0.03
+"""OD added to the local deviation: the texture of glass and flat areas stays small."""
+
+_BLANK = 0.3
+"""A fingerprint shorter than this (before it is normalised) is that of glass, and matches nothing."""
+
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest of a gallery to each query.
+
+    Args:
+        distance: float32 (n,).
+        index: which of the gallery, int (n,).
+        orientation: how the query must be turned to match it: k quarter turns counterclockwise, after a flip
+            of left and right if 4 is added; int (n,). 0 where orientation has no meaning.
+    """
+
+    distance: np.ndarray
+    index: np.ndarray
+    orientation: np.ndarray
+
+
+def fingerprint(patch: np.ndarray) -> np.ndarray:
+    """The fingerprint of one patch.
+
+    Args:
+        patch: uint8 (h, w, 3), at least 32 px; it is squeezed to a square.
+
+    Returns:
+        float32 (32, 32), mean 0 and length 1 (all 0 for a blank patch).
+    """
+    if min(patch.shape[:2]) < SIDE:
+        raise InvalidValueError(f"a fingerprint needs at least {SIDE} px, got {patch.shape}")
+    return _unit(relief(cv2.resize(patch, (SIDE, SIDE), interpolation=cv2.INTER_AREA)))
+
+
+def fingerprints(patches: Iterable[np.ndarray]) -> np.ndarray:
+    """The fingerprints of a stream of patches, float32 (n, 32, 32).
+
+    Memory: 4 KiB per patch.
+    """
+    found = [fingerprint(patch) for patch in patches]
+    return np.stack(found) if found else np.empty((0, SIDE, SIDE), np.float32)
+
+
+def relief(rgb: np.ndarray) -> np.ndarray:
+    """Density relative to its surroundings, in local deviations, of an image with one pixel per cell.
+
+    Args:
+        rgb: uint8 (h, w, 3), for instance an overview at 1/16 of the patches' size when those have 512 px.
+
+    Returns:
+        float32 (h, w).
+    """
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[-1] != 3:
+        raise InvalidValueError(f"fingerprints are of uint8 (h, w, 3), got {rgb.dtype} {rgb.shape}")
+    density = cv2.LUT(rgb, np.ascontiguousarray(density_table()[:, 0])).mean(axis=-1)
+    smooth = cv2.GaussianBlur(density, (0, 0), SMOOTH)
+    apart = smooth - cv2.GaussianBlur(smooth, (0, 0), SURROUNDINGS)
+    deviation = np.sqrt(cv2.GaussianBlur(apart * apart, (0, 0), SURROUNDINGS))
+    return apart / (deviation + _FLOOR)
+
+
+def turned(maps: np.ndarray, orientation: int) -> np.ndarray:
+    """Maps (n, s, s) in one of the 8 orientations: flipped left to right if 4 or more, then turned."""
+    flipped = maps[:, :, ::-1] if orientation >= 4 else maps
+    return np.ascontiguousarray(np.rot90(flipped, orientation % 4, (1, 2)))
+
+
+def fingerprint_distances(queries: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """1 - correlation at the best orientation, for all pairs.
+
+    Args:
+        queries: fingerprints (n, 32, 32).
+        gallery: fingerprints (m, 32, 32).
+
+    Returns:
+        Distances float32 (n, m) in [0, 2], and orientations int8 (n, m).
+
+    Memory: three matrices n × m of float32; `nearest_fingerprints` needs no such matrix.
+    """
+    best = np.full((len(queries), len(gallery)), -np.inf, np.float32)
+    orientation = np.zeros(best.shape, np.int8)
+    columns = gallery.reshape(len(gallery), -1).T
+    for k in range(ORIENTATIONS):
+        match = turned(queries, k).reshape(len(queries), -1) @ columns
+        better = match > best
+        best[better], orientation[better] = match[better], k
+    return np.clip(1 - best, 0, 2), orientation
+
+
+def nearest_fingerprints(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    *,
+    query_slides: np.ndarray | None = None,
+    gallery_slides: np.ndarray | None = None,
+) -> Nearest:
+    """The nearest of a gallery to each query, whatever its orientation.
+
+    Args:
+        queries: fingerprints (n, 32, 32).
+        gallery: fingerprints (m, 32, 32), m ≥ 1.
+        query_slides: one label per query; with ``gallery_slides``, patches of one slide are not compared. So
+            the distances of real patches to real ones are not those of overlapping neighbours.
+        gallery_slides: one label per patch of the gallery.
+
+    Memory: two matrices of 256 × m.
+    """
+    if not len(gallery):
+        raise InvalidValueError("there is nothing to compare with: the gallery has no patches")
+    parts = []
+    for start in range(0, len(queries), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        distance, orientation = fingerprint_distances(queries[rows], gallery)
+        if query_slides is not None and gallery_slides is not None:
+            distance[query_slides[rows, None] == gallery_slides[None]] = np.inf
+        index = distance.argmin(axis=1)
+        each = np.arange(len(index))
+        parts.append((distance[each, index], index, orientation[each, index].astype(int)))
+    columns = zip(*parts, strict=True) if parts else ((np.empty(0, t),) for t in (np.float32, int, int))
+    return Nearest(*(np.concatenate(column) for column in columns))
+
+
+def search(queries: np.ndarray, overviews: Iterable[np.ndarray]) -> tuple[Nearest, np.ndarray]:
+    """The nearest place on whole slides to each query, at any position and orientation.
+
+    Normalised cross-correlation of each fingerprint with the slides' `relief` at every cell: no copy escapes
+    between the patches of a grid.
+
+    Args:
+        queries: fingerprints (n, 32, 32).
+        overviews: `relief` of each slide (or strip of one) read at 32 cells per patch, at least 32 × 32.
+
+    Returns:
+        The nearest, whose ``index`` is that of the overview; and (y, x) of its upper left cell, int (n, 2).
+
+    Memory: a few maps as large as one overview (one float32 per cell).
+    """
+    distance = np.full(len(queries), np.inf, np.float32)
+    index, orientation, place = (
+        np.zeros(shape, int) for shape in (len(queries), len(queries), (len(queries), 2))
+    )
+    all_turned = [turned(queries, k) for k in range(ORIENTATIONS)]
+    for number, overview in enumerate(overviews):
+        lengths = _lengths(overview)
+        for k, maps in enumerate(all_turned):
+            for i, query in enumerate(maps):
+                match = cv2.matchTemplate(overview, query, cv2.TM_CCORR) / lengths
+                _, value, _, (x, y) = cv2.minMaxLoc(match)
+                if 1 - value < distance[i]:
+                    distance[i], index[i], orientation[i], place[i] = 1 - value, number, k, (y, x)
+    return Nearest(np.clip(distance, 0, 2), index, orientation), place
+
+
+def _lengths(overview: np.ndarray) -> np.ndarray:
+    """Length of each 32 × 32 window less its mean; infinite where there is nothing to match."""
+    if min(overview.shape) < SIDE:
+        raise InvalidValueError(f"an overview must have at least {SIDE} × {SIDE} cells, got {overview.shape}")
+    integral, squares = cv2.integral2(overview)
+    total, square = (
+        i[SIDE:, SIDE:] - i[SIDE:, :-SIDE] - i[:-SIDE, SIDE:] + i[:-SIDE, :-SIDE] for i in (integral, squares)
+    )
+    energy = square - total**2 / SIDE**2
+    return np.where(energy > _BLANK**2, np.sqrt(np.maximum(energy, _BLANK**2)), np.inf).astype(np.float32)
+
+
+def _unit(image: np.ndarray) -> np.ndarray:
+    centred = image - image.mean()
+    length = float(np.linalg.norm(centred))
+    return centred / length if length > _BLANK else np.zeros_like(centred)
