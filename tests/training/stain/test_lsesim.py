@@ -1,0 +1,108 @@
+"""L-LSeSim's update against the same losses computed one by one, with a stand-in for VGG16."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.training.stain.conftest import options
+from wsigen.config import LSeSimConfig, LSeSimLossConfig
+from wsigen.errors import InvalidValueError, SnapshotError
+from wsigen.stain.losses import vgg
+from wsigen.stain.losses.gan import discriminator_loss, generator_loss
+from wsigen.stain.losses.photometric import photometric
+from wsigen.training.stain.lsesim import LSeSim
+from wsigen.training.stain.method import Machine
+
+LAYERS = ("relu1_2", "relu2_1")
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch) -> Path:
+    """A VGG of two narrow blocks, in a file as torchvision's would be."""
+    monkeypatch.setitem(vgg.PLANS, "vgg16", (4, 4, vgg.POOL, 6, vgg.POOL))
+    torch.manual_seed(0)
+    net = vgg.VGG(vgg.PLANS["vgg16"], ("relu2_1",))
+    save_file(
+        {f"features.{k}": v for k, v in net.features.state_dict().items()}, tmp_path / "vgg.safetensors"
+    )
+    return tmp_path / "vgg.safetensors"
+
+
+def make(machine: Machine, weights: Path, **loss: Any) -> LSeSim:
+    loss = {"layers": LAYERS, "vgg": str(weights), "width": 5, "places": 8, "patch": 6, **loss}
+    return LSeSim(LSeSimConfig(**options(seed=3, loss=LSeSimLossConfig(**loss))), machine)
+
+
+def test_losses_are_those_of_the_paper(machine, batch, weights):
+    run = make(machine, weights, lambda_gan=2.0, lambda_spatial=3.0, strength=0.3)
+    G, D, H, features = (
+        copy.deepcopy(run.generator),
+        copy.deepcopy(run.discriminator),
+        copy.deepcopy(run.spatial),
+        run.vgg,
+    )
+    x, y, numbers = batch
+    contrast = []
+    for image, seed in ((x, 3), (y, 3 ^ 2**62)):
+        other = photometric(image, seed=seed, image_numbers=numbers, strength=0.3)
+        contrast.append(H.contrast(features(image), features(other), seed=seed, image_numbers=numbers))
+    made = G(x).detach()
+    judged = discriminator_loss(D(y), D(made))
+    found = run.update(batch)
+    torch.testing.assert_close(found["contrast"], torch.stack(contrast).mean().detach())
+    torch.testing.assert_close(found["discriminator"], judged.detach())
+    # what comes after the steps of discriminator and heads is seen by their new weights
+    with torch.no_grad():
+        gan = generator_loss(run.discriminator(made))
+        spatial = run.spatial(features(made), features(x), seed=3, image_numbers=numbers)
+    torch.testing.assert_close(found["gan"], gan)
+    torch.testing.assert_close(found["spatial"], spatial)
+    torch.testing.assert_close(found["loss"], 2 * gan + 3 * spatial)
+    assert list(found) == ["loss", "gan", "spatial", "discriminator", "contrast"]
+
+
+def test_heads_learn_to_find_structures_again(machine, batch, weights):
+    run = make(machine, weights)
+    run.optimizers["H"].param_groups[0]["lr"] = 2e-3
+    losses = [run.update(batch)["contrast"].item() for _ in range(70)]
+    assert sum(losses[-10:]) / 10 < 0.7 * losses[0]
+
+
+def test_fixed_loss_has_no_heads_to_train(machine, batch, weights):
+    run = make(machine, weights, learned=False)
+    assert run.optimizers.keys() == {"G", "D"}
+    assert list(run.spatial.parameters()) == []
+    assert list(run.update(batch)) == ["loss", "gan", "spatial", "discriminator"]
+
+
+def test_vgg_is_neither_trained_nor_kept(machine, batch, weights):
+    run = make(machine, weights)
+    before = copy.deepcopy(run.vgg.state_dict())
+    run.update(batch)
+    assert all(torch.equal(value, before[name]) for name, value in run.vgg.state_dict().items())
+    assert not any("vgg" in name or "features" in name for name in run.nets.state_dict())
+    assert not any(p.requires_grad for p in run.vgg.parameters())
+
+
+def test_generator_gets_the_gradient_of_the_structure(machine, batch, weights):
+    run = make(machine, weights, lambda_gan=0.0)
+    run.update(batch)
+    gradients = [p.grad for p in run.generator.parameters()]
+    assert all(g is not None and torch.isfinite(g).all() for g in gradients)
+    assert sum(float(g.abs().sum()) for g in gradients if g is not None) > 0
+
+
+def test_weights_that_cannot_be_had_are_named(machine, tmp_path):
+    with pytest.raises(SnapshotError, match=r"nowhere\.pth"):
+        make(machine, tmp_path / "nowhere.pth")
+
+
+def test_layers_that_vgg_has_not_are_refused(machine, weights):
+    with pytest.raises(InvalidValueError, match="no VGG layer 'relu9_1'"):
+        make(machine, weights, layers=("relu9_1",))
