@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from tests.synthetic import he_image, write_tiff
 from wsigen.config import PatchGroup
+from wsigen.data.entry import SlideEntry
 from wsigen.data.index import SlideIndex, build_index
 from wsigen.data.patches import PatchDataset, PatchKey, PatchSchedule, collate, draw_mpp, place, to_unit_range
 from wsigen.errors import InvalidValueError, SlideError
@@ -185,3 +186,44 @@ def test_narrow_range_of_usable_scales_does_not_end_a_run(index):
     """One patch in thirty has a µm/px that can be served: 64 draws would fail for one in ten."""
     dataset = PatchDataset(index, mpp_range=(0.0000001, 0.85))
     assert all(dataset[PatchKey(n, 32)].mpp >= 0.475 for n in range(40))
+
+
+def test_patches_hold_as_much_tissue_as_asked_for(index, monkeypatch):
+    """Patches that have it are the same as without the wish; the others are drawn anew."""
+    shares: list[float] = []
+    tissue_share = SlideEntry.tissue_share
+
+    def watched(self, centre, extent_um):
+        shares.append(tissue_share(self, centre, extent_um))
+        return shares[-1]
+
+    plain = PatchDataset(index, seed=0, mpp_range=(1.0, 1.0), anywhere_fraction=0.0)
+    wished = PatchDataset(index, seed=0, mpp_range=(1.0, 1.0), anywhere_fraction=0.0, min_tissue=0.7)
+    monkeypatch.setattr(SlideEntry, "tissue_share", watched)
+    redrawn = 0
+    for number in range(60):
+        shares.clear()
+        same = torch.equal(wished[PatchKey(number, 128)].image, plain[PatchKey(number, 128)].image)
+        assert same == (len(shares) == 1)
+        assert shares[-1] >= 0.7 > max(shares[:-1], default=0)
+        redrawn += not same
+    assert 3 < redrawn < 57
+
+
+def test_share_of_tissue_is_that_of_the_mask(index):
+    entry = index.entries[0]
+    rows, columns = (side * entry.mpp for side in (entry.height, entry.width))
+    assert entry.tissue_share((rows / 2, columns / 2), rows) == pytest.approx(entry.mask.mean(), abs=0.02)
+    assert entry.tissue_share((rows / 2, columns / 2), 2 * rows) == pytest.approx(
+        entry.mask.mean() / 4, abs=0.02
+    )
+    assert entry.tissue_share((-rows, -columns), rows / 4) == 0
+
+
+def test_tissue_that_no_patch_can_hold_is_refused(index, monkeypatch):
+    monkeypatch.setattr("wsigen.data.patches.ATTEMPTS", 20)
+    dataset = PatchDataset(index, mpp_range=(4.0, 4.0), anywhere_fraction=0.0, min_tissue=1.0)
+    with pytest.raises(InvalidValueError, match="or less min_tissue"):
+        dataset[PatchKey(0, 192)]
+    anywhere = PatchDataset(index, mpp_range=(4.0, 4.0), anywhere_fraction=1.0, min_tissue=1.0)
+    assert anywhere[PatchKey(0, 192)].image.shape == (3, 192, 192)

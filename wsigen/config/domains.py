@@ -23,6 +23,7 @@ class StainDataConfig:
         mpp_range: smallest and largest µm/px to learn; both the same for a single one.
         mpp_sampling: "log-uniform" or "uniform".
         weight: draw slides by their area of "tissue", or every "slide" as often.
+        min_tissue: share of a patch that must be tissue; both domains should show as much glass.
         anywhere_fraction: share of patches placed without regard to tissue.
         val_fraction: share of the slide groups of both domains kept for validation, unless the table says.
         workers: loader processes per training process; 0 loads in the training process itself.
@@ -36,6 +37,7 @@ class StainDataConfig:
     mpp_range: tuple[float, float] = (0.5, 0.5)
     mpp_sampling: str = "log-uniform"
     weight: Literal["tissue", "slide"] = "tissue"
+    min_tissue: float = 0.0
     anywhere_fraction: float = 0.0
     val_fraction: float = 0.1
     workers: int = 1
@@ -52,6 +54,7 @@ class StainDataConfig:
         fits = self.patch_size >= 32 and self.patch_size % 4 == 0
         check(fits, "data.patch_size", self.patch_size, "a multiple of 4, at least 32")
         check(self.batch >= 1, "data.batch", self.batch, ">= 1")
+        check(0 <= self.min_tissue <= 1, "data.min_tissue", self.min_tissue, "in [0, 1]")
         check(0 <= self.anywhere_fraction <= 1, "data.anywhere_fraction", self.anywhere_fraction, "in [0, 1]")
         check(0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, "in [0, 1)")
         check(self.workers >= 0, "data.workers", self.workers, ">= 0")

@@ -108,6 +108,18 @@ class SlideEntry:
         fits = extent <= self.mpp * min(self.height, self.width)
         return mpp >= self.mpp * FINEST and (fits or self.border_tissue < CLEAR_BORDER)
 
+    def tissue_share(self, centre: tuple[float, float], extent_um: float) -> float:
+        """How much of a square patch is tissue, in [0, 1], by the mask; what is beyond the slide is not.
+
+        Args:
+            centre: (y, x) in µm.
+            extent_um: side of the patch, µm.
+        """
+        side = max(1, round(extent_um / self.mask_mpp))
+        top, left = (round(c / self.mask_mpp - side / 2) for c in centre)
+        inside = self.mask[max(0, top) : max(0, top + side), max(0, left) : max(0, left + side)]
+        return float(inside.sum()) / side**2
+
     def to_row(self) -> dict[str, object]:
         """The entry as a row of ``SCHEMA``."""
         return {name: str(self.path) if name == "path" else getattr(self, name) for name in SCHEMA.names}

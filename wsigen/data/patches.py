@@ -77,6 +77,7 @@ class PatchDataset(Dataset[Patch]):
         anywhere_fraction: share of patches placed without regard to tissue, in [0, 1].
         augment: random rotation by quarter turns and reflection.
         weight: draw every usable "slide" as often, or by its area of "tissue".
+        min_tissue: share of tissue in [0, 1] below which a patch is drawn anew, if it is placed on tissue.
 
     Raises:
         InvalidValueError: for a key that no slide can serve anywhere in the range.
@@ -98,7 +99,9 @@ class PatchDataset(Dataset[Patch]):
         anywhere_fraction: float = 0.05,
         augment: bool = True,
         weight: Literal["slide", "tissue"] = "slide",
+        min_tissue: float = 0.0,
     ) -> None:
+        self.min_tissue = min_tissue
         self.index = index
         self.weight = weight
         self.seed = seed
@@ -120,9 +123,11 @@ class PatchDataset(Dataset[Patch]):
             entry = self._draw_slide(usable, rng)
             try:
                 image = self.cut(entry, mpp, key.size, rng)
-                break
             except SlideError as error:
                 self._report(entry, error)
+                continue
+            if image is not None:
+                break
         else:
             raise self._nothing(key.size)
         if self.augment:
@@ -149,9 +154,10 @@ class PatchDataset(Dataset[Patch]):
 
     def _nothing(self, size: int) -> InvalidValueError:
         why = f" ({len(self._damaged)} slides are damaged)" if self._damaged else ""
+        less = ", ask for less min_tissue" if self.min_tissue else ""
         return InvalidValueError(
             f"no slide can serve {size} px patches within {self.mpp_range} µm/px{why}; "
-            "widen mpp_range, use smaller patches, or see `wsigen index` for what the slides offer"
+            f"widen mpp_range, use smaller patches{less}, or see `wsigen index` for what the slides offer"
         )
 
     def _report(self, entry: SlideEntry, error: SlideError) -> None:
@@ -159,9 +165,15 @@ class PatchDataset(Dataset[Patch]):
             log.warning("%s; its other patches are used", error)
         self._damaged.add(entry.slide)
 
-    def cut(self, entry: SlideEntry, mpp: float, size: int, rng: np.random.Generator) -> np.ndarray:
-        """One patch, uint8 (size, size, 3), of a given slide at a given µm/px, placed by ``rng``."""
-        centre = place(entry, mpp * size, rng, anywhere=rng.random() < self.anywhere_fraction)
+    def cut(self, entry: SlideEntry, mpp: float, size: int, rng: np.random.Generator) -> np.ndarray | None:
+        """One patch, uint8 (size, size, 3), of a given slide at a given µm/px, placed by ``rng``.
+
+        None where there is too little tissue.
+        """
+        anywhere = rng.random() < self.anywhere_fraction
+        centre = place(entry, mpp * size, rng, anywhere=anywhere)
+        if self.min_tissue and not anywhere and entry.tissue_share(centre, mpp * size) < self.min_tissue:
+            return None
         slide = self._slides.get(entry.slide)
         if slide is None:
             slide = self._slides[entry.slide] = entry.open()

@@ -77,6 +77,7 @@ def make_patches(config: StainRunConfig, index: SlideIndex, seed: int, *, augmen
         anywhere_fraction=data.anywhere_fraction,
         augment=augment,
         weight=data.weight,
+        min_tissue=data.min_tissue,
     )
 
 
