@@ -1,0 +1,201 @@
+"""What translating a slide takes, before it begins: tile, rows and bytes held, pixels that networks see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from wsigen.errors import InvalidValueError
+from wsigen.geometry import Size
+from wsigen.stain.activations import activation_bytes, weight_bytes
+from wsigen.stain.branch import common_stride, halo_of
+from wsigen.stain.nodes import PATCH, NodeGrid
+from wsigen.stain.norm import Norm
+from wsigen.stain.schedule import Schedule, rows_alive
+
+TileSize = int | Literal["auto"]
+
+MEMORY = 4 << 30
+"""Bytes of host memory that a tile is chosen for."""
+
+SMALLEST_TILE = 64
+_AUTO_CUDA, _AUTO = (2048, 1024, 512, 256), (1024, 768, 512, 256)
+
+# Copies of a window of the table that are alive while its glass is filled and its kernel applied.
+_TABLE_COPIES = 16
+# Bytes for each pixel of a tile beside the network: 8-bit in and out, their float32 copies, the opacity.
+_AROUND_NETWORK = 40
+# What kernels on the CPU and the allocator keep beside features, relative to these.
+_WORKSPACE = 1.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslationPlan:
+    """What a translation takes.
+
+    Args:
+        tile: side of the tiles, px.
+        rows_alive: rows of the slide that are held.
+        tiles: tiles to render for all networks, if nothing is glass.
+        patches: patches to measure for all networks, likewise.
+        network_pixels: pixels that networks are given for both, halos included.
+        host_bytes: memory of the process, beside that of Python and its libraries.
+        device_bytes: memory of weights and features; part of ``host_bytes`` on the CPU.
+    """
+
+    tile: int
+    rows_alive: int
+    tiles: int
+    patches: int
+    network_pixels: int
+    host_bytes: int
+    device_bytes: int
+
+
+def padded_size(size: Size, nets: Sequence[nn.Module]) -> Size:
+    """The size up to which a slide's last row and column are repeated, so that networks can take it."""
+    stride = common_stride(nets)
+    least = max(2 * stride, *(int(getattr(net, "min_size", 16)) for net in nets))  # type: ignore[arg-type]
+    height, width = (-(-max(n, least) // stride) * stride for n in (size.height, size.width))
+    return Size(height, width)
+
+
+def check_grid(size: Size, tile: int, pitch: int, stride: int) -> None:
+    """Refuse a grid that no network can take.
+
+    Raises:
+        InvalidValueError: the slide is empty, or tile or pitch is too small or no multiple of the stride.
+    """
+    if size.height < 1 or size.width < 1:
+        raise InvalidValueError(f"a slide must be at least 1 x 1 pixels, got {size}")
+    for name, value in (("tile", tile), ("stats_pitch", pitch)):
+        if value < SMALLEST_TILE or value % stride:
+            raise InvalidValueError(
+                f"{name} must be a multiple of {stride} and at least {SMALLEST_TILE} px, got {value}"
+            )
+
+
+def plan_translation(
+    size: Size,
+    nets: Sequence[nn.Module],
+    *,
+    norm: Norm | None,
+    pitch: int = PATCH,
+    tile: TileSize = "auto",
+    batch: int = 1,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = torch.device("cpu"),
+    glass_cell: int | None = None,
+    memory: int = MEMORY,
+) -> TranslationPlan:
+    """What a translation takes.
+
+    Args:
+        size: of the slide in pixels.
+        nets: the generators.
+        norm: how they are normalised; None for networks that are rendered as they are.
+        pitch: of the nodes.
+        tile: side of the tiles; "auto" takes the largest common one that fits.
+        batch: tiles per network call.
+        dtype: of the networks.
+        device: that runs them.
+        glass_cell: side of the cells of the slide's map of glass, px; None without one.
+        memory: bytes of host memory that "auto" may plan for.
+
+    Raises:
+        InvalidValueError: no tile fits into the memory, or a grid that no network can take.
+    """
+    planner = _Planner(size, nets, norm, pitch, batch, dtype, device, glass_cell)
+    if tile != "auto":
+        return planner.plan(tile)
+    choices = _AUTO_CUDA if device.type == "cuda" else _AUTO
+    plans = (planner.plan(side) for side in choices)
+    smallest = plan = next(plans)
+    while plan.host_bytes > memory:
+        smallest, plan = plan, next(plans, None)
+        if plan is None:
+            raise InvalidValueError(
+                f"a slide {size.width} px wide takes {smallest.host_bytes / 2**30:.1f} GiB with tiles of "
+                f"{smallest.tile} px, but {memory / 2**30:.1f} GiB are allowed; allow more with --memory"
+            )
+    return plan
+
+
+class _Planner:
+    """Plans for one slide with tiles of any size."""
+
+    def __init__(
+        self,
+        size: Size,
+        nets: Sequence[nn.Module],
+        norm: Norm | None,
+        pitch: int,
+        batch: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        glass_cell: int | None,
+    ) -> None:
+        self.size, self.padded, self.nets, self.norm, self.pitch = (
+            size,
+            padded_size(size, nets),
+            nets,
+            norm,
+            pitch,
+        )
+        self.batch, self.host_runs = batch, device.type == "cpu"
+        self.stride = common_stride(nets)
+        self.features = max(activation_bytes(net, dtype) for net in nets)
+        self.weights = sum(weight_bytes(net, dtype) for net in nets)
+        self.channels = [norm_channels(net) for net in nets]
+        # three bytes a cell, and the distances that a window of rows is computed with
+        across = 0 if glass_cell is None else -(-size.width // glass_cell)
+        self.glass = 0 if glass_cell is None else across * (3 * -(-size.height // glass_cell) + 16 * 1024)
+
+    def plan(self, tile: int) -> TranslationPlan:
+        """What it takes with tiles of this size."""
+        check_grid(self.size, tile, self.pitch, self.stride)
+        schedules = [
+            Schedule.of(
+                self.padded, halo_of(net), norm=self.norm, tile=tile, pitch=self.pitch, stride=self.stride
+            )
+            for net in self.nets
+        ]
+        alive = rows_alive(schedules)
+        grids = [schedule.tiles for schedule in schedules]
+        nodes = NodeGrid.of(self.padded, self.pitch, self.stride) if schedules[0].nodes else None
+        largest = max(grid.largest_read.area for grid in grids)
+        patch = max((nodes.rows.longest * nodes.cols.longest) if nodes else 0, largest)
+        device = self.weights + round(self.batch * patch * self.features * _WORKSPACE)
+        tables = self._tables(schedules)
+        rows = 3 * self.padded.width * alive + 3 * self.size.width * max(grid.tallest for grid in grids)
+        host = rows + self.glass + self.batch * largest * _AROUND_NETWORK
+        patches = nodes.rows.count * nodes.cols.count * len(self.nets) if nodes else 0
+        return TranslationPlan(
+            tile=tile,
+            rows_alive=alive,
+            tiles=sum(grid.rows.count * grid.cols.count for grid in grids),
+            patches=patches,
+            network_pixels=sum(grid.pixels_read for grid in grids)
+            + (nodes.pixels * len(self.nets) if nodes else 0),
+            host_bytes=host + (device + tables if self.host_runs else 0),
+            device_bytes=device + tables,
+        )
+
+    def _tables(self, schedules: Sequence[Schedule]) -> int:
+        """Bytes of the rows of nodes that are held, and of the copies that filling makes."""
+        nodes = schedules[0].nodes
+        if nodes is None:
+            return 0
+        spans = [s.measured(i) for s in schedules for i in range(s.tiles.rows.count)]
+        rows = max(stop - first for first, stop in spans) + 1
+        row = 4 * NodeGrid.of(self.padded, self.pitch, self.stride).cols.count
+        return rows * row * (2 * sum(self.channels) + _TABLE_COPIES * max(self.channels))
+
+
+def norm_channels(net: nn.Module) -> int:
+    """Channels of all norm layers together."""
+    return sum(m.num_features for m in net.modules() if isinstance(m, nn.InstanceNorm2d))

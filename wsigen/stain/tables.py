@@ -1,0 +1,126 @@
+"""A window of a slide's table of statistics: rows of nodes as measured in, fields out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wsigen.errors import InvalidValueError
+from wsigen.stain.nodes import NodeGrid
+from wsigen.stain.norm import Norm
+from wsigen.stain.normalise import Field, LayerStats, WhiteningStats
+from wsigen.stain.normalise.fill import fill_nodes
+from wsigen.stain.normalise.kernel import Table, kernel_average
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    """Statistics of one row of nodes, the channels of all layers side by side.
+
+    Args:
+        mean: float32 (columns, channels); 0 where nothing was measured.
+        inv_std: 1/σ, likewise; 1 where nothing was measured.
+        confidence: float32 (columns,) in [0, 1]; 0 where nothing was measured.
+    """
+
+    mean: Float[Tensor, "cols c"]
+    inv_std: Float[Tensor, "cols c"]
+    confidence: Float[Tensor, " cols"]
+
+
+class TableWindow:
+    """The rows of nodes that are needed at present.
+
+    Args:
+        grid: of the nodes.
+        norm: "dn" or "kin".
+        channels: of each layer.
+
+    Memory: 8 bytes for each node and channel: 5 MB for a row of a slide 65536 px wide and the published
+        networks.
+
+    Determinism: fields are functions of the nodes' statistics and positions, whatever window holds them.
+    """
+
+    def __init__(self, grid: NodeGrid, norm: Norm, channels: Sequence[int]) -> None:
+        self.grid, self.norm, self.channels = grid, norm, tuple(channels)
+        self._rows: dict[int, NodeRow] = {}
+
+    def put(self, row: int, values: NodeRow) -> None:
+        """Add a row of nodes."""
+        self._rows[row] = values
+
+    def drop(self, before: int) -> None:
+        """Forget the rows of nodes before this one."""
+        for row in [row for row in self._rows if row < before]:
+            del self._rows[row]
+
+    def fields(self, first: int, stop: int) -> list[Field]:
+        """Fields that are right between the rows of nodes [first, stop), one for each layer."""
+        count, reach = self.grid.rows.count, self.norm.reach
+        top, end = max(0, first - reach), min(count, stop + reach)
+        rows = [self._rows[row] for row in range(top, end)]
+        mean, inv_std = finish(
+            torch.stack([r.mean for r in rows]),
+            torch.stack([r.inv_std for r in rows]),
+            torch.stack([r.confidence for r in rows]),
+            self.norm,
+        )
+        inner = slice(first - top, stop - top)
+        along, across = self.grid.rows.axis(first, stop), self.grid.cols.axis()
+        parts = zip(*(t[inner].split(self.channels, dim=2) for t in (mean, inv_std)), strict=True)
+        interpolation = "linear" if self.norm.kind == "dn" else "nearest"
+        return [
+            Field(m.contiguous(), s.contiguous(), along, across, interpolation, self.norm.granularity)
+            for m, s in parts
+        ]
+
+
+def side_by_side(stats: Sequence[LayerStats]) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]:
+    """Mean and 1/σ of all layers in one tensor each.
+
+    Raises:
+        InvalidValueError: a layer whitens; its covariance is not a field.
+    """
+    if any(isinstance(layer, WhiteningStats) for layer in stats):
+        raise InvalidValueError(
+            "the network whitens, which needs the statistics of the whole slide; choose --norm tin"
+        )
+    return torch.cat([layer.mean for layer in stats], 1), torch.cat([layer.inv_std for layer in stats], 1)
+
+
+def finish(
+    mean: Table, inv_std: Table, confidence: Float[Tensor, "rows cols"], norm: Norm
+) -> tuple[Table, Table]:
+    """Nodes without tissue filled from those beside them, then the kernel of "kin".
+
+    The kernel averages over nodes that are filled or measured on tissue; where there are none, over all.
+
+    Args:
+        mean: of all layers, as measured.
+        inv_std: 1/σ, likewise.
+        confidence: of the nodes.
+        norm: "dn" or "kin".
+    """
+    mean, inv_std = fill_nodes(mean, inv_std, confidence)
+    if norm.kind != "kin" or norm.size == 1:
+        return mean, inv_std
+    assert norm.size != "inf"
+    known = _dilated(confidence > 0)[:, :, None].to(mean)
+    weighted = torch.cat([mean * known, known / inv_std, known], 2)
+    sums, _ = kernel_average(weighted, torch.ones_like(weighted), kind=norm.kernel, size=norm.size)
+    centre, std, weight = sums.split([mean.shape[2], mean.shape[2], 1], dim=2)
+    plain = kernel_average(mean, inv_std, kind=norm.kernel, size=norm.size)
+    return (
+        torch.where(weight > 0, centre / weight, plain[0]),
+        torch.where(weight > 0, weight / std, plain[1]),
+    )
+
+
+def _dilated(known: Tensor) -> Tensor:
+    """Nodes that are known or have a known one among their eight neighbours."""
+    return torch.nn.functional.max_pool2d(known.float()[None], 3, stride=1, padding=1)[0] > 0
