@@ -11,7 +11,7 @@ import torch
 from wsigen.stain.normalise import compiled as module
 from wsigen.stain.normalise.compiled import compiled, compiles
 from wsigen.stain.normalise.field import Axis, Field
-from wsigen.stain.normalise.fused import _stacked, gather_normalise
+from wsigen.stain.normalise.fused import Places, gather_normalise
 from wsigen.stain.normalise.moments import moments_normalise
 
 
@@ -49,7 +49,7 @@ def test_both_expressions_are_one_graph_for_every_size():
         field = Field(torch.rand(3, 3, channels), torch.rand(3, 3, channels), axis, axis)
         place = field.locate(axis, origin=3, scale=1, count=size)
         x = torch.rand(2, channels, size, size)
-        inputs = (x, field.mean, field.inv_std, None, *_stacked([(place, place)] * 2, x.device))
+        inputs = (x, field.mean, field.inv_std, None, *Places([(place, place)] * 2).stacked(x.device))
         assert torch.equal(gather(*inputs), gather_normalise(*inputs))
         found, expected = moments(x, 1e-5, None, None, 0), moments_normalise(x, 1e-5, None, None, 0)
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -12,7 +12,7 @@ from torch import Tensor
 from wsigen.stain.normalise import blocks
 from wsigen.stain.normalise.compiled import compiles
 from wsigen.stain.normalise.field import Axis, Field
-from wsigen.stain.normalise.fused import _stacked, apply_field, gather_normalise
+from wsigen.stain.normalise.fused import Places, apply_field, gather_normalise
 
 C = 5
 
@@ -39,7 +39,7 @@ def place(field: Field, shape, origin=(0, 0), scale: float = 1):
 
 
 def applied(x: Tensor, field: Field, origin=(0, 0), scale: float = 1, **options) -> Tensor:
-    return apply_field(x, field, [place(field, x.shape[2:], origin, scale)] * len(x), **options)
+    return apply_field(x, field, Places([place(field, x.shape[2:], origin, scale)] * len(x)), **options)
 
 
 def grid(count: int, pitch: int) -> Axis:
@@ -142,7 +142,7 @@ def test_tiles_of_a_batch_lie_at_different_places(overwrite):
     whole = applied(features(120, 160), field)
     origins = [(0, 0), (33, 91), (77, 12)]
     tiles = torch.cat([features(120, 160)[:, :, y : y + 43, x : x + 61] for y, x in origins])
-    places = [place(field, (43, 61), origin) for origin in origins]
+    places = Places([place(field, (43, 61), origin) for origin in origins])
     out = apply_field(tiles, field, places, overwrite=overwrite)
     for tile, (y, x) in zip(out, origins, strict=True):
         assert torch.equal(tile, whole[0, :, y : y + 43, x : x + 61])
@@ -200,11 +200,11 @@ def test_one_constant_field_is_exact_even_far_beyond_its_nodes():
 def test_the_expression_for_the_compiler_computes_the_same(interpolation):
     field = random_field(grid(3, 40), grid(4, 40), interpolation)
     x = features(50, 70, batch=2)
-    places = [place(field, (50, 70), (0, 0)), place(field, (50, 70), (60, 88))]
+    places = Places([place(field, (50, 70), (0, 0)), place(field, (50, 70), (60, 88))])
     shift = torch.linspace(-1, 1, C)
-    out = gather_normalise(x, field.mean, field.inv_std, shift, *_stacked(places, x.device))
+    out = gather_normalise(x, field.mean, field.inv_std, shift, *places.stacked(x.device))
     assert torch.equal(out, apply_field(x, field, places, (torch.ones(C), shift)))
-    half = gather_normalise(x.bfloat16(), field.mean, field.inv_std, None, *_stacked(places, x.device))
+    half = gather_normalise(x.bfloat16(), field.mean, field.inv_std, None, *places.stacked(x.device))
     assert torch.equal(half, apply_field(x.bfloat16(), field, places))
 
 
@@ -220,10 +220,21 @@ def test_cuda_agrees_with_the_cpu(dtype, layout):
     field = random_field(grid(3, 40), grid(4, 40))
     affine = (torch.linspace(0.5, 2, C), torch.linspace(-1, 1, C))
     x = features(50, 70, batch=2).to(dtype).contiguous(memory_format=layout)
-    places = [place(field, (50, 70), (0, 0)), place(field, (50, 70), (60, 88))]
+    places = Places([place(field, (50, 70), (0, 0)), place(field, (50, 70), (60, 88))])
     expected = apply_field(x, field, places, affine).float()
     on_device = (affine[0].cuda(), affine[1].cuda())
     rounding = 1e-5 if dtype == torch.float32 else 1e-2
     for fuse in (True, False):
         out = apply_field(x.cuda(), field, places, on_device, fuse=fuse)
         torch.testing.assert_close(out.cpu().float(), expected, rtol=rounding, atol=rounding)
+
+
+def test_positions_are_stacked_once():
+    field = random_field(grid(3, 40), grid(4, 40))
+    places = Places([place(field, (5, 7), (0, 0)), place(field, (5, 7), (60, 88))])
+    row, down, col, right = places.stacked(torch.device("cpu"))
+    assert row.tolist() == [[0] * 5, [1] * 5]
+    assert col.tolist() == [[0] * 7, [1] * 7]
+    assert down[1].tolist() == pytest.approx([(60.5 + i - 60) / 40 for i in range(5)])
+    assert right[1].tolist() == pytest.approx([(88.5 + i - 60) / 40 for i in range(7)])
+    assert places.stacked(torch.device("cpu"))[0] is row

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wsigen.stain.normalise import blocks
 from wsigen.stain.normalise.field import Axis, Field
-from wsigen.stain.normalise.fused import apply_field
+from wsigen.stain.normalise.fused import Places, apply_field
 from wsigen.stain.normalise.moments import instance_normalise, moments_normalise
 
 LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -63,7 +63,7 @@ def test_a_field_of_one_node_gives_the_same_bits(layout, dtype, affine):
         field.locate(alone, origin=0, scale=1, count=53),
         field.locate(alone, origin=0, scale=1, count=41),
     )
-    assert torch.equal(out, apply_field(x, field, [place], own))
+    assert torch.equal(out, apply_field(x, field, Places([place]), own))
 
 
 @LAYOUTS

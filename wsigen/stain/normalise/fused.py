@@ -24,10 +24,34 @@ from wsigen.stain.normalise.compiled import compiled, compiles
 from wsigen.stain.normalise.field import Field, Positions
 
 
+class Places:
+    """Where the tiles of a batch lie on a field; the same for all layers of one scale.
+
+    Args:
+        tiles: positions of each tile's rows and columns.
+    """
+
+    def __init__(self, tiles: Sequence[tuple[Positions, Positions]]) -> None:
+        self.tiles = tuple(tiles)
+        self._stacked: tuple[Tensor, ...] | None = None
+
+    def stacked(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Row nodes and weights (b, h), then column nodes and weights (b, w); copied to a device once."""
+        if self._stacked is None or self._stacked[0].device != device:
+            sides = [[tile[axis] for tile in self.tiles] for axis in (0, 1)]
+            parts = [torch.stack(part) for side in sides for part in _before_and_weight(side)]
+            self._stacked = tuple(part.to(device, non_blocking=True) for part in parts)
+        return self._stacked
+
+
+def _before_and_weight(side: Sequence[Positions]) -> tuple[list[Tensor], list[Tensor]]:
+    return [p.before for p in side], [p.weight for p in side]
+
+
 def apply_field(
     x: Float[Tensor, "b c h w"],
     field: Field,
-    places: Sequence[tuple[Positions, Positions]],
+    places: Places,
     affine: Affine = None,
     *,
     overwrite: bool = False,
@@ -38,7 +62,7 @@ def apply_field(
     Args:
         x: features, planar or channels-last (others are copied), in any floating-point type.
         field: statistics of the layer.
-        places: positions of each tile's rows and columns on the field.
+        places: where the tiles lie on the field.
         affine: weight and bias per channel, applied after normalising.
         overwrite: the result may take the place of ``x`` (where that saves memory).
         fuse: on CUDA, use the compiled kernel where there is one.
@@ -49,11 +73,11 @@ def apply_field(
     table = _Table.on(field, x.device, affine)
     if fuse and compiles(x):
         return compiled(gather_normalise)(
-            x, table.mean, table.inv_std, table.shift, *_stacked(places, x.device)
+            x, table.mean, table.inv_std, table.shift, *places.stacked(x.device)
         )
     x, copied = dense(x)
     out = x if overwrite or copied else torch.empty_like(x)
-    for tile, result, (rows, cols) in zip(x, out, places, strict=True):
+    for tile, result, (rows, cols) in zip(x, out, places.tiles, strict=True):
         _normalise_tile(tile, result, table, rows, cols)
     return out
 
@@ -147,15 +171,6 @@ class _Ramp:
         if self.step is None or self.weight is None:
             return self.base[c, y]
         return torch.mul(self.step[c, y], self.weight, out=out).add_(self.base[c, y])
-
-
-def _stacked(places: Sequence[tuple[Positions, Positions]], device: torch.device) -> list[Tensor]:
-    """Row nodes and weights (b, h) of a batch, then column nodes and weights (b, w)."""
-    parts = []
-    for axis in (0, 1):
-        side = [place[axis] for place in places]
-        parts += [torch.stack([p.before for p in side]), torch.stack([p.weight for p in side])]
-    return [part.to(device, non_blocking=True) for part in parts]
 
 
 def gather_normalise(

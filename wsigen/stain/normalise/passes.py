@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wsigen.errors import InvalidValueError
-from wsigen.stain.normalise.field import Axis, Field, Positions
-from wsigen.stain.normalise.fused import apply_field
+from wsigen.stain.normalise.field import Field
+from wsigen.stain.normalise.fused import Places, apply_field
 from wsigen.stain.normalise.moments import instance_normalise
 from wsigen.stain.normalise.slot import SlideNorm
 from wsigen.stain.normalise.stats import LayerStats, WhiteningStats
@@ -143,18 +143,14 @@ class Render(NormPass):
     ) -> None:
         super().__init__(batch, names, calls)
         self.fields, self.origins, self.size = fields, origins, size
-        self._located: dict[tuple, Positions] = {}
+        self._found: dict[tuple, Places] = {}
 
     def normalise(self, index: int, layer: SlideNorm, x: Tensor, overwrite: bool) -> Tensor:
         """Normalisation with the field of this call."""
         field = self._field(index, layer, x.shape[1])
         if not isinstance(field, Field):
             raise InvalidValueError(f"layer {self.names[layer]} is an instance norm and needs a Field")
-        places = [
-            (self._locate(field, field.rows, y, 0, x), self._locate(field, field.cols, left, 1, x))
-            for y, left in self.origins
-        ]
-        affine = layer.weight_and_bias
+        places, affine = self._places(field, (x.shape[2], x.shape[3])), layer.weight_and_bias
         return apply_field(x, field, places, affine, overwrite=overwrite, fuse=not self.watched)
 
     def whiten(self, index: int, layer: InstanceWhitening, x: Tensor) -> Tensor:
@@ -180,14 +176,21 @@ class Render(NormPass):
             )
         return field
 
-    def _locate(self, field: Field, axis: Axis, origin: int, side: int, x: Tensor) -> Positions:
-        """Positions are shared by layers of one scale, and computed once in a pass."""
-        count = x.shape[2 + side]
-        scale = pixels_per_feature(self.size[side], count)
-        key = (id(axis), field.interpolation, field.granularity, origin, scale, count)
-        if key not in self._located:
-            self._located[key] = field.locate(axis, origin=origin, scale=scale, count=count)
-        return self._located[key]
+    def _places(self, field: Field, features: tuple[int, int]) -> Places:
+        """Where the tiles lie, found once for all layers of one size."""
+        key = (field.rows, field.cols, field.interpolation, field.granularity, features)
+        if key not in self._found:
+            down, right = (pixels_per_feature(p, n) for p, n in zip(self.size, features, strict=True))
+            self._found[key] = Places(
+                [
+                    (
+                        field.locate(field.rows, origin=y, scale=down, count=features[0]),
+                        field.locate(field.cols, origin=x, scale=right, count=features[1]),
+                    )
+                    for y, x in self.origins
+                ]
+            )
+        return self._found[key]
 
 
 def pixels_per_feature(pixels: int, features: int) -> float:
