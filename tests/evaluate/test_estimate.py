@@ -66,3 +66,21 @@ def test_same_seed_same_interval_and_too_few_samples_are_refused():
     assert first == second
     with pytest.raises(InvalidValueError, match="at least 4 samples"):
         jackknife(lambda i: [0.0], [3])
+
+
+def test_intervals_of_a_mean_hold_the_truth_nineteen_times_in_twenty():
+    rng = np.random.default_rng(3)
+    held = 0
+    for seed in range(200):
+        x = rng.exponential(1, 80)
+        (mean,) = jackknife(lambda i, x=x: [x[i].mean()], [80], draws=100, seed=seed)
+        held += mean.low < 1 < mean.high
+    assert 0.88 < held / 200 < 0.99
+
+
+def test_two_sides_add_their_uncertainties():
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(0, 1, 400), rng.normal(0, 2, 400)
+    (both,) = jackknife(lambda i, j: [a[i].mean() - b[j].mean()], [400, 400], draws=1000)
+    expected = 2 * 1.96 * np.sqrt(a.var() / 400 + b.var() / 400)
+    assert both.high - both.low == pytest.approx(expected, rel=0.12)

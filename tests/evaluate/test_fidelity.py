@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch_fidelity import metric_fid, metric_kid
 
 from wsigen.errors import InvalidValueError
@@ -133,3 +135,49 @@ def test_bad_features_are_named(x, y, message):
 def test_labels_must_fit():
     with pytest.raises(InvalidValueError, match="one slide label per sample"):
         fid(normal(20, 3, 20), normal(20, 3, 21), real_slides=["a"])
+
+
+@given(seed=st.integers(0, 999), shift=st.floats(-5, 5), scale=st.floats(0.1, 3))
+def test_a_moved_and_scaled_copy_has_the_closed_form_in_any_rotation(seed, shift, scale):
+    """y = s x + δ: |(s - 1) μ + δ|² + (s - 1)² tr Σ."""
+    x = normal(40, 5, seed)
+    rotation = np.linalg.qr(normal(5, 5, seed + 1))[0]
+    y = scale * x + shift
+    mean = (scale - 1) * x.mean(0) + shift
+    expected = mean @ mean + (scale - 1) ** 2 * np.trace(np.cov(x, rowvar=False))
+    assert frechet_distance(y @ rotation, x @ rotation) == pytest.approx(expected, rel=1e-7, abs=1e-9)
+
+
+@given(seed=st.integers(0, 999))
+def test_distances_are_symmetric_and_do_not_know_the_order(seed):
+    x, y = normal(20, 4, seed), normal(30, 4, seed + 1, 0.5)
+    order = np.random.default_rng(seed).permutation(30)
+    for distance in (frechet_distance, polynomial_mmd):
+        assert distance(x, y) == pytest.approx(distance(y, x), rel=1e-9)
+        assert distance(x, y[order]) == pytest.approx(distance(x, y), rel=1e-9)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    """Of the closed form between N(0, I) and N(1, I) in one dimension, which is 1."""
+    held = 0
+    for seed in range(60):
+        estimate = fid(normal(300, 1, 1000 + seed), normal(300, 1, 2000 + seed, 1.0), draws=40)
+        held += estimate.low < 1 < estimate.high
+    assert held / 60 > 0.85
+
+
+def test_distances_grow_with_the_flaw():
+    real = normal(300, 8, 30)
+    shifts = [0.0, 0.3, 0.6, 1.2]
+    for measure in (frechet_distance, polynomial_mmd):
+        values = [measure(normal(300, 8, 31, shift), real) for shift in shifts]
+        assert values == sorted(values)
+        floor = real_floor(measure, real, draws=6)
+        assert values[-1] > floor.high + 5 * (floor.high - floor.low)
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    x, y = normal(60, 4, 32), normal(80, 4, 33)
+    assert fid(x, y, seed=5) == fid(x, y, seed=5)
+    assert kid(x, y, subset_size=20, seed=5) == kid(x, y, subset_size=20, seed=5)
+    assert kid(x, y, subset_size=20, seed=6) != kid(x, y, subset_size=20, seed=5)

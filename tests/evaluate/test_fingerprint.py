@@ -142,3 +142,28 @@ def test_bad_sizes_are_named():
         nearest_fingerprints(np.zeros((1, SIDE, SIDE), np.float32), np.zeros((0, SIDE, SIDE), np.float32))
     with pytest.raises(InvalidValueError, match="uint8"):
         relief(np.zeros((40, 40, 3), np.float32))
+
+
+def test_the_eight_orientations_are_a_group():
+    square = np.arange(9.0).reshape(1, 3, 3)
+    every = [turned(square, k) for k in range(8)]
+    assert len({a.tobytes() for a in every}) == 8
+    for a in every:
+        assert {turned(a, k).tobytes() for k in range(8)} == {b.tobytes() for b in every}
+
+
+def test_distances_are_symmetric(real):
+    prints = fingerprints(real[::4])
+    there, back = (
+        fingerprint_distances(a, b)[0] for a, b in ((prints, prints[::-1]), (prints[::-1], prints))
+    )
+    np.testing.assert_allclose(there, back.T, atol=1e-5)
+    assert 0 <= there.min() <= there.max() <= 2
+
+
+@pytest.mark.parametrize("size", [32, 50, 200])
+def test_size_does_not_matter(size):
+    image = he_image(640, seed=9)[200:400, 200:400]
+    other = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    distances, _ = fingerprint_distances(fingerprint(image)[None], fingerprint(other)[None])
+    assert distances[0, 0] < 0.02

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from torch_fidelity import metric_prc
 
@@ -81,3 +83,30 @@ def test_distances_are_exact_far_from_the_origin():
 def test_too_few_samples_for_k_are_refused():
     with pytest.raises(InvalidValueError, match="at least 12 samples"):
         manifold(normal(11, 3, 10), normal(50, 3, 11))
+
+
+@given(seed=st.integers(0, 999), scale=st.floats(0.01, 100), shift=st.floats(-50, 50))
+def test_only_relative_distances_count(seed, scale, shift):
+    x, y = normal(20, 3, seed), normal(24, 3, seed + 1, 0.5)
+    plain, moved = (manifold(f(x), f(y), draws=2) for f in (lambda a: a, lambda a: scale * a + shift))
+    for name in ("precision", "recall", "density", "coverage"):
+        assert getattr(moved, name).value == pytest.approx(
+            getattr(plain, name).value, abs=0.051
+        )  # ties may turn
+
+
+@given(seed=st.integers(0, 999))
+def test_recall_is_precision_with_the_sides_exchanged(seed):
+    x, y = normal(25, 3, seed), normal(25, 3, seed + 1, 1.0)
+    there, back = manifold(x, y, draws=2), manifold(y, x, draws=2)
+    assert (there.precision.value, there.recall.value) == (back.recall.value, back.precision.value)
+
+
+def test_slides_that_differ_widen_the_intervals():
+    slides = np.repeat(np.arange(8), 25)
+    real, generated = (normal(200, 3, s) + 3 * normal(8, 3, s + 1)[slides] for s in (40, 42))
+    by_patch = manifold(generated, real)
+    by_slide = manifold(generated, real, generated_slides=slides, real_slides=slides)
+    assert by_slide.coverage.value == by_patch.coverage.value
+    assert by_slide.coverage.high - by_slide.coverage.low > by_patch.coverage.high - by_patch.coverage.low
+    assert by_slide.coverage.method.endswith("slides")

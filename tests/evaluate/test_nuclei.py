@@ -105,3 +105,24 @@ def test_sets_without_nuclei_have_no_sizes():
 def test_too_coarse_images_are_refused():
     with pytest.raises(InvalidValueError, match="at most 1 µm/px, got 2"):
         find_nuclei(np.full((64, 64, 3), 200, np.uint8), 2.0)
+
+
+@pytest.mark.parametrize("turn", [lambda a: a[::-1], lambda a: np.rot90(a), lambda a: a[:, ::-1]])
+def test_orientation_does_not_matter(turn):
+    rng = np.random.default_rng(2)
+    image = tissue(disks(rng.uniform(8, 92, (22, 2)), 4, 0.5))
+    plain, other = find_nuclei(image, 0.5), find_nuclei(np.ascontiguousarray(turn(image)), 0.5)
+    assert abs(other.count - plain.count) <= 1
+    assert np.median(other.areas) == pytest.approx(np.median(plain.areas), rel=0.05)
+
+
+@pytest.mark.parametrize("radius", [2.5, 4.0, 6.0])
+def test_areas_follow_the_size_of_nuclei(radius):
+    areas = find_nuclei(tissue(disks(GRID, radius, 0.25)), 0.25).areas
+    assert np.median(areas) == pytest.approx(np.pi * radius**2, rel=0.12)
+
+
+def test_paler_staining_does_not_change_the_count():
+    coverage = disks(GRID, 4, 0.5)
+    counts = [find_nuclei(stained(0.04 + depth * coverage, 0.2, 0), 0.5).count for depth in (0.2, 0.4, 0.8)]
+    assert counts == [25, 25, 25]

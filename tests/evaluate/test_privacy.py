@@ -155,3 +155,37 @@ def test_membership_shows_what_was_memorised():
 def test_too_few_patches_for_any_cell_are_refused():
     with pytest.raises(InvalidValueError, match="no cell has 10"):
         copying_test(normal(8, 35), normal(50, 36), normal(50, 37), cells=2)
+
+
+def test_the_more_is_copied_the_more_every_measure_says_so():
+    training, held_out = normal(240, 40), normal(240, 41)
+    within = pairwise_distances(training, training)
+    statistics, authentic, leaks = [], [], []
+    for copied in (0, 60, 120, 240):
+        generated = np.concatenate([copies_of(training[:copied], 42), normal(240 - copied, 43)])
+        statistics.append(copying_test(generated, training, held_out, cells=3).statistic)
+        authentic.append(authenticity(pairwise_distances(generated, training), within).value)
+        near = [pairwise_distances(real, generated).min(axis=1) for real in (training, held_out)]
+        leaks.append(membership(*near).value)
+    assert statistics == sorted(statistics, reverse=True)
+    assert authentic == sorted(authentic, reverse=True)
+    assert leaks == sorted(leaks)
+
+
+def test_cells_without_enough_patches_are_left_out_and_said():
+    training = np.concatenate([normal(100, 44), 50 + normal(100, 45)])
+    result = copying_test(normal(60, 46), training, normal(60, 47), cells=2)
+    assert (len(result.cells), result.left_out) == (1, 1)
+    assert result.statistic == pytest.approx(result.cells[0])
+
+
+def test_slides_widen_the_interval_of_membership():
+    slides = np.arange(160) % 8
+    looks = normal(16, 48, 1)[:, 0]
+    training, held_out = (
+        np.abs(normal(160, s, 1)[:, 0] + 2 * looks[o + slides]) for s, o in ((49, 0), (50, 8))
+    )
+    by_patch = membership(training, held_out)
+    by_slide = membership(training, held_out, training_slides=slides, held_out_slides=slides)
+    assert by_slide.value == by_patch.value
+    assert by_slide.high - by_slide.low > by_patch.high - by_patch.low

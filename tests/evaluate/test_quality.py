@@ -130,3 +130,21 @@ def test_niqe_says_what_it_needs(fitted):
     assert np.isnan(fitted.score(grey(np.full((96, 96), 200))))
     with pytest.raises(InvalidValueError, match="uint8"):
         sobel(np.zeros((8, 8), np.uint8))
+
+
+def test_turning_an_image_leaves_sobel_of_symmetric_edges():
+    board = grey(128 + 40 * np.kron(np.indices((8, 8)).sum(0) % 2 * 2 - 1, np.ones((8, 8))))
+    assert sobel(np.ascontiguousarray(np.rot90(board))) == pytest.approx(sobel(board), rel=0.05)
+    assert sobel(cv2.GaussianBlur(board, (0, 0), 2)) < 0.8 * sobel(board)
+
+
+def test_piqe_of_odd_sizes_is_that_of_the_repeated_edge():
+    image = grey(np.random.default_rng(6).normal(128, 30, (61, 75)))
+    assert 0 < piqe(image) <= 110
+    assert piqe(image) == pytest.approx(piqe(image[:48, :64]), abs=25)
+
+
+def test_niqe_grows_with_the_flaw(fitted):
+    image = he_image(384, seed=60)[48:-48, 48:-48]
+    scores = [fitted.score(cv2.GaussianBlur(image, (0, 0), s) if s else image) for s in (0, 0.8, 1.5, 3)]
+    assert scores == sorted(scores)

@@ -98,3 +98,24 @@ def test_two_slides_a_side_are_enough_and_ten_samples():
     assert result.value > 0.95
     with pytest.raises(InvalidValueError, match="at least 10 samples"):
         two_sample_test(normal(9, 3, 15), normal(20, 3, 16))
+
+
+def test_scale_and_order_of_features_do_not_matter():
+    generated, real = normal(80, 6, 20, 0.4), normal(90, 6, 21)
+    labels = [slides(80, 8), slides(90, 8)]
+    scale, order = np.array([1e-3, 1, 10, 1e4, 5, 0.1]), [3, 1, 0, 5, 4, 2]
+
+    def value(f):
+        return two_sample_test(f(generated), f(real), generated_slides=labels[0], real_slides=labels[1]).value
+
+    plain = value(lambda x: x)
+    assert value(lambda x: x * scale + 7) == pytest.approx(plain, abs=1e-6)
+    assert value(lambda x: x[:, order]) == pytest.approx(plain, abs=1e-6)
+
+
+def test_constant_features_are_harmless():
+    generated, real = normal(60, 4, 22, 1.0), normal(60, 4, 23)
+    flat = np.ones((60, 3))
+    labels = {"generated_slides": slides(60, 6), "real_slides": slides(60, 6)}
+    with_flat = two_sample_test(np.hstack([generated, flat]), np.hstack([real, flat]), **labels)
+    assert with_flat.value == pytest.approx(two_sample_test(generated, real, **labels).value, abs=0.02)

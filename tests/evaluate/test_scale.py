@@ -59,3 +59,17 @@ def test_fractional_factors_and_odd_sizes_are_one_region(fine):
 def test_other_regions_are_refused(fine, coarse):
     with pytest.raises(InvalidValueError, match="same region"):
         scale_agreement(fine, np.zeros((*coarse, 3), np.uint8))
+
+
+def test_agreement_falls_with_the_error():
+    image = he_image(256, seed=3)
+    coarse, rng = reduce_by(image, 4), np.random.default_rng(0)
+    noise = rng.normal(0, 1, coarse.shape)
+    agreements = [
+        scale_agreement(image, np.clip(np.round(coarse + level * noise), 0, 255).astype(np.uint8))
+        for level in (2, 8, 24)
+    ]
+    psnrs, correlations = ([getattr(a, name) for a in agreements] for name in ("psnr", "correlation"))
+    assert psnrs == sorted(psnrs, reverse=True)
+    assert correlations == sorted(correlations, reverse=True)
+    assert psnrs[0] == pytest.approx(20 * np.log10(255 / 2), abs=1)

@@ -146,3 +146,23 @@ def test_difference_of_tilings_by_hand():
     assert difference(np.array([[0.25]]), np.array([[0.75]])).largest == 0.5
     with pytest.raises(InvalidValueError, match="one image"):
         difference(a, a[:, 1:])
+
+
+@settings(max_examples=8, deadline=None)
+@given(gain=st.floats(0.2, 3), offset=st.floats(-40, 40))
+def test_scores_do_not_know_brightness_or_contrast(gain, offset):
+    image = with_seams(texture(8, 256), 64, 5, 10.0, 0)
+    for score in (step8, jump):
+        plain, changed = (score(im, 64, joints=[5]) for im in (image, gain * image + offset))
+        assert changed.ratio == pytest.approx(plain.ratio, rel=1e-3)
+        np.testing.assert_allclose(changed.energy, gain * plain.energy, rtol=2e-3)
+
+
+def test_stronger_seams_score_higher():
+    for score in (step8, jump):
+        ratios = [
+            score(with_seams(texture(9, 256), 64, 9, j, 1), 64, joints=[9], axis=1).ratio
+            for j in (0, 5, 10, 20)
+        ]
+        assert ratios == sorted(ratios)
+        assert ratios[-1] > 2

@@ -69,3 +69,19 @@ def test_brightness_alone_changes_nothing():
 def test_small_patches_are_refused():
     with pytest.raises(InvalidValueError, match="at least 64"):
         octave_powers(np.zeros((63, 64, 3), np.uint8))
+
+
+def test_turning_a_patch_changes_nothing():
+    rng = np.random.default_rng(7)
+    field = 0.3 + 0.05 * gaussian_filter(rng.standard_normal((96, 96)), (0.5, 3))
+    np.testing.assert_allclose(octave_powers(grey(field.T)), octave_powers(grey(field)), rtol=1e-3)
+    np.testing.assert_allclose(octave_powers(grey(field[::-1])), octave_powers(grey(field)), rtol=0.05)
+
+
+def test_a_set_against_itself_is_one_and_labels_make_halves_of_slides():
+    rows = np.asarray(powers(noises(16, seed=8)))
+    slides = np.repeat(np.arange(8), 2)
+    same = spectrum_ratio(rows, rows, generated_slides=slides, real_slides=slides)
+    assert [estimate.value for estimate in same.octaves] == [1.0] * OCTAVES
+    assert same.octaves[0].method.endswith("slides")
+    assert same.octaves[5].high - same.octaves[5].low > same.octaves[0].high - same.octaves[0].low

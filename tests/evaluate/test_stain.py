@@ -173,3 +173,47 @@ def test_sizes_and_thresholds_must_match():
         haematoxylin_correlation(a, b)
     with pytest.raises(InvalidValueError, match="thresholds"):
         density_summary(np.ones(4), 0.1) + density_summary(np.ones(4), 0.2)
+
+
+histograms = st.lists(st.integers(0, 1000), min_size=6, max_size=6).filter(any)
+
+
+@given(p=histograms, q=histograms)
+def test_kl_is_a_divergence(p, q):
+    assert kl_divergence(p, q) >= -1e-12
+    assert kl_divergence(p, p) == pytest.approx(0, abs=1e-12)
+    assert kl_divergence(p, q, symmetric=True) == pytest.approx(kl_divergence(q, p, symmetric=True))
+    both = (kl_divergence(p, q) + kl_divergence(q, p)) / 2
+    assert kl_divergence(p, q, symmetric=True) == pytest.approx(both)
+
+
+@given(h=st.floats(0.05, 0.3), d=st.floats(0.05, 0.3))
+def test_twice_the_stain_is_twice_the_density_on_any_glass(h, d):
+    glass = (240.0, 236.0, 232.0)
+    once, twice = (
+        stain_densities(stained(np.full((2, 2), k * h), 0, k * d, background=glass), glass, "h-dab")
+        for k in (1, 2)
+    )
+    np.testing.assert_allclose(twice[..., [0, 2]], 2 * once[..., [0, 2]], atol=0.04)
+
+
+def test_density_shifts_show_in_kl_and_p90_in_proportion():
+    rng = np.random.default_rng(3)
+    amounts = rng.gamma(2, 0.08, (64, 64))
+    real = dab_summary(stained(0.1, 0, amounts))
+    divergences = []
+    for factor in (1.0, 1.2, 1.6):
+        generated = dab_summary(stained(0.1, 0, factor * amounts))
+        assert generated.p90 == pytest.approx(factor * real.p90, rel=0.05)
+        divergences.append(kl_divergence(real.counts, generated.counts))
+    assert divergences[0] < 1e-3 < divergences[1] < divergences[2]
+
+
+def test_stacks_of_patches_are_one_image():
+    stack = np.stack([he_image(32, seed=s) for s in range(3)])
+    densities = stain_densities(stack)
+    np.testing.assert_allclose(densities[1], stain_densities(stack[1]), atol=1e-6)
+    total = sum((dab_summary(p) for p in stack[1:]), dab_summary(stack[0]))
+    whole = dab_summary(stack)
+    np.testing.assert_array_equal(total.counts, whole.counts)
+    assert total.mean == pytest.approx(whole.mean)

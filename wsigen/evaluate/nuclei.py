@@ -152,7 +152,7 @@ def _parts(mask: np.ndarray, smallest: float, largest: float) -> np.ndarray:
     areas = statistics[:, cv2.CC_STAT_AREA]
     keep = (areas >= smallest) & (areas <= largest)
     keep[0] = False
-    return np.take(keep, labels)
+    return keep[np.asarray(labels, dtype=np.int32)]
 
 
 def _renumbered(labels: np.ndarray, mpp: float) -> np.ndarray:
