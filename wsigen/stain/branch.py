@@ -78,7 +78,8 @@ def take_over(net: nn.Module, device: torch.device, dtype: torch.dtype) -> NormL
     """
     layers = NormLayers(net)
     # past diffusers' own method, which logs that it would rather convert while loading
-    nn.Module.to(net, device=device, dtype=dtype, memory_format=torch.channels_last)
+    nn.Module.to(net, device, dtype)
+    nn.Module.to(net, memory_format=torch.channels_last)
     net.eval()
     layers.instance(torch.zeros((1, 3, _WATCHED, _WATCHED), device=device, dtype=dtype))
     return layers
