@@ -1,4 +1,4 @@
-"""Train the denoiser: ``accelerate launch train.py --config configs/denoiser.yaml --data.slides PATH``."""
+"""Train a model: ``accelerate launch train.py --config configs/denoiser.yaml --data.slides PATH``, say."""
 
 from wsigen.cli.main import train
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.commands import ROOT, parsed, split
-from wsigen.config import TrainConfig
+from wsigen.config import STAIN_METHODS, StainDataConfig
 from wsigen.errors import InvalidValueError
 from wsigen.nn.denoiser import Denoiser
 from wsigen.sampling.plan import stage_specs
@@ -17,6 +18,8 @@ from wsigen.sampling.preset import Preset, preset_from_dict
 from wsigen.synthesis.presets import load_preset, preset_names
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+DENOISERS = [path for path in CONFIGS if path.stem.startswith("denoiser")]
+TRANSLATORS = [path for path in CONFIGS if path not in DENOISERS]
 PRESETS = sorted((ROOT / "wsigen" / "presets").glob("*.yaml"))
 
 
@@ -28,14 +31,17 @@ def _values(path: Path) -> dict:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def _train_config(path: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> TrainConfig:
-    config, file = parsed("train", ["--config", str(path), "--data.slides", "PATH", *more], monkeypatch)
+def _train_config(path: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> Any:
+    slides = ["--data.source", "HE", "--data.target", "IHC"] if "method" in _values(path) else []
+    slides = slides or ["--data.slides", "PATH"]
+    config, file = parsed("train", ["--config", str(path), *slides, *more], monkeypatch)
     assert file == path
     return config
 
 
 def test_there_are_configs() -> None:
-    assert {_name(p) for p in CONFIGS} >= {"denoiser", "denoiser-512", "denoiser-cpu"}
+    assert {_name(p) for p in DENOISERS} >= {"denoiser", "denoiser-512", "denoiser-cpu"}
+    assert {_values(path)["method"] for path in TRANSLATORS} == STAIN_METHODS.keys()
     assert preset_names() == [_name(p) for p in PRESETS] == ["fast", "paper"]
 
 
@@ -63,10 +69,48 @@ def test_training_config_is_understood_as_written(path: Path, monkeypatch: pytes
 def test_flags_win_over_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = _train_config(path, monkeypatch, "--kimg", "7", "--optim.lr", "1e-5", "--data.workers", "0")
     assert (config.kimg, config.optim.lr, config.data.workers) == (7, 1e-5, 0)
-    assert config.model.block_out_channels == tuple(_values(path)["model"]["block_out_channels"])
+    if path in DENOISERS:
+        assert config.model.block_out_channels == tuple(_values(path)["model"]["block_out_channels"])
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=_name)
+@pytest.mark.parametrize("path", TRANSLATORS, ids=_name)
+def test_method_of_the_config_is_what_it_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _train_config(path, monkeypatch)
+    assert type(config) is STAIN_METHODS[_values(path)["method"]]
+    assert config.method == _values(path)["method"]
+    assert (config.data.source, config.data.target) == ("HE", "IHC")
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in TRANSLATORS if p.stem.startswith("stain") and "cpu" not in p.stem], ids=_name
+)
+def test_published_settings_are_the_defaults(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a shipped file says of networks, losses and optimiser is what goes without saying."""
+    config = _train_config(path, monkeypatch)
+    default = type(config)(data=config.data)
+    for part in ("generator", "discriminator", "loss", "optim", "kimg"):
+        assert getattr(config, part, None) == getattr(default, part, None), part
+
+
+def test_published_settings_are_the_published_ones() -> None:
+    data = StainDataConfig(source="HE", target="IHC")
+    cut, fast, cycle, lsesim = (
+        STAIN_METHODS[name](data=data) for name in ("cut", "fastcut", "cyclegan", "lsesim")
+    )
+    assert cut.loss.layers == (0, 4, 8, 12, 16)
+    assert (cut.loss.tau, cut.loss.places, cut.loss.heads) == (0.07, 256, 256)
+    assert (cut.loss.lambda_gan, cut.loss.lambda_nce, cut.loss.lambda_identity) == (1, 1, 1)
+    assert (fast.loss.lambda_nce, fast.loss.lambda_identity) == (10, 0)
+    assert (cycle.loss.lambda_cycle, cycle.loss.lambda_identity, cycle.loss.pool) == (10, 0.5, 50)
+    assert (lsesim.loss.lambda_spatial, lsesim.loss.places, lsesim.loss.learned) == (10, 256, True)
+    for config in (cut, fast, cycle, lsesim):
+        assert (config.optim.lr, config.optim.betas) == (2e-4, (0.5, 0.999))
+        assert (config.generator.width, config.generator.blocks, config.discriminator.width) == (64, 9, 64)
+    assert (cut.kimg, fast.kimg, cycle.kimg) == (400, 200, 200)
+    assert (cut.optim.constant, fast.optim.constant, cycle.optim.constant) == (0.5, 0.75, 0.5)
+
+
+@pytest.mark.parametrize("path", DENOISERS, ids=_name)
 def test_network_of_the_config_can_be_built_for_its_patches(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

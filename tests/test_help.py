@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 
 from wsigen.cli import main
+from wsigen.config import STAIN_METHODS
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 UPDATE = os.environ.get("UPDATE_SNAPSHOTS") == "1"
+PAGES = {
+    "wsigen": [],
+    **{name: [name] for name in main.COMMANDS},
+    **{f"train-{method}": ["train", "--method", method] for method in STAIN_METHODS},
+}
 
 
 def _help(argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -28,12 +34,12 @@ def _comparable(text: str) -> str:
     return re.sub(r"(--[\w.]+) \[ITEM,\.\.\.\], ", r"\1, ", " ".join(text.split()))
 
 
-@pytest.mark.parametrize("name", ["wsigen", *main.COMMANDS])
+@pytest.mark.parametrize("name", PAGES)
 def test_help_is_as_in_the_snapshot(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = SNAPSHOTS / f"{name}.txt"
-    text = _help(["--help"] if name == "wsigen" else [name, "--help"], monkeypatch, capsys)
+    text = _help([*PAGES[name], "--help"], monkeypatch, capsys)
     if UPDATE:
         path.write_text(text, encoding="utf-8")
     assert _comparable(text) == _comparable(path.read_text(encoding="utf-8")), (
@@ -42,7 +48,7 @@ def test_help_is_as_in_the_snapshot(
 
 
 def test_no_snapshot_is_left_over() -> None:
-    assert {p.stem for p in SNAPSHOTS.glob("*.txt")} == {"wsigen", *main.COMMANDS}
+    assert {p.stem for p in SNAPSHOTS.glob("*.txt")} == PAGES.keys()
 
 
 def test_sample_is_wsigen_sample(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import parsed
 from tests.synthetic import he_image, write_tiff
 from wsigen.cli import main
+from wsigen.config import TrainConfig
 
 TINY = [
     "--data.patches=[{size: 16, batch: 2}]",
@@ -121,3 +123,97 @@ def test_run_folder_that_cannot_be_made(refusal, folder, tmp_path):
     good(folder)
     (tmp_path / "file").write_text("")
     assert "file" in refusal(f"--run_dir={tmp_path / 'file' / 'run'}")
+
+
+STAINER = [
+    "--data.patch_size=32",
+    "--data.mpp_range=[0.5,0.5]",
+    "--data.workers=0",
+    "--generator.width=4",
+    "--generator.blocks=0",
+    "--discriminator.width=4",
+    "--discriminator.layers=1",
+    "--loss.layers=[0,4]",
+    "--loss.places=4",
+    "--loss.heads=4",
+    "--kimg=0.001",
+    "--val_images=1",
+    "--preview_images=1",
+    "--mixed_precision=no",
+]
+
+
+@pytest.fixture
+def stains(folder) -> list[str]:
+    """Flags that name a slide of each domain."""
+    he, ihc = good(folder, "he.tif"), good(folder, "ihc.tif", seed=1)
+    return [f"--data.source={he}", f"--data.target={ihc}"]
+
+
+def test_method_in_the_file_trains_a_stain_translator(folder, stains):
+    Path("mine.yaml").write_text("method: cut\nmarker: SYN\n")
+    main.train([*STAINER, *stains, "--config", "mine.yaml"])
+    assert '"marker": "SYN"' in (Path("runs") / "mine" / "snapshot" / "config.json").read_text()
+
+
+def test_method_as_a_flag_trains_a_stain_translator(folder, stains):
+    main.train(["--method", "cut", *STAINER, *stains])
+    assert (Path("runs") / "cut" / "snapshot" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("flag", ["--method=fastcut", "--method=denoiser"])
+def test_flag_against_the_method_in_the_file_is_refused(stains, capsys, flag):
+    Path("mine.yaml").write_text("method: cyclegan\n")
+    with pytest.raises(SystemExit) as stopped:
+        main.train(["--config=mine.yaml", flag, *stains])
+    assert stopped.value.code == 2
+    assert f"mine.yaml is for method cyclegan, got {flag}" in capsys.readouterr().err
+
+
+def test_denoiser_is_a_method_too(folder, monkeypatch):
+    for flags in (["--method", "denoiser"], ["--method=denoiser"], []):
+        config, _ = parsed("train", [*flags, f"--data.slides={folder}"], monkeypatch)
+        assert type(config) is TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--method=pix2pix"], "method must be one of denoiser, cut, fastcut, cyclegan, lsesim"),
+        (["--method=cut"], "data"),
+        (["--method=cut", "--data.source=nowhere", "--data.target=x"], "nowhere: no such file or folder"),
+        (["--method=cut", "--data.source=HE", "--data.target="], "data.target must be slides, got ''"),
+        (["--method=cut", "S", "T", "--data.patch_size=30"], "data.patch_size must be a multiple of 4"),
+        (["--method=cut", "S", "T", "--data.mpp_range=[1,0.5]"], "data.mpp_range must be two numbers"),
+        (["--method=cut", "S", "T", "--data.min_tissue=2"], "data.min_tissue must be in [0, 1], got 2.0"),
+        (["--method=cut", "S", "T", "--loss.layers=[4,0]"], "loss.layers must be rising layer numbers"),
+        (["--method=cut", "S", "T", "--loss.places=1"], "loss.places must be >= 2, got 1"),
+        (["--method=cut", "S", "T", "--loss.lambda_gan=-1"], "loss.lambda_gan must be >= 0"),
+        (
+            ["--method=cut", "S", "T", "--preview_images=99"],
+            "preview_images must be between 1 and val_images",
+        ),
+        (["--method=cut", "S", "T", "--optim.constant=2"], "optim.constant must be in [0, 1]"),
+        (["--method=cut", "S", "T", "--generator.family=unet"], "family must be one of cut, cyclegan"),
+        (["--method=cyclegan", "S", "T", "--loss.pool=-1"], "loss.pool must be >= 0"),
+        (["--method=cyclegan", "S", "T", "--loss.lambda_nce=1"], "lambda_nce"),
+        (["--method=lsesim", "S", "T", "--loss.strength=1"], "loss.strength must be in [0, 1)"),
+        (["--method=lsesim", "S", "T", "--loss.vgg=nowhere.pth"], "nowhere.pth"),
+    ],
+)
+def test_a_stain_translators_option_that_cannot_be(stains, capsys, flags, says):
+    short = dict(zip("ST", stains, strict=True))
+    with pytest.raises(SystemExit) as stopped:
+        main.train([*STAINER[-4:], "--data.workers=0", *(short.get(flag, flag) for flag in flags)])
+    assert stopped.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert says in line
+
+
+def test_yaml_that_cannot_be_read_is_reported_once(folder, capsys):
+    Path("bad.yaml").write_text("method: [cut\n")
+    with pytest.raises(SystemExit) as stopped:
+        main.train(["--config", "bad.yaml", "--data.slides=x"])
+    assert stopped.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "Problems parsing config" in line

@@ -223,7 +223,7 @@ def test_share_of_tissue_is_that_of_the_mask(index):
 def test_tissue_that_no_patch_can_hold_is_refused(index, monkeypatch):
     monkeypatch.setattr("wsigen.data.patches.ATTEMPTS", 20)
     dataset = PatchDataset(index, mpp_range=(4.0, 4.0), anywhere_fraction=0.0, min_tissue=1.0)
-    with pytest.raises(InvalidValueError, match="or less min_tissue"):
+    with pytest.raises(InvalidValueError, match="ask for less min_tissue"):
         dataset[PatchKey(0, 192)]
     anywhere = PatchDataset(index, mpp_range=(4.0, 4.0), anywhere_fraction=1.0, min_tissue=1.0)
     assert anywhere[PatchKey(0, 192)].image.shape == (3, 192, 192)

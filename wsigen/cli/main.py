@@ -12,7 +12,7 @@ from wsigen.errors import WsigenError
 
 COMMANDS = {
     "sample": "synthesise slides",
-    "train": "train a denoiser on slides",
+    "train": "train a denoiser, or a stain translator, on slides",
     "index": "find out where there is tissue, and at which scales",
     "import-stainer": "take over a published stain translator",
 }

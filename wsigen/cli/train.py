@@ -42,8 +42,14 @@ def run(argv: Sequence[str], prog: str = "wsigen train") -> None:
 def _method(argv: Sequence[str]) -> tuple[str, list[str]]:
     """What is to be trained, by the flag or else by the file; and the other arguments."""
     chosen, rest = _take(argv, "--method")
-    if chosen is None:
-        chosen = next((m for file in _values(argv, "--config") if (m := _in_file(Path(file)))), DENOISER)
+    for file in _values(argv, "--config"):
+        said = _in_file(Path(file))
+        if said and chosen not in (None, said):
+            raise InvalidValueError(
+                f"{file} is for method {said}, got --method={chosen}; leave one of them out"
+            )
+        chosen = said or chosen
+    chosen = chosen or DENOISER
     known = (DENOISER, *STAIN_METHODS)
     if chosen not in known:
         raise InvalidValueError(f"method must be one of {', '.join(known)}, got {chosen}")
