@@ -33,8 +33,10 @@ log = logging.getLogger(__name__)
 
 
 class RunConfig(Protocol):
-    """What the loop itself wants to know of a configuration."""
+    """What any run wants to know of its configuration."""
 
+    @property
+    def mixed_precision(self) -> str: ...  # noqa: D102
     @property
     def kimg(self) -> float: ...  # noqa: D102
     @property

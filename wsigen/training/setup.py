@@ -6,33 +6,25 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from torch.utils.data import DataLoader, Dataset
 
-from wsigen.config import TrainConfig
+from wsigen.config import PatchGroup, TrainConfig
 from wsigen.data.index import SlideIndex, load_or_build_index
 from wsigen.data.patches import PatchDataset, PatchSchedule, collate
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.nn.denoiser import Denoiser
 from wsigen.training.folder import check_same_run
 from wsigen.training.interrupt import ignore_ctrl_c
-from wsigen.training.state import CHECKPOINT, TrainState
+from wsigen.training.loop import RunConfig
+from wsigen.training.state import CHECKPOINT, RunState, TrainState
 
 # how long processes wait for the main one, which indexes slides and validates alone
 PATIENCE = timedelta(hours=2)
-
-
-class RunConfig(Protocol):
-    """What the set-up of any run wants to know of its configuration."""
-
-    @property
-    def mixed_precision(self) -> str: ...  # noqa: D102
-    @property
-    def tracker(self) -> str | None: ...  # noqa: D102
 
 
 def make_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
@@ -143,36 +135,55 @@ def make_loader(
     )
     for group in config.data.patches:
         dataset.require(group.size)
-    schedule = PatchSchedule(
+    return batches(
+        dataset,
+        collate,
+        config,
         config.data.patches,
-        seed=config.seed,
+        state=state,
         images=images,
-        first_update=state.update,
-        first_image=state.images,
         accumulation=config.accumulation,
-        rank=accelerator.process_index,
-        processes=accelerator.num_processes,
+        accelerator=accelerator,
     )
-    return batches(dataset, schedule, collate, workers=config.data.workers, accelerator=accelerator)
 
 
 def batches(
     dataset: Dataset[Any],
-    schedule: PatchSchedule,
     collate: Callable[[list[Any]], Any],
+    config: Any,
+    groups: list[PatchGroup],
     *,
-    workers: int,
+    state: RunState,
+    images: int,
     accelerator: Accelerator,
+    accumulation: int = 1,
 ) -> DataLoader[Any]:
-    """A loader whose processes survive Ctrl-C, and which pins memory for a GPU.
+    """The batches of this process, from the update that ``state`` has reached on; Ctrl-C does not end them.
 
     Args:
         dataset: images by key.
-        schedule: the keys of each batch.
         collate: makes a batch of images.
-        workers: loader processes.
-        accelerator: whose device gets the batches.
+        config: the run, for its ``seed`` and ``data.workers``.
+        groups: patch sizes and batches.
+        state: where to begin.
+        images: images of the whole run.
+        accelerator: which share of every batch is this process's; a GPU's gets pinned memory.
+        accumulation: micro-batches per update.
+
+    Raises:
+        InvalidValueError: if a batch cannot be shared out evenly.
     """
+    schedule = PatchSchedule(
+        groups,
+        seed=config.seed,
+        images=images,
+        first_update=state.update,
+        first_image=state.images,
+        accumulation=accumulation,
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+    workers = config.data.workers
     return DataLoader(
         dataset,
         batch_sampler=schedule,

@@ -13,8 +13,9 @@ from torch import nn
 from tests.training.stain.conftest import options
 from wsigen.config import STAIN_METHODS, CutConfig, FastCutConfig
 from wsigen.training.stain.cut import Cut
-from wsigen.training.stain.method import Machine, frozen, make_discriminator, make_generator
+from wsigen.training.stain.method import Machine, frozen
 from wsigen.training.stain.methods import METHODS, make_method
+from wsigen.training.stain.networks import make_discriminator, make_generator
 
 
 def one_of_two(rank: int, **more: Any) -> Machine:

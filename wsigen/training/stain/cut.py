@@ -17,16 +17,8 @@ from wsigen.stain.generator import Generator
 from wsigen.stain.init import initialise
 from wsigen.stain.losses.cut import PatchNCE
 from wsigen.stain.losses.gan import discriminator_loss, generator_loss
-from wsigen.training.stain.method import (
-    Batch,
-    Machine,
-    Method,
-    Scalars,
-    adam,
-    frozen,
-    make_discriminator,
-    make_generator,
-)
+from wsigen.training.stain.method import Batch, Machine, Method, Scalars, frozen
+from wsigen.training.stain.networks import adam, make_discriminator, make_generator
 
 _FLIP = 0x464C4950  # keeps these draws apart from others of the same seed and image number
 _IDENTITY = 2**62  # the same for the places in target images

@@ -14,16 +14,8 @@ from wsigen.stain.losses.gan import discriminator_loss, generator_loss
 from wsigen.stain.losses.lsesim import SpatialCorrelation
 from wsigen.stain.losses.photometric import photometric
 from wsigen.stain.losses.vgg import VGG, load_vgg
-from wsigen.training.stain.method import (
-    Batch,
-    Machine,
-    Method,
-    Scalars,
-    adam,
-    frozen,
-    make_discriminator,
-    make_generator,
-)
+from wsigen.training.stain.method import Batch, Machine, Method, Scalars, frozen
+from wsigen.training.stain.networks import adam, make_discriminator, make_generator
 
 _TARGET = 2**62  # other places and colours in target images than in source images of the same number
 

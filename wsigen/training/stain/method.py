@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -17,10 +17,6 @@ from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from wsigen.config.stain import StainTrainConfig
-from wsigen.stain.discriminator import PatchDiscriminator
-from wsigen.stain.generator import Generator
-from wsigen.stain.init import initialise
 from wsigen.training.state import Part
 
 Scalars = dict[str, Tensor]
@@ -130,44 +126,3 @@ def frozen(*nets: nn.Module) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-def make_discriminator(config: StainTrainConfig, seed: int, kind: str) -> PatchDiscriminator:
-    """An untrained discriminator.
-
-    Args:
-        config: the run.
-        seed: of its weights.
-        kind: of its weights; see ``initialise``.
-    """
-    d = config.discriminator
-    return initialise(PatchDiscriminator(d.width, d.layers, antialias=d.antialias), seed, kind)
-
-
-def make_generator(config: StainTrainConfig, seed: int, kind: str) -> Generator:
-    """An untrained generator, with what it will have been trained on in its configuration.
-
-    Args:
-        config: the run.
-        seed: of its weights.
-        kind: of its weights; see ``initialise``.
-    """
-    g, (low, high) = config.generator, config.data.mpp_range
-    net = Generator(
-        family=g.family,
-        width=g.width,
-        blocks=g.blocks,
-        affine=g.affine,
-        dropout=g.dropout,
-        marker=config.marker,
-        mpp=low if low == high else None,
-        mpp_range=(low, high),
-        patch_size=config.data.patch_size,
-    )
-    return initialise(net, seed, kind)
-
-
-def adam(config: StainTrainConfig, *nets: nn.Module) -> torch.optim.Adam:
-    """The run's optimiser for the weights of some networks."""
-    parameters: list[Any] = [p for net in nets for p in net.parameters()]
-    return torch.optim.Adam(parameters, lr=config.optim.lr, betas=config.optim.betas)

@@ -18,7 +18,7 @@ from wsigen.data.domains import (
     load_or_build_domains,
 )
 from wsigen.data.index import SlideIndex
-from wsigen.data.patches import PatchDataset, PatchSchedule
+from wsigen.data.patches import PatchDataset
 from wsigen.training.folder import check_same_run
 from wsigen.training.setup import batches
 from wsigen.training.state import CHECKPOINT, RunState
@@ -101,13 +101,7 @@ def make_pairs(
         make_patches(config, domains.target, config.seed ^ TARGET_STREAM, augment=True),
     )
     dataset.require(config.data.patch_size)
-    schedule = PatchSchedule(
-        [PatchGroup(size=config.data.patch_size, batch=config.data.batch)],
-        seed=config.seed,
-        images=images,
-        first_update=state.update,
-        first_image=state.images,
-        rank=accelerator.process_index,
-        processes=accelerator.num_processes,
+    group = PatchGroup(size=config.data.patch_size, batch=config.data.batch)
+    return batches(
+        dataset, collate_pairs, config, [group], state=state, images=images, accelerator=accelerator
     )
-    return batches(dataset, schedule, collate_pairs, workers=config.data.workers, accelerator=accelerator)
