@@ -14,6 +14,7 @@ COMMANDS = {
     "sample": "synthesise slides",
     "train": "train a denoiser, or a stain translator, on slides",
     "index": "find out where there is tissue, and at which scales",
+    "evaluate": "say how good slides are, beside real ones",
     "import-stainer": "take over a published stain translator",
 }
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ import torch
 from wsigen.errors import InvalidValueError
 from wsigen.evaluate.descriptor import WeightFree
 
+Item = TypeVar("Item")
 KINDS = "weight-free, inception, inception:PATH, timm:NAME or transformers:NAME"
 
 
@@ -89,7 +90,7 @@ def extract(extractor: Extractor, patches: Iterable[np.ndarray], batch: int = 32
     return np.concatenate(parts) if parts else np.empty((0, extractor.dimensions), np.float32)
 
 
-def batches(patches: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+def batches(patches: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """The stream in lists of ``size``; the last may be shorter."""
     stream = iter(patches)
     while group := list(islice(stream, size)):

@@ -1,0 +1,66 @@
+"""``wsigen evaluate``: how good sets of slides are, beside real ones."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+
+from wsigen.cli.parse import parse
+from wsigen.config.evaluate import EvaluateConfig
+
+DESCRIPTION = (
+    "Compare generated slides with real ones: fidelity, diversity, spectrum, stain, quality, nuclei, scales, "
+    "seams, privacy; every value beside the same between real and real. Writes OUT/index.html, one page that "
+    "needs nothing else, and OUT/report.json. Slides are read in patches, however large they are."
+)
+LISTS = ("--generated", "--real", "--compare", "--train", "--pairs", "--real-pairs")
+
+log = logging.getLogger(__name__)
+
+
+def run(argv: Sequence[str], prog: str = "wsigen evaluate") -> None:
+    """Parse ``argv`` and evaluate, or say what would be drawn."""
+    config, _ = parse(EvaluateConfig, gathered(argv), prog=prog, description=DESCRIPTION)
+    if config.dry_run:
+        from wsigen.evaluate.inputs import load_inputs
+        from wsigen.evaluate.plan import describe
+
+        inputs = load_inputs(config)
+        sys.stdout.write(describe(inputs.plans, inputs.warnings, inputs.drawn) + "\n")
+        return
+    from wsigen.evaluate import evaluate
+
+    report = evaluate(config)
+    for name, worst in report.worst().items():
+        said = (
+            "nothing beyond chance" if worst is None else f"{worst.name}, {worst.excess:.1f} × beyond chance"
+        )
+        log.info("%s: worst is %s", name, said)
+    log.info("%s", config.out / "index.html")
+
+
+def gathered(argv: Sequence[str]) -> list[str]:
+    """The arguments with all paths of a flag, as shells make several of a pattern, as one JSON list.
+
+    Args:
+        argv: such as ``--real a.tif b.tif --seed 1 --real c.tif``.
+    """
+    out: list[str] = []
+    lists: dict[str, list[str]] = {}
+    flag = None
+    for argument in argv:
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            name = name.replace("_", "-")
+            flag = name if name in LISTS and not equals else None
+            if name in LISTS:
+                lists.setdefault(name, []).extend([value] if equals else [])
+                continue
+        if flag is None or argument.startswith("--"):
+            out.append(argument)
+        else:
+            lists[flag].append(argument)
+    given = [[name, paths[0] if len(paths) == 1 else json.dumps(paths)] for name, paths in lists.items()]
+    return [*out, *(word for pair in given for word in pair)]

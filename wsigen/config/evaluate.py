@@ -1,0 +1,105 @@
+"""What ``wsigen evaluate`` can be told."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from wsigen.config.check import check
+
+GENERATED, REAL, TRAIN = "generated", "real", "train"
+Paths = list[str] | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """One call of ``wsigen evaluate``.
+
+    Slides are folders, slides, or patterns such as "slides/*_HE.ome.tif", one or several.
+
+    Args:
+        real: real slides, which say what is right.
+        generated: slides to judge.
+        compare: more sets of slides to judge against the same real ones, each as NAME=PATHS, such as
+            fast=slides/fast paper=slides/paper; without NAME= a set is called as its folder.
+        train: slides that the model learnt from, for the membership score; none of them may be in real.
+        pairs: IHC twins of the generated H&E slides: a_SYN.ome.tif belongs to a_HE.ome.tif.
+        real_pairs: real slides of the same IHC stain, to compare the twins with.
+        table: CSV with columns slide, and optionally mpp, group, split; of the real slides and of train.
+        mpp: µm/px to compare at.
+        patch: side of the patches, px.
+        patches: how many patches of a side, shared out between the values of mpp.
+        stain: "he", or "ihc" where all slides are IHC: which second stain is unmixed.
+        features: weight-free, inception, inception:PATH, timm:NAME or transformers:NAME.
+        out: folder for index.html and report.json.
+        seed: of places and draws.
+        device: "auto", "cpu", "cuda", "cuda:1": where networks of features run.
+        workers: threads that read and describe patches; 0 as many as there are cores.
+        overwrite: replace an existing report.
+        dry_run: print which slides serve how many patches at which µm/px, and stop.
+    """
+
+    real: list[str] | str
+    generated: list[str] | str | None = None
+    compare: list[str] | str | None = None
+    train: list[str] | str | None = None
+    pairs: list[str] | str | None = None
+    real_pairs: list[str] | str | None = None
+    table: Path | None = None
+    mpp: list[float] | float | str = "0.5,1,4,16"
+    patch: int = 512
+    patches: int = 2000
+    stain: Literal["he", "ihc"] = "he"
+    features: str = "weight-free"
+    out: Path = Path("report")
+    seed: int = 0
+    device: str = "auto"
+    workers: int = 0
+    overwrite: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        check(bool(self.real), "--real", repr(self.real), "slides")
+        some = bool(self.generated) or bool(self.compare)
+        check(some, "--generated", self.generated, "slides to judge (or give --compare NAME=PATHS)")
+        check(self.real_pairs is None or bool(self.pairs), "--pairs", self.pairs, "given with --real-pairs")
+        check(self.pairs is None or bool(self.generated), "--generated", None, "given with --pairs")
+        check(self.patch >= 64, "--patch", self.patch, ">= 64 px")
+        check(self.patches >= 16, "--patches", self.patches, ">= 16")
+        check(0 <= self.seed < 2**63, "--seed", self.seed, "between 0 and 2**63")
+        check(self.workers >= 0, "--workers", self.workers, ">= 0")
+        _ = self.scales, self.sets
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The values of ``mpp``, finest first."""
+        given = self.mpp if isinstance(self.mpp, list) else str(self.mpp).split(",")
+        try:
+            scales = sorted({float(value) for value in given})
+        except ValueError:
+            scales = []
+        fine = bool(scales) and all(0 < m < math.inf for m in scales)
+        check(fine, "--mpp", self.mpp, "positive numbers of µm/px such as 0.5,1,4,16")
+        return tuple(scales)
+
+    @property
+    def sets(self) -> dict[str, list[str]]:
+        """The sets to judge: name to paths; ``generated`` first."""
+        found = {GENERATED: as_list(self.generated)} if self.generated else {}
+        for item in as_list(self.compare):
+            name, equals, path = item.partition("=")
+            if not equals:
+                name, path = (Path(item).name if Path(item).suffix == "" else Path(item).stem), item
+            fine = bool(name) and bool(path) and name not in (REAL, TRAIN)
+            check(fine, "--compare", repr(item), f"NAME=PATHS with a name that is not {REAL} or {TRAIN}")
+            found.setdefault(name, []).append(path)
+        return found
+
+
+def as_list(paths: list[str] | str | None) -> list[str]:
+    """One or several paths, or none, as a list."""
+    if paths is None:
+        return []
+    return [paths] if isinstance(paths, str) else list(paths)

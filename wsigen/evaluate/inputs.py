@@ -1,0 +1,149 @@
+"""The slides of an evaluation, and how many patches of each are compared; nothing is measured yet."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wsigen import __version__
+from wsigen.config.evaluate import REAL, TRAIN, EvaluateConfig, as_list
+from wsigen.errors import InvalidValueError, OutputError
+from wsigen.evaluate.plan import ScalePlan, plan_scales
+from wsigen.evaluate.results import Share
+from wsigen.evaluate.sets import SlideSet, load_set, refuse_common
+
+PAGE, VALUES = "index.html", "report.json"
+_PACKAGES = ("numpy", "scipy", "torch", "torch-fidelity", "opencv-python-headless", "scikit-image")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is compared.
+
+    Attributes:
+        config: what was asked for.
+        sets: to be judged.
+        real: to judge by.
+        train: what the model learnt from; None if not given.
+        twins: IHC twins of the set ``generated``; None if not given.
+        real_twins: real slides of their stain.
+        plans: by µm/px, finest first.
+        warnings: about slides and µm/px.
+    """
+
+    config: EvaluateConfig
+    sets: tuple[SlideSet, ...]
+    real: SlideSet
+    train: SlideSet | None
+    twins: SlideSet | None
+    real_twins: SlideSet | None
+    plans: tuple[ScalePlan, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def drawn(self) -> list[SlideSet]:
+        """All sets that patches are drawn from, the real ones first."""
+        return [self.real, *self.sets, *([self.train] if self.train else [])]
+
+    def shares(self, one: SlideSet) -> tuple[Share, ...]:
+        """How many patches each slide of a set gives."""
+        return tuple(
+            Share(
+                e.slide,
+                e.group,
+                e.mpp,
+                {f"{p.mpp:g}": n for p in self.plans if (n := p.allotted.get(one.name, {}).get(e.slide, 0))},
+            )
+            for e in one.entries
+        )
+
+
+def load_inputs(config: EvaluateConfig) -> Inputs:
+    """Look at all slides, and decide what is drawn.
+
+    Raises:
+        SlideError: a set has no slide that can be used, or a slide is both in real and in train.
+        InvalidValueError: no µm/px at which all sides can be compared.
+    """
+    real = load_set(REAL, config.real, config.table)
+    sets = tuple(load_set(name, paths) for name, paths in config.sets.items())
+    train = load_set(TRAIN, as_list(config.train), config.table) if config.train else None
+    if train:
+        refuse_common(train, real, "membership cannot be told from held-out slides that were trained on")
+    plans, warnings = plan_scales(
+        sets, real, train, scales=config.scales, patch=config.patch, patches=config.patches
+    )
+    for one in sets:
+        warnings += _notes(one, real)
+    twins, real_twins = (
+        load_set(name, as_list(paths), table) if paths else None
+        for name, paths, table in (
+            ("twins", config.pairs, None),
+            ("real twins", config.real_pairs, config.table),
+        )
+    )
+    return Inputs(config, sets, real, train, twins, real_twins, tuple(plans), tuple(warnings))
+
+
+def refuse_existing(config: EvaluateConfig) -> None:
+    """Refuse to replace a report before hours are spent on another.
+
+    Raises:
+        OutputError: there is one, and ``overwrite`` was not asked for.
+    """
+    taken = [p for p in (config.out / VALUES, config.out / PAGE) if p.exists()]
+    if taken and not config.overwrite:
+        raise OutputError(taken[0], "exists already; pass --overwrite to replace it, or another --out")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that ``--device`` names; "auto" is a GPU where there is one.
+
+    Raises:
+        InvalidValueError: this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InvalidValueError(f"--device {name} cannot be used here ({reason}); use auto or cpu") from error
+    return device
+
+
+def choose_threads(workers: int) -> int:
+    """How many threads read: ``workers``, or as many as there are cores for this process."""
+    if workers:
+        return workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of those that decide on the numbers."""
+    return {"wsigen": __version__, "python": platform.python_version()} | {p: version(p) for p in _PACKAGES}
+
+
+def config_dict(config: EvaluateConfig) -> dict[str, Any]:
+    """The configuration as JSON-like values."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
+
+
+def _notes(one: SlideSet, real: SlideSet) -> list[str]:
+    notes = []
+    if len(one.entries) == 1:
+        notes.append(
+            f"{one.name} is one slide: its intervals are those of its patches, and say nothing about other "
+            "slides made alike"
+        )
+    common = {e.path for e in one.entries} & {e.path for e in real.entries}
+    if common:
+        notes.append(f"{len(common)} slides are both in {one.name} and in {real.name}")
+    return notes

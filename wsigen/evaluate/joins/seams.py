@@ -1,0 +1,156 @@
+"""Seams of whole slides: the step at the joints of every grid that a slide was made on, beside real ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wsigen.data.entry import SlideEntry
+from wsigen.evaluate.estimate import Estimate
+from wsigen.evaluate.results import Result
+from wsigen.evaluate.seams import SeamScore, jpeg_grid, seam_profile, step8
+from wsigen.evaluate.sets import SlideSet
+from wsigen.evaluate.windows import WINDOW, Grid, grids, some_slides, windows
+
+LARGEST = 4096
+BLOCKS = 8
+_MAD_TO_SIGMA = 1.4826
+_TWO_SIDED = 1.96
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One slide on one grid.
+
+    Attributes:
+        ratio: E(joint) / median E, both directions together; 1 = none.
+        spread: its standard error, from the phases that are no joints.
+        profile: E / median E around the joint, mean of both directions.
+    """
+
+    ratio: float
+    spread: float
+    profile: np.ndarray
+
+
+def seam_rows(
+    ours: SlideSet, real: SlideSet, *, seed: int, progress: Callable[[int], object] = lambda _: None
+) -> tuple[list[Result], dict[str, np.ndarray]]:
+    """Seam scores of a set on the grids of its slides, and what real slides have on the same grids.
+
+    Returns:
+        Rows; and profiles by name of the grid, of the set and, with " (real)" after it, of the real slides.
+    """
+    chosen = some_slides(ours.entries)
+    by_grid: dict[Grid, list[SlideEntry]] = {}
+    for entry in chosen:
+        for grid in grids(entry):
+            named = grid if grid.rows is None else Grid(grid.name, grid.pitch)
+            by_grid.setdefault(named, []).append(entry)
+    rows, profiles = [], {}
+    for grid, entries in by_grid.items():
+        mine = _scored([(e, _own(e, grid)) for e in entries], None, seed)
+        theirs = _scored([(e, grid) for e in some_slides(real.entries)], entries[0].mpp, seed)
+        rows.append(_row(grid, mine, theirs, len(entries)))
+        for name, found in ((grid.name, mine), (f"{grid.name} (real)", theirs)):
+            if found:
+                profiles[name] = np.mean([s.profile for s in found], axis=0)
+        progress(1)
+    blocks = [_blockiness(entries, seed) for entries in (chosen, some_slides(real.entries))]
+    rows.append(Result("jpeg", None, blocks[0], blocks[1], f"{len(chosen)} slides"))
+    return rows, profiles
+
+
+def score_slide(entry: SlideEntry, grid: Grid, mpp: float, seed: int) -> Scored | None:
+    """One slide on one grid; None where the slide is too small for it.
+
+    Args:
+        entry: the slide.
+        grid: of joints; those that nobody knows count as where the step is largest.
+        mpp: µm/px to read at; the grid is in pixels of it.
+        seed: of the choice of windows.
+
+    Memory: one window, at most 4096 px wide.
+    """
+    side = min(max(WINDOW, 4 * grid.pitch), LARGEST)
+    slide, found = entry.open(), []
+    scores: dict[int, list[np.ndarray]] = {0: [], 1: []}
+    for region in windows(entry, mpp, side, seed=seed):
+        if min(region.height, region.width) < grid.pitch + 64:
+            return None
+        image = slide.read_region(region, mpp, entry.background)
+        for axis, origin in ((0, region.y), (1, region.x)):
+            scores[axis].append(step8(image, grid.pitch, axis=axis, origin=origin).energy)
+    for axis, joints in ((0, grid.rows), (1, grid.cols)):
+        energy = np.sqrt(np.mean(np.square(scores[axis]), axis=0))
+        found.append(_at_joints(energy, joints))
+    return Scored(
+        math.sqrt(np.mean([f.ratio**2 for f in found])),
+        math.sqrt(sum(f.spread**2 for f in found)) / len(found),
+        np.mean([f.profile for f in found], axis=0),
+    )
+
+
+def _at_joints(energy: np.ndarray, joints: Sequence[int] | None) -> Scored:
+    median = max(float(np.median(energy)), 1e-12)
+    spread = _MAD_TO_SIGMA * float(np.median(np.abs(energy - median))) / median
+    phases = [int(np.argmax(energy))] if joints is None else [j % len(energy) for j in joints]
+    ratio = math.sqrt(float(np.mean(energy[phases] ** 2))) / median
+    profile = np.mean([seam_profile(SeamScore(ratio, 0.0, energy), p) for p in phases], axis=0)
+    return Scored(ratio, spread / math.sqrt(len(phases)), profile)
+
+
+def _own(entry: SlideEntry, grid: Grid) -> Grid:
+    """The grid of that name with the joints of this very slide."""
+    return next(g for g in grids(entry) if (g.name, g.pitch) == (grid.name, grid.pitch))
+
+
+def _scored(pairs: Sequence[tuple[SlideEntry, Grid]], mpp: float | None, seed: int) -> list[Scored]:
+    found = []
+    for entry, grid in pairs:
+        if mpp is None or entry.mpp * 0.95 <= mpp:
+            found.append(score_slide(entry, grid, entry.mpp if mpp is None else mpp, seed))
+    return [s for s in found if s is not None]
+
+
+def _row(grid: Grid, mine: list[Scored], theirs: list[Scored], slides: int) -> Result:
+    key = "seam" if grid.rows is not None else "strongest_line"
+    notes = []
+    if len(mine) < slides:
+        notes.append(f"{slides - len(mine)} slides are too small for joints {grid.pitch} px apart")
+    if grid.rows is None and mine:
+        notes.append("where the last joints lay is not in the provenance: the strongest line of all counts")
+    if not theirs:
+        notes.append(f"no real slide is as fine and as large as it takes for joints {grid.pitch} px apart")
+    samples = f"{len(mine)} and {len(theirs)} slides"
+    return Result(key, None, _mean(mine), _mean(theirs), samples, tuple(notes), grid.name)
+
+
+def _mean(scores: Sequence[Scored]) -> Estimate | None:
+    """Mean over slides, with what the phases and the slides spread."""
+    if not scores:
+        return None
+    ratios = np.array([s.ratio for s in scores])
+    within = float(np.sum([s.spread**2 for s in scores])) / len(scores) ** 2
+    between = float(ratios.var(ddof=1)) / len(scores) if len(scores) > 1 else 0.0
+    half = _TWO_SIDED * math.sqrt(within + between)
+    value = float(ratios.mean())
+    return Estimate(value, value - half, value + half, "spread over phases and slides")
+
+
+def _blockiness(entries: Sequence[SlideEntry], seed: int) -> Estimate | None:
+    ratios = []
+    for entry in entries:
+        slide = entry.open()
+        for region in windows(entry, entry.mpp, WINDOW // 2, seed=seed, most=4):
+            image = slide.read_region(region, entry.mpp, entry.background)
+            if min(image.shape[:2]) >= 64:
+                ratios.append(jpeg_grid(image, origin=(region.y % BLOCKS, region.x % BLOCKS)))
+    if not ratios:
+        return None
+    value, spread = float(np.mean(ratios)), float(np.std(ratios, ddof=1)) if len(ratios) > 1 else 0.0
+    half = _TWO_SIDED * spread / math.sqrt(len(ratios))
+    return Estimate(value, value - half, value + half, f"{len(ratios)} windows")

@@ -1,0 +1,84 @@
+"""Strips of patches, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from wsigen.data.entry import SlideEntry
+from wsigen.evaluate.draw import Reader
+from wsigen.evaluate.joins.privacy import Neighbour
+from wsigen.evaluate.observe import Patches
+
+CELL, GAP, SHOWN = 256, 6, 6
+_QUALITY = 88
+
+
+def strip(patches: Patches, *, seed: int, shown: int = SHOWN) -> bytes:
+    """Some of the whole patches of a set in one row, of different slides where there are such.
+
+    Args:
+        patches: with samples.
+        seed: of the choice.
+        shown: how many.
+
+    Returns:
+        A JPEG.
+    """
+    order = np.random.default_rng([seed, 0x57]).permutation(sorted(patches.samples))
+    seen: dict[str, int] = {}
+    turns = []
+    for i in order:
+        group = patches.groups[i]
+        turns.append(seen.get(group, 0))
+        seen[group] = turns[-1] + 1
+    chosen = [int(order[i]) for i in np.argsort(turns, kind="stable")[:shown]]
+    return row([patches.samples[i] for i in chosen])
+
+
+def row(images: Sequence[np.ndarray]) -> bytes:
+    """Square pictures side by side, each 256 px or as small as it is: a JPEG."""
+    side = min(CELL, max(i.shape[0] for i in images))
+    cells = [_fit(i, side) for i in images]
+    gap = np.full((side, GAP, 3), 255, np.uint8)
+    line = [part for cell in cells for part in (cell, gap)][:-1]
+    return to_jpeg(np.concatenate(line, axis=1))
+
+
+def neighbour_sheet(neighbours: Sequence[Neighbour], slides: Sequence[SlideEntry], reader: Reader) -> bytes:
+    """Patches in the upper row, turned as they match, and the real place below each: a JPEG."""
+    return columns([_pair(n, slides[n.slide], reader) for n in neighbours])
+
+
+def columns(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> bytes:
+    """Pairs of square pictures, one above the other: a JPEG."""
+    side = min(CELL, pairs[0][0].shape[0])
+    beside, between = (np.full(s, 255, np.uint8) for s in ((2 * side + GAP, GAP, 3), (GAP, side, 3)))
+    line: list[np.ndarray] = []
+    for upper, lower in pairs:
+        line += [np.concatenate([_fit(upper, side), between, _fit(lower, side)]), beside]
+    return to_jpeg(np.concatenate(line[:-1], axis=1))
+
+
+def _pair(neighbour: Neighbour, slide: SlideEntry, reader: Reader) -> tuple[np.ndarray, np.ndarray]:
+    spot, turn = neighbour.spot, neighbour.orientation
+    ours = reader(spot)
+    ours = np.rot90(ours[:, ::-1] if turn >= 4 else ours, turn % 4)
+    mpp = max(spot.mpp, slide.mpp)  # a place may have been found on a slide that has no such detail
+    theirs = reader.at(slide, neighbour.centre, mpp, max(1, round(spot.size * spot.mpp / mpp)))
+    return np.ascontiguousarray(ours), theirs
+
+
+def to_jpeg(image: np.ndarray) -> bytes:
+    """A JPEG of a uint8 (height, width, 3) picture."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+
+
+def _fit(image: np.ndarray, side: int) -> np.ndarray:
+    if image.shape[0] == side:
+        return image
+    how = cv2.INTER_AREA if image.shape[0] > side else cv2.INTER_NEAREST
+    return cv2.resize(image, (side, side), interpolation=how)

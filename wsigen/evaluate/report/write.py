@@ -1,0 +1,62 @@
+"""A report's files: the page and the values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from wsigen.evaluate.catalogue import MEASURES, of_section
+from wsigen.evaluate.inputs import PAGE, VALUES
+from wsigen.evaluate.report import plots
+from wsigen.evaluate.report.page import render
+from wsigen.evaluate.results import Report
+from wsigen.files import write_bytes
+
+PLOTTED = ("fidelity", "diversity", "realism", "quality", "nuclei")
+
+
+def write_report(report: Report, folder: Path) -> Path:
+    """Write ``report.json`` and ``index.html``, each whole or not at all.
+
+    Args:
+        report: what was found.
+        folder: made where missing.
+
+    Returns:
+        The page.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+    """
+    values = json.dumps(report.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    page = render(illustrated(report))
+    write_bytes(folder / VALUES, values.encode())
+    write_bytes(folder / PAGE, page)
+    return folder / PAGE
+
+
+def illustrated(report: Report) -> Report:
+    """The report with its plots among the pictures."""
+    names = [s.name for s in report.sets]
+    found: dict[str, bytes] = {}
+    for section in PLOTTED:
+        keys = [k for k in of_section(section) if plots.has(report.sets, k)]
+        if keys:
+            found[f"plot {section}"] = plots.by_scale(report, keys)
+    if plots.has(report.sets, "power"):
+        found["plot spectrum"] = plots.spectrum(report)
+    profiles = report.curves.get("seam profiles")
+    if profiles and any(profiles.values()):
+        found["plot seams"] = plots.seam_profiles(profiles)
+    if "nearest" in report.curves:
+        found["plot privacy"] = plots.distributions(
+            report.curves["nearest"],
+            f"distance to the nearest real patch, {report.scales[0]:g} µm/px",
+            "1 - correlation of fingerprints",
+            top=1.2,
+        )
+    if "densities" in report.curves:
+        titles = [MEASURES[k].title.partition(",")[0] for k in ("haematoxylin_mean", "counterstain_mean")]
+        found["plot stain"] = plots.densities(report.curves["densities"], names, titles)
+    return replace(report, pictures={**report.pictures, **found})

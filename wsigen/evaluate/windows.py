@@ -1,0 +1,112 @@
+"""Large windows of whole slides: what seams and scales are looked at in, however large the slide is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wsigen.data.entry import SlideEntry
+from wsigen.geometry import Region
+from wsigen.slide.provenance import beside, flatten
+
+WINDOW = 1024
+"""Side, px; more where a pitch needs it."""
+MOST_WINDOWS, MOST_SLIDES = 6, 8
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Joints that a slide may have.
+
+    Attributes:
+        name: what the report calls them.
+        pitch: distance of joints, px of level 0.
+        rows: phases of joints between rows; None where nobody knows them.
+        cols: the same between columns.
+    """
+
+    name: str
+    pitch: int
+    rows: tuple[int, ...] | None = (0,)
+    cols: tuple[int, ...] | None = (0,)
+
+
+TILES = Grid("256 px tiles", 256)
+
+
+def provenance(entry: SlideEntry) -> dict[str, Any]:
+    """What the JSON beside a slide says of its making; empty where there is none."""
+    try:
+        facts = json.loads(beside(entry.path, ".json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def grids(entry: SlideEntry) -> list[Grid]:
+    """The grids on which a slide was made: the sampler's patches, the translator's statistics, file tiles.
+
+    The sampler's grid moves at every step, and where the last ones lay depends on the seed; unless the
+    provenance says so (``joints``: ``rows`` and ``cols`` of a ``pitch``), only their distance is known.
+    """
+    facts, found = provenance(entry), [TILES]
+    for joints in facts.get("joints") or ():
+        name = str(joints.get("name") or f"{joints['pitch']} px joints")
+        found.append(Grid(name, int(joints["pitch"]), tuple(joints["rows"]), tuple(joints["cols"])))
+    if all(isinstance(facts.get(key), int) for key in ("size", "k", "stages")):
+        patch = facts["size"] // facts["k"] ** facts["stages"]
+        if not facts.get("joints") and patch >= 16:
+            found.append(Grid(f"{patch} px patches", patch, None, None))
+    pitches = [v for k, v in flatten(facts).items() if k.rpartition(".")[2] == "stats_pitch" and v.isdigit()]
+    found += [Grid(f"{p} px statistics", int(p)) for p in dict.fromkeys(pitches) if int(p) >= 16]
+    return found
+
+
+def windows(entry: SlideEntry, mpp: float, side: int, *, seed: int, most: int = MOST_WINDOWS) -> list[Region]:
+    """Square windows that do not overlap, those with most tissue first and then shuffled by their place.
+
+    Args:
+        entry: the slide.
+        mpp: µm/px of the windows; not finer than the slide's own.
+        side: px; less where the slide is smaller.
+        seed: of the choice among windows that are tissue alike.
+        most: how many at most.
+
+    Returns:
+        In pixels of the slide at ``mpp``, from 1 window on; in order from the top.
+    """
+    height, width = (max(1, round(s * entry.mpp / mpp)) for s in (entry.height, entry.width))
+    tall, wide = min(side, height), min(side, width)
+    rows, cols = range(0, height - tall + 1, tall), range(0, width - wide + 1, wide)
+    every = [Region(y, x, tall, wide) for y in rows for x in cols]
+    shares = np.array([_tissue(entry, region, mpp) for region in every])
+    noise = np.random.default_rng([seed, 0x3EA]).random(len(every)) * 0.1
+    best = np.argsort(-(np.minimum(shares, 0.9) + noise))[:most]
+    return [every[i] for i in sorted(best.tolist())]
+
+
+def some_slides(entries: Sequence[SlideEntry], most: int = MOST_SLIDES) -> list[SlideEntry]:
+    """At most so many of the slides, of different groups first, evenly by name."""
+    ordered = sorted(entries, key=lambda e: e.slide)
+    seen: dict[str, int] = {}
+    turns = []
+    for entry in ordered:
+        turns.append(seen.get(entry.group, 0))
+        seen[entry.group] = turns[-1] + 1
+    chosen = sorted(range(len(ordered)), key=lambda i: (turns[i], i))
+    first = [i for i in chosen if turns[i] == 0]
+    if len(first) > most:
+        chosen = [first[int(i)] for i in np.linspace(0, len(first) - 1, most)]
+    return [ordered[i] for i in chosen[:most]]
+
+
+def _tissue(entry: SlideEntry, window: Region, mpp: float) -> float:
+    factor = mpp / entry.mask_mpp
+    rows = slice(int(window.y * factor), max(int(window.y * factor) + 1, int(window.y1 * factor)))
+    cols = slice(int(window.x * factor), max(int(window.x * factor) + 1, int(window.x1 * factor)))
+    part = entry.mask[rows, cols]
+    return float(part.mean()) if part.size else 0.0
