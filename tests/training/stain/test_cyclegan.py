@@ -85,6 +85,15 @@ def test_identity_costs_nothing_where_it_has_no_weight(machine, batch):
     assert seen == [2, 2], "there, and back again"
 
 
+def test_compiled_update_is_the_same(machine, batch, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compiled.append(options) or f)
+    plain, run = make(machine), make(machine)
+    run.compile()
+    assert compiled == [{"options": {"layout_optimization": False}}] * 4
+    assert torch.equal(run.update(batch)["loss"], plain.update(batch)["loss"])
+
+
 def test_pools_are_remembered(machine, batch):
     run = make(machine, pool=2)
     run.update(batch)

@@ -56,8 +56,9 @@ class Cut(Method):
 
     def compile(self) -> None:
         """Have the networks compiled."""
-        self.discriminator.compile()
-        self.features = torch.compile(self.generator.features)
+        options = self.machine.compile_options
+        self.discriminator.compile(**options)
+        self.features = torch.compile(self.generator.features, **options)
 
     def update(self, batch: Batch) -> Scalars:
         """The discriminator first, then generator and heads, on the same translations."""

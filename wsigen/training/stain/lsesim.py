@@ -54,7 +54,7 @@ class LSeSim(Method):
     def compile(self) -> None:
         """Have the networks compiled."""
         for net in (self.generator, self.discriminator, self.vgg):
-            net.compile()
+            net.compile(**self.machine.compile_options)
 
     def update(self, batch: Batch) -> Scalars:
         """The discriminator and the heads first, then the generator, on the same translations."""

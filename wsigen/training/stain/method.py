@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -39,6 +39,11 @@ class Machine:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
+
+    @property
+    def compile_options(self) -> dict[str, Any]:
+        """For ``torch.compile``, which on a CPU errs about the layout that replicating a margin keeps."""
+        return {} if self.accelerator.device.type == "cuda" else {"options": {"layout_optimization": False}}
 
     def autocast(self) -> AbstractContextManager[None]:
         """Around each phase of an update, apart: it remembers weights that the phase before has changed."""
@@ -112,7 +117,7 @@ class Method(ABC):
     def compile(self) -> None:
         """Have the networks compiled."""
         for net in self.nets.values():
-            net.compile()
+            net.compile(**self.machine.compile_options)
 
 
 @contextmanager
