@@ -40,7 +40,7 @@ def contents(folder):
 
 
 def test_slide_says_what_it_is_and_opens(tmp_path):
-    files = make(small_job(tmp_path, size=1024, stages=4, mpp=0.4))
+    (files,) = make(small_job(tmp_path, size=1024, stages=4, mpp=0.4))
     with openslide.OpenSlide(files.slide) as slide:
         assert slide.dimensions == (1024, 1024)
         assert slide.level_dimensions == ((1024, 1024), (512, 512))

@@ -12,6 +12,7 @@ from wsigen.errors import WsigenError
 
 COMMANDS = {
     "sample": "synthesise slides",
+    "translate": "give an H&E slide its IHC twin",
     "train": "train a denoiser, or a stain translator, on slides",
     "index": "find out where there is tissue, and at which scales",
     "evaluate": "say how good slides are, beside real ones",

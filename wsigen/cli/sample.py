@@ -9,16 +9,19 @@ from wsigen.cli.parse import parse
 from wsigen.config import SampleConfig
 
 DESCRIPTION = (
-    "Synthesise H&E slides. Writes OUT/NAME_HE.ome.tif with its provenance (.json) and a thumbnail (.jpg). "
-    "Interrupted, the same command goes on where it stopped."
+    "Synthesise H&E slides. Writes OUT/NAME_HE.ome.tif with its provenance (.json) and a thumbnail (.jpg); "
+    "with --stain, OUT/NAME_IHC-MARKER.ome.tif of the same pixels as well. Interrupted, the same command "
+    "goes on where it stopped."
 )
 
 
 def run(argv: Sequence[str], prog: str = "sample") -> None:
     """Parse ``argv`` and make the slides, or say what they would take."""
     config, _ = parse(SampleConfig, argv, prog=prog, description=DESCRIPTION)
+    from wsigen.synthesis.runtime import keep_freed_memory
     from wsigen.synthesis.slides import describe_slides, make_slides
 
+    keep_freed_memory()
     if config.dry_run:
         sys.stdout.write(describe_slides(config) + "\n")
     else:

@@ -29,6 +29,7 @@ from wsigen.config.train import (
     PatchGroup,
     TrainConfig,
 )
+from wsigen.config.translate import TranslateConfig
 
 __all__ = [
     "STAIN_METHODS",
@@ -55,6 +56,7 @@ __all__ = [
     "StyleDataConfig",
     "StyleLossConfig",
     "TrainConfig",
+    "TranslateConfig",
     "check",
     "parse_bytes",
 ]

@@ -26,10 +26,12 @@ class SampleConfig:
         out: folder to write to.
         name: base name of the files, default synthetic-SEED; with --count, NAME-SEED.
         count: number of slides, with seeds SEED, SEED + 1, …
+        stain: also make an IHC slide of each, with this stainer: "SYN" (bundled), a snapshot folder or a hub
+            id; several with commas.
         schedule: "wavefront" keeps a band of rows in memory, "steps" the whole canvas; same slide.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         batch_size: patches per network call.
-        memory: memory that the canvas may take on its device, such as 8GiB.
+        memory: memory that the canvas may take on its device, such as 8GiB; and the stain on its host.
         dtype: "auto", "float32" or "bfloat16": precision of the network.
         layout: "linked-ome", "generic" or "lossless".
         overwrite: replace a slide of the same name.
@@ -46,6 +48,7 @@ class SampleConfig:
     out: Path = Path("slides")
     name: str | None = None
     count: int = 1
+    stain: str | None = None
     schedule: Literal["wavefront", "steps"] = "wavefront"
     device: str = "auto"
     batch_size: int | Literal["auto"] = "auto"

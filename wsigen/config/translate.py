@@ -10,6 +10,8 @@ from typing import Literal
 from wsigen.config.check import check
 from wsigen.config.sample import parse_bytes
 
+_MARKER = re.compile(r"\w[\w+.-]*", re.ASCII)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TranslateConfig:
@@ -20,7 +22,8 @@ class TranslateConfig:
         stainer: "SYN" (bundled), a snapshot folder or a hub id; several with commas, the slide is read once.
         marker: what the IHC shows, for its name; with commas, one for each stainer. Default: what they say.
         norm: whose statistics normalise a pixel: "dn" a field between the patches', "kin" the patches' around
-            it, "tin" the whole slide's, "in" its own patch's, which shows seams.
+            it, "tin" the whole slide's, "in" its own patch's, which shows seams. Also kin-5, kin-gaussian-7,
+            kin-inf, and dn-8 for granularity 8.
         stats_pitch: px from one patch of statistics to the next; 2048 is faster and lets colour follow the
             tissue less closely.
         out: folder to write to.
@@ -31,7 +34,7 @@ class TranslateConfig:
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto", "float32" or "bfloat16": precision of the network; float32 on the CPU is exact for any
             tile.
-        memory: host memory that rows and statistics may take, such as 4GiB.
+        memory: host memory that the rows held and, on the CPU, the network may take, such as 4GiB.
         layout: "linked-ome", "generic" or "lossless".
         overwrite: replace a slide of the same name.
         dry_run: print what it would take, and stop.
@@ -40,7 +43,7 @@ class TranslateConfig:
     slide: Path
     stainer: str | None = None
     marker: str | None = None
-    norm: Literal["dn", "kin", "tin", "in"] = "dn"
+    norm: str = "dn"
     stats_pitch: int = 512
     out: Path = Path("slides")
     name: str | None = None
@@ -66,7 +69,9 @@ class TranslateConfig:
         plain = self.name is None or self.name == Path(self.name).name != ""
         check(plain, "--name", self.name, "a plain file name")
         for marker in self.markers or ():
-            check(is_marker(marker), "--marker", repr(marker), "letters, digits, - and _")
+            check(
+                _MARKER.fullmatch(marker) is not None, "--marker", repr(marker), "letters, digits and + - . _"
+            )
         parse_bytes(self.memory)
 
     @property
@@ -78,8 +83,3 @@ class TranslateConfig:
 def split_list(text: str) -> tuple[str, ...]:
     """The parts of a text between commas, without spaces around them."""
     return tuple(part.strip() for part in text.split(","))
-
-
-def is_marker(text: str) -> bool:
-    """Whether a text can be the marker in a file's name."""
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", text) is not None

@@ -17,6 +17,8 @@ from wsigen.sampling.stage import StageSpec
 from wsigen.slide.codec import ZSTD
 from wsigen.slide.pyramid import pyramid_levels
 from wsigen.slide.write import Layout, estimate_bytes, layout_codec
+from wsigen.synthesis.outlay import Outlay
+from wsigen.synthesis.twin import Stain, TwinJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,7 @@ class SlideJob:
         out: folder.
         name: base name of the files.
         layout: of the file.
+        stains: that are made of it on the way.
     """
 
     size: int
@@ -52,6 +55,7 @@ class SlideJob:
     out: Path
     name: str
     layout: Layout = "linked-ome"
+    stains: tuple[Stain, ...] = ()
 
     @property
     def slide(self) -> Path:
@@ -62,6 +66,14 @@ class SlideJob:
     def work(self) -> Path:
         """Where the state of the unfinished run is kept."""
         return self.out / f".{self.name}_HE.partial"
+
+    @property
+    def twins(self) -> tuple[TwinJob, ...]:
+        """The IHC slides that go with it, made of its pixels as they are before compression."""
+        source = {"slide": self.slide.name, "fingerprint": self.fingerprint(), "compression": "none"}
+        size = Size(self.size, self.size)
+        to = {"size": size, "mpp": self.mpp, "out": self.out, "name": self.name, "layout": self.layout}
+        return tuple(TwinJob(stain=stain, source=source, **to) for stain in self.stains)
 
     def specs(self, net: Denoiser) -> tuple[StageSpec, ...]:
         """What each stage has to do.
@@ -95,6 +107,14 @@ class SlideJob:
             "preset_values": self.preset.as_dict(),
         }
 
+    def pair(self) -> dict[str, Any]:
+        """What the slide says about its IHC slides; nothing if there are none."""
+        twins = {
+            twin.slide.name: {"marker": s.marker, "stainer": s.stainer, "stainer_hash": s.stainer_hash}
+            for twin, s in zip(self.twins, self.stains, strict=True)
+        }
+        return {"pair": twins} if twins else {}
+
     def fingerprint(self) -> str:
         """Hash of what the pixels follow from: an unfinished run is continued only by the very same job."""
         facts = {key: value for key, value in self.facts().items() if key not in ("model", "preset")}
@@ -103,10 +123,17 @@ class SlideJob:
 
 @dataclass(frozen=True)
 class JobPlan:
-    """What a job will take, before anything is sampled."""
+    """What a job will take, before anything is sampled.
+
+    Args:
+        stages: of the slide.
+        disk_bytes: at most, while the slide and its stains are made.
+        stains: what the stains take, if there are any.
+    """
 
     stages: tuple[StagePlan, ...]
     disk_bytes: int
+    stains: Outlay | None = None
 
     @property
     def evaluations(self) -> int:
@@ -136,4 +163,4 @@ def plan_job(job: SlideJob, specs: tuple[StageSpec, ...], order: str) -> JobPlan
     size = Size(job.size, job.size)
     final = estimate_bytes(size, layout_codec(job.layout), pyramid_levels(size))
     between = sum(estimate_bytes(Size(s.extent, s.extent), ZSTD) for s in stages[:-1])
-    return JobPlan(stages, 2 * final + between)
+    return JobPlan(stages, 2 * final + between + sum(twin.disk_bytes for twin in job.twins))

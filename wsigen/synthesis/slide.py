@@ -1,21 +1,26 @@
-"""From a job to the files of a slide."""
+"""From a job to the files of a slide, and of its stains."""
 
 from __future__ import annotations
 
-import json
 import shutil
+from contextlib import ExitStack
+from pathlib import Path
 
-from wsigen.files import disk_errors, only_process
+from wsigen.errors import OutputError
+from wsigen.files import only_process
 from wsigen.geometry import Size
 from wsigen.nn.denoiser import Denoiser
 from wsigen.sampling.cascade import run_cascade
-from wsigen.sampling.stage import Machine, Progress
+from wsigen.sampling.rows import RowStore
+from wsigen.sampling.stage import Machine, Progress, StageSpec
 from wsigen.slide.codec import ZSTD
 from wsigen.slide.journal import BlockJournal
-from wsigen.slide.provenance import beside
 from wsigen.slide.write import SlideFiles, check_output, final_journal, layout_codec, write_slide
 from wsigen.synthesis.job import SlideJob
+from wsigen.synthesis.pair import open_pair
 from wsigen.synthesis.runtime import InPrecision
+from wsigen.synthesis.stainers import Stainers
+from wsigen.synthesis.state import TAKEN, drop_other_state, is_written
 
 
 def synthesise(
@@ -24,93 +29,128 @@ def synthesise(
     runner: InPrecision,
     machine: Machine,
     *,
+    stainers: Stainers | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
     block: int = 2048,
-) -> SlideFiles:
-    """Make a slide, or go on with one that was interrupted.
+) -> tuple[SlideFiles, ...]:
+    """Make a slide and its stains, or go on with those that were interrupted.
 
-    Stages are kept as block journals in ``job.work`` while the slide is made; that folder goes when the slide
-    has got its name. Killed at any moment, the same call goes on and ends with the same bytes.
+    Stages are kept as block journals in ``job.work`` while the slide is made, rows of a stain in its own
+    ``work``; these folders go when all slides have got their names. Killed at any moment, the same call goes
+    on and ends with the same bytes.
 
     Args:
         job: the slide.
         net: the denoiser, for what its config says.
         runner: the denoiser in the precision that it runs in.
         machine: where and how to run.
+        stainers: those of ``job.stains``, if there are any.
         progress: called after every batch of patches.
-        overwrite: replace an existing slide, and drop the unfinished state of another job.
+        overwrite: replace existing slides, and drop the unfinished state of another job.
         block: side of a journal's block; finished rows are kept in multiples of it.
 
+    Returns:
+        The files of the H&E, then those of its stains that were not there yet.
+
     Raises:
-        OutputError: the slide exists, the folder holds another job's state, or the disk refuses.
+        OutputError: a slide exists, a folder holds another job's state, or the disk refuses.
         InvalidValueError: the size does not fit, or the network returns NaN.
 
     Memory:
-        The band of the largest stage (see ``plan_job``) and a few rows of tiles.
+        The band of the largest stage (see ``plan_job``), a few rows of tiles for each slide, and the rows
+        that the translator holds.
 
     Determinism:
-        The slide follows from ``job.facts()``, up to the rounding of the network's kernels.
+        The slides follow from ``job.facts()`` and ``job.stains``, up to the rounding of the networks'
+        kernels.
     """
-    check_output(job.slide, overwrite)
+    check_outputs(job, overwrite)
     specs, fingerprint = job.specs(net), job.fingerprint()
-    journals: list[BlockJournal] = []
-
-    def store(stage: int) -> BlockJournal:
-        extent = specs[stage].extent
-        folder, size = job.work / f"stage-{stage:02d}", Size(extent, extent)
-        if stage == len(specs) - 1:
-            journals.append(final_journal(folder, size, job.layout, fingerprint, block=block))
-        else:
-            journals.append(
-                BlockJournal(folder, size, codec=ZSTD, levels=1, fingerprint=fingerprint, block=block)
-            )
-        return journals[-1]
-
+    which = [i for i, twin in enumerate(job.twins) if overwrite or not twin.is_finished()]
+    twins = [job.twins[i] for i in which]
     red, green, blue = net.config["background"]
-    with only_process(
-        job.work, "another process is making this slide; wait for it, or choose another --name"
-    ):
+    journals: list[BlockJournal] = []
+    with ExitStack() as locks:
+        for work in (job.work, *(twin.work for twin in twins)):
+            locks.enter_context(only_process(work, TAKEN))
         if overwrite:
-            _drop_other_state(job)
+            codecs = (ZSTD.name, layout_codec(job.layout).name)
+            drop_other_state(sorted(job.work.glob("stage-*")), fingerprint, codecs)
+        stained = [twin.open_journal(overwrite=overwrite, block=block) for twin in twins]
+
+        def store(stage: int) -> RowStore:
+            journals.append(_open_stage(job, specs[stage], last=stage == len(specs) - 1, block=block))
+            if stage < len(specs) - 1 or not stained:
+                return journals[-1]
+            assert stainers is not None, "a job with stains comes with stainers"
+            return open_pair(journals, specs[-1], (red, green, blue), stained, stainers.only(which))
+
         run_cascade(runner, specs, store, background=(red, green, blue), machine=machine, progress=progress)
-        files = write_slide(
-            journals[-1],
-            job.slide,
-            mpp=job.mpp,
-            layout=job.layout,
-            provenance={**job.facts(), "layout": job.layout, "fingerprint": fingerprint},
-            overwrite=overwrite,
-        )
-        for journal in journals:
+        # The H&E last: where it is, its stains are.
+        files = [twin.write(rows, overwrite=overwrite) for twin, rows in zip(twins, stained, strict=True)]
+        files.insert(0, _write(job, journals[-1], overwrite))
+        for journal in (*journals, *stained):
             journal.delete()
-    shutil.rmtree(job.work, ignore_errors=True)
-    return files
+    remove_work(job)
+    return tuple(files)
 
 
-def _drop_other_state(job: SlideJob) -> None:
-    """Remove the unfinished state of another job, so that this one may use the folder.
+def _open_stage(job: SlideJob, spec: StageSpec, *, last: bool, block: int) -> BlockJournal:
+    folder, size = job.work / f"stage-{spec.stage:02d}", Size(spec.extent, spec.extent)
+    fingerprint = job.fingerprint()
+    if last:
+        return final_journal(folder, size, job.layout, fingerprint, block=block)
+    return BlockJournal(folder, size, codec=ZSTD, levels=1, fingerprint=fingerprint, block=block)
+
+
+def _write(job: SlideJob, journal: BlockJournal, overwrite: bool) -> SlideFiles:
+    facts = {**job.facts(), "layout": job.layout, "fingerprint": job.fingerprint(), **job.pair()}
+    return write_slide(
+        journal, job.slide, mpp=job.mpp, layout=job.layout, provenance=facts, overwrite=overwrite
+    )
+
+
+def check_outputs(job: SlideJob, overwrite: bool) -> None:
+    """Refuse early what could not get its name in the end.
 
     Raises:
-        OutputError: if it cannot be removed.
+        OutputError: a slide exists and must not be replaced.
     """
-    codecs = (ZSTD.name, layout_codec(job.layout).name)
-    for manifest in sorted(job.work.glob("stage-*/journal.json")):
-        try:
-            found = json.loads(manifest.read_bytes())
-            mine = found["fingerprint"] == job.fingerprint() and found["codec"] in codecs
-        except (ValueError, KeyError, TypeError):
-            mine = False
-        if not mine:
-            with disk_errors(job.work):
-                shutil.rmtree(manifest.parent)
+    if overwrite:
+        return
+    missing = [twin for twin in job.twins if not twin.is_finished()]
+    if missing and _is_written(job):
+        stains = ",".join(twin.stain.stainer for twin in missing)
+        raise OutputError(
+            job.slide,
+            f"exists already, without {missing[0].slide.name}; translate it with `wsigen translate "
+            f"{job.slide} --stainer {stains} --out {job.out}`, or pass --overwrite to sample both",
+        )
+    check_output(job.slide, overwrite)
+    for twin in missing:
+        check_output(twin.slide, overwrite)
 
 
 def is_finished(job: SlideJob) -> bool:
-    """Whether this very slide is there already, by the fingerprint and the layout in its JSON."""
-    try:
-        facts = json.loads(beside(job.slide, ".json").read_bytes())
-    except (OSError, ValueError):
-        return False
-    same = facts.get("fingerprint") == job.fingerprint() and facts.get("layout") == job.layout
-    return job.slide.is_file() and same
+    """Whether this very slide is there already, and so are its stains."""
+    return _is_written(job) and all(twin.is_finished() for twin in job.twins)
+
+
+def _is_written(job: SlideJob) -> bool:
+    return is_written(job.slide, job.fingerprint(), job.layout)
+
+
+def has_work(job: SlideJob) -> bool:
+    """Whether an earlier run left state behind."""
+    return any(folder.exists() for folder in _work(job))
+
+
+def remove_work(job: SlideJob) -> None:
+    """Remove what is left of the run that made a slide."""
+    for folder in _work(job):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _work(job: SlideJob) -> list[Path]:
+    return [job.work, *(twin.work for twin in job.twins)]

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from wsigen.config import SampleConfig, parse_bytes
 from wsigen.errors import InvalidValueError
-from wsigen.files import free_bytes
+from wsigen.geometry import Size
 from wsigen.nn.denoiser import Denoiser, load_denoiser
 from wsigen.nn.snapshot import weights_hash
 from wsigen.sampling.stage import Machine, StageSpec
-from wsigen.slide.write import SlideFiles, check_output
+from wsigen.slide.write import SlideFiles
+from wsigen.stain.stream import Norm
 from wsigen.synthesis.estimate import describe_plan
 from wsigen.synthesis.job import JobPlan, SlideJob, plan_job
+from wsigen.synthesis.outlay import gib_text, plan_stains
 from wsigen.synthesis.presets import load_preset
 from wsigen.synthesis.progress import Reporter
 from wsigen.synthesis.runtime import InPrecision, choose_batch_size, choose_device, choose_dtype
-from wsigen.synthesis.slide import is_finished, synthesise
+from wsigen.synthesis.slide import check_outputs, has_work, is_finished, remove_work, synthesise
+from wsigen.synthesis.stainers import Rendering, Stainers, open_stainers
+from wsigen.synthesis.state import warn_of_disk
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class Session:
         net: the denoiser.
         runner: the denoiser in the precision that it runs in.
         machine: device, batch size and schedule.
+        stainers: what makes IHC of the slides, if that is asked for.
         jobs: the slides; they differ in seed and name alone.
         specs: stages of the first slide.
         plan: what the first slide takes.
@@ -44,6 +47,7 @@ class Session:
     net: Denoiser
     runner: InPrecision
     machine: Machine
+    stainers: Stainers | None
     jobs: tuple[SlideJob, ...]
     specs: tuple[StageSpec, ...]
     plan: JobPlan
@@ -53,13 +57,14 @@ def open_session(config: SampleConfig) -> Session:
     """Load the model and work out what has to be done; nothing is written.
 
     Raises:
-        SnapshotError: the model cannot be loaded.
+        SnapshotError: the model or a stainer cannot be loaded.
         InvalidValueError: the machine has no such device, or the size does not fit.
     """
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
     net = load_denoiser(config.model, device)
-    jobs = _jobs(config, str(dtype).removeprefix("torch."))
+    stainers = _stainers(config, device, dtype)
+    jobs = _jobs(config, str(dtype).removeprefix("torch."), stainers)
     specs = jobs[0].specs(net)
     patch = specs[0].patch
     _warn_of_unusual(config, patch, specs[0].mpp, net)
@@ -67,13 +72,18 @@ def open_session(config: SampleConfig) -> Session:
         device=device, batch_size=choose_batch_size(config.batch_size, patch, device), order=config.schedule
     )
     plan = plan_job(jobs[0], specs, config.schedule)
-    return Session(config, net, InPrecision(net, dtype), machine, jobs, specs, plan)
+    if stainers:
+        canvas = plan.canvas_bytes if device.type == "cpu" else 0
+        size = Size(config.size, config.size)
+        outlay = plan_stains(stainers, size, allowed=parse_bytes(config.memory) - canvas)
+        stainers, plan = stainers.with_tile(outlay.plan.tile), replace(plan, stains=outlay)
+    return Session(config, net, InPrecision(net, dtype), machine, stainers, jobs, specs, plan)
 
 
 def describe_slides(config: SampleConfig) -> str:
     """What the slides would take, as a table; a few evaluations are measured for it."""
     s = open_session(config)
-    return describe_plan(s.plan, s.specs, s.runner, s.machine, slides=len(s.jobs))
+    return describe_plan(s.plan, s.specs, s.runner, s.machine, slides=len(s.jobs), stainers=s.stainers)
 
 
 def make_slides(config: SampleConfig) -> list[SlideFiles]:
@@ -89,43 +99,32 @@ def make_slides(config: SampleConfig) -> list[SlideFiles]:
         InvalidValueError: an option that cannot be.
     """
     session = open_session(config)
-    _check_memory(config, session.plan.canvas_bytes)
+    _check_memory(session)
     missing = [
         job for job in session.jobs if config.overwrite or not _is_there(job, several=config.count > 1)
     ]
     for job in missing:  # all of them now, rather than one by one after hours
-        check_output(job.slide, config.overwrite)
-    _check_disk(missing, session.plan.disk_bytes)
+        check_outputs(job, config.overwrite)
+    if missing:
+        warn_of_disk(config.out, session.plan.disk_bytes)
     written = []
     for job in missing:
-        written.append(_make_slide(job, session))
-        log.info("%s", job.slide)
+        files = _make_slide(job, session)
+        written += files
+        log.info("%s", "\n".join(str(file.slide) for file in files))
     return written
 
 
 def _is_there(job: SlideJob, *, several: bool) -> bool:
     """Whether a slide needs no making: one of several, or one that was killed while it was tidying up."""
-    there = is_finished(job) and (several or job.work.exists())
+    there = is_finished(job) and (several or has_work(job))
     if there:
-        shutil.rmtree(job.work, ignore_errors=True)
+        remove_work(job)
         log.info("%s is there already", job.slide)
     return there
 
 
-def _check_disk(jobs: Sequence[SlideJob], needed: int) -> None:
-    """Warn, since the estimate is of a slide that is all tissue."""
-    free = free_bytes(jobs[0].out) if jobs else None
-    if free is not None and free < needed:
-        log.warning(
-            "%s: a slide can take %.1f GiB while it is made, %.1f GiB are free; if it fills up, make room "
-            "and run the same command again",
-            jobs[0].out,
-            needed / 2**30,
-            free / 2**30,
-        )
-
-
-def _make_slide(job: SlideJob, session: Session) -> SlideFiles:
+def _make_slide(job: SlideJob, session: Session) -> tuple[SlideFiles, ...]:
     overwrite = session.config.overwrite
     with Reporter(session.plan) as reporter:
         try:
@@ -134,6 +133,7 @@ def _make_slide(job: SlideJob, session: Session) -> SlideFiles:
                 session.net,
                 session.runner,
                 session.machine,
+                stainers=session.stainers,
                 progress=reporter.update,
                 overwrite=overwrite,
             )
@@ -149,7 +149,15 @@ def _make_slide(job: SlideJob, session: Session) -> SlideFiles:
             ) from error
 
 
-def _jobs(config: SampleConfig, dtype: str) -> tuple[SlideJob, ...]:
+def _stainers(config: SampleConfig, device: torch.device, dtype: torch.dtype) -> Stainers | None:
+    if config.stain is None:
+        return None
+    stainers = open_stainers(config.stain, None, Rendering(norm=Norm("dn"), device=device, dtype=dtype))
+    stainers.warn_of_scale(config.mpp)
+    return stainers
+
+
+def _jobs(config: SampleConfig, dtype: str, stainers: Stainers | None) -> tuple[SlideJob, ...]:
     job = SlideJob(
         size=config.size,
         stages=config.stages,
@@ -164,6 +172,7 @@ def _jobs(config: SampleConfig, dtype: str) -> tuple[SlideJob, ...]:
         out=config.out,
         name=config.name or f"synthetic-{config.seed}",
         layout=config.layout,
+        stains=stainers.stains if stainers else (),
     )
     if config.count == 1:
         return (job,)
@@ -192,11 +201,16 @@ def _warn_of_unusual(config: SampleConfig, patch: int, base_mpp: float, net: Den
         )
 
 
-def _check_memory(config: SampleConfig, needed: int) -> None:
+def _check_memory(session: Session) -> None:
+    config, plan = session.config, session.plan
+    stains = plan.stains.host_bytes if plan.stains else 0
+    together = session.machine.device.type == "cpu"
+    needed = plan.canvas_bytes + stains if together else max(plan.canvas_bytes, stains)
     if needed > parse_bytes(config.memory):
-        gib = -(-needed // 2**28) / 4
+        takes = gib_text(needed).replace("GiB", " GiB")
         raise InvalidValueError(
-            f"the canvas of --size {config.size} with --schedule {config.schedule} takes {gib:g} GiB, "
-            f"--memory allows {config.memory}; pass --memory {gib:g}GiB"
+            f"the canvas of --size {config.size} with --schedule {config.schedule} "
+            + (f"and its stains take {takes}, " if plan.stains else f"takes {takes}, ")
+            + f"--memory allows {config.memory}; pass --memory {gib_text(needed)}"
             + ("" if config.schedule == "wavefront" else " or --schedule wavefront")
         )

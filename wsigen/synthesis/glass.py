@@ -1,0 +1,91 @@
+"""Where a slide is bare glass, in cells of 16 px, before its rows are translated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from wsigen.errors import SlideError
+from wsigen.geometry import Region
+from wsigen.sampling.background import Colour
+from wsigen.sampling.rows import RowSource
+from wsigen.slide.pyramid import ceil_div, pad_edge
+from wsigen.slide.read import GLASS, WholeSlide
+from wsigen.slide.tissue import background_colour, tissue_mask
+from wsigen.stain.glass import GlassMap, glass_map
+
+CELL = 16
+_STRIP = 16 * CELL
+
+
+@dataclass(frozen=True)
+class SlideGlass:
+    """The glass of a slide.
+
+    Args:
+        colour: of bare glass, for what the file leaves transparent.
+        map: where it is.
+    """
+
+    colour: Colour
+    map: GlassMap
+
+
+def slide_glass(slide: WholeSlide) -> SlideGlass:
+    """Find the glass of a slide that exists. Where none can be seen, all is taken for tissue.
+
+    Args:
+        slide: any.
+
+    Raises:
+        SlideError: the slide is grey, so that no stain can be told from another; or it cannot be read.
+
+    Memory: 9 bytes for each cell of 16 × 16 pixels.
+    """
+    mpp, height, width = slide.mpp * CELL, slide.size.height, slide.size.width
+    grid = Region(0, 0, ceil_div(height, CELL), ceil_div(width, CELL))
+    cells = slide.read_region(grid, mpp)
+    whole = cells[: height // CELL, : width // CELL]
+    colour = _colour(whole, mpp) if whole.size else None
+    if colour is not None:
+        cells[(cells == GLASS).all(axis=2)] = colour  # transparent parts
+        # The last cells reach outside, where there is nothing but glass.
+        for edge in (Region(grid.height - 1, 0, 1, grid.width), Region(0, grid.width - 1, grid.height, 1)):
+            cells[edge.y : edge.y1, edge.x : edge.x1] = slide.read_region(edge, mpp, colour)
+    found = glass_map(cells, colour, CELL)
+    if whole.size and found.occupied.any() and not np.ptp(whole, axis=2).any():
+        raise SlideError(slide.path, "is grey; a stainer needs the colours of H&E: give the slide in RGB")
+    return SlideGlass(colour or GLASS, found)
+
+
+def _colour(cells: np.ndarray, mpp: float) -> Colour | None:
+    tissue, transparent = tissue_mask(cells, mpp), (cells == GLASS).all(axis=2)
+    return background_colour(cells, tissue | transparent) or background_colour(cells, tissue)
+
+
+def stage_glass(above: RowSource, extent: int, k: int, colour: Colour) -> GlassMap:
+    """The glass of a slide that is about to be sampled, from the stage above it, which guides it.
+
+    Args:
+        above: the finished stage above, ``extent / k`` pixels a side.
+        extent: side of the slide in pixels.
+        k: factor between the two.
+        colour: of the slide's glass.
+
+    Memory: 3 bytes for each cell of 16 × 16 pixels, and 256 rows of the stage above.
+
+    Determinism: a function of the stage's pixels.
+    """
+    side, cells = extent // k, ceil_div(extent, CELL)
+    means = np.empty((cells, cells, 3), np.uint8)
+    for y in range(0, side, _STRIP):
+        rows = above.read(Region(y, 0, min(_STRIP, side - y), side))
+        # Each 16 pixels of the stage above are k cells, whatever k is.
+        whole = pad_edge(rows, ceil_div(len(rows), CELL) * CELL, ceil_div(side, CELL) * CELL)
+        height, width = (n // CELL * k for n in whole.shape[:2])
+        top = y // CELL * k
+        strip = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+        means[top : top + height] = strip[: cells - top, :cells]
+    return glass_map(means, colour, CELL)
