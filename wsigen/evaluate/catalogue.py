@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+ANY = (-math.inf, math.inf)
 Better = Literal["lower", "higher", "same"]
 
 SECTIONS = {
@@ -33,6 +35,7 @@ class Measure:
         good: one plain sentence: what good looks like.
         source: where its definition is from.
         unit: of the value.
+        bounds: where intervals end at the latest.
     """
 
     section: str
@@ -41,6 +44,7 @@ class Measure:
     good: str
     source: str
     unit: str = ""
+    bounds: tuple[float, float] = (0.0, math.inf)
 
 
 MEASURES: dict[str, Measure] = {
@@ -57,6 +61,7 @@ MEASURES: dict[str, Measure] = {
         "lower",
         "Good is as low as between real and real, about 0; it is unbiased, so few patches do not raise it.",
         "Bińkowski et al. 2018, section 4",
+        bounds=ANY,
     ),
     "precision": Measure(
         "fidelity",
@@ -64,6 +69,7 @@ MEASURES: dict[str, Measure] = {
         "higher",
         "Good is as high as between real and real: that share of the patches lies among real ones.",
         "Kynkäänniemi et al. 2019, eq. 1 and 2, k = 3",
+        bounds=(0.0, 1.0),
     ),
     "density": Measure(
         "fidelity",
@@ -78,6 +84,7 @@ MEASURES: dict[str, Measure] = {
         "higher",
         "Good is as high as between real and real: that share of the real patches has its like.",
         "Kynkäänniemi et al. 2019, eq. 1 and 2, k = 3",
+        bounds=(0.0, 1.0),
     ),
     "coverage": Measure(
         "diversity",
@@ -85,6 +92,7 @@ MEASURES: dict[str, Measure] = {
         "higher",
         "Good is as high as between real and real: real patches with a patch of the set close by.",
         "Naeem et al. 2020, eq. 6, k = 5",
+        bounds=(0.0, 1.0),
     ),
     "auc": Measure(
         "realism",
@@ -92,6 +100,7 @@ MEASURES: dict[str, Measure] = {
         "lower",
         "Good is as low as between real and real, 0.5 being a coin toss; at 1 the set is always recognised.",
         "classifier two-sample test, Lopez-Paz & Oquab 2017, with a shrunk linear discriminant",
+        bounds=(0.0, 1.0),
     ),
     "power": Measure(
         "spectrum",
@@ -114,6 +123,7 @@ MEASURES: dict[str, Measure] = {
         "Good is as in the real slides: neither paler nor darker nuclei.",
         "Ruifrok & Johnston 2001",
         "OD",
+        bounds=ANY,
     ),
     "haematoxylin_p90": Measure(
         "stain",
@@ -122,6 +132,7 @@ MEASURES: dict[str, Measure] = {
         "Good is as in the real slides: the darkest tenth is what nuclei are made of.",
         "Ruifrok & Johnston 2001",
         "OD",
+        bounds=ANY,
     ),
     "haematoxylin_kl": Measure(
         "stain",
@@ -138,6 +149,7 @@ MEASURES: dict[str, Measure] = {
         "Good is as in the real slides: neither paler nor deeper.",
         "Ruifrok & Johnston 2001",
         "OD",
+        bounds=ANY,
     ),
     "counterstain_p90": Measure(
         "stain",
@@ -146,6 +158,7 @@ MEASURES: dict[str, Measure] = {
         "Good is as in the real slides.",
         "Ruifrok & Johnston 2001",
         "OD",
+        bounds=ANY,
     ),
     "counterstain_kl": Measure(
         "stain",
@@ -161,6 +174,7 @@ MEASURES: dict[str, Measure] = {
         "higher",
         "Good is as high as between real and real, about 1: the same hues, equally often.",
         "histogram correlation of KIN (Ho et al. 2022) and DN: HSV hue, 10 bins",
+        bounds=(-1.0, 1.0),
     ),
     "niqe": Measure(
         "quality",
@@ -222,6 +236,7 @@ MEASURES: dict[str, Measure] = {
         "higher",
         "Good is 1: the same picture.",
         "Pearson correlation of grey levels",
+        bounds=(-1.0, 1.0),
     ),
     "scale_detail": Measure(
         "scale",
@@ -259,6 +274,7 @@ MEASURES: dict[str, Measure] = {
         "searched for at every place of the slides; a copy is nearer than 0.3, and than 0.6 times the "
         "1 % quantile of unrelated real patches",
         "%",
+        bounds=(0.0, 100.0),
     ),
     "near_pixels": Measure(
         "privacy",
@@ -281,6 +297,7 @@ MEASURES: dict[str, Measure] = {
         "Good is as high as for held-out real patches: they are no nearer to a real patch than others.",
         "Alaa et al. 2022; patches of one slide are not compared",
         "%",
+        bounds=(0.0, 100.0),
     ),
     "copying": Measure(
         "privacy",
@@ -289,6 +306,7 @@ MEASURES: dict[str, Measure] = {
         "Good is about 0 or above; below −3 they are nearer to the training slides than real ones.",
         "Meehan et al. 2020, eq. 2 and 3",
         "σ",
+        bounds=ANY,
     ),
     "membership": Measure(
         "privacy",
@@ -296,6 +314,7 @@ MEASURES: dict[str, Measure] = {
         "lower",
         "Good is 0.5: whether a slide was trained on cannot be told from the set.",
         "distance to the nearest patch of the set, Chen et al. 2020",
+        bounds=(0.0, 1.0),
     ),
     "overview_copies": Measure(
         "privacy",
@@ -304,6 +323,7 @@ MEASURES: dict[str, Measure] = {
         "Good is 0: no slide as a whole is a copy of a real one.",
         "fingerprints of overviews, threshold as for copies",
         "%",
+        bounds=(0.0, 100.0),
     ),
     "twin_correlation": Measure(
         "pairs",
@@ -311,6 +331,7 @@ MEASURES: dict[str, Measure] = {
         "higher",
         "Good is well above chance, towards 1: nuclei are where they were.",
         "Ruifrok & Johnston 2001, Pearson over pixels, after a Gaussian of 2 px",
+        bounds=(-1.0, 1.0),
     ),
     "twin_chance": Measure(
         "pairs",
@@ -318,6 +339,7 @@ MEASURES: dict[str, Measure] = {
         "same",
         "What chance gives, about 0: it says what the correlation above is worth.",
         "the H&E of one place, the IHC of another",
+        bounds=(-1.0, 1.0),
     ),
     "twin_shift": Measure(
         "pairs",
@@ -334,6 +356,7 @@ MEASURES: dict[str, Measure] = {
         "Good is as in real slides of this stain.",
         "Ruifrok & Johnston 2001",
         "OD",
+        bounds=ANY,
     ),
     "dab_p90": Measure(
         "pairs",
@@ -342,6 +365,7 @@ MEASURES: dict[str, Measure] = {
         "Good is as in real slides of this stain.",
         "Ruifrok & Johnston 2001",
         "OD",
+        bounds=ANY,
     ),
     "dab_positive": Measure(
         "pairs",
@@ -350,6 +374,7 @@ MEASURES: dict[str, Measure] = {
         "Good is as in real slides of this stain, if they are of like tissue.",
         "share of pixels from 0.2 OD of DAB on",
         "%",
+        bounds=(0.0, 100.0),
     ),
     "dab_kl": Measure(
         "pairs",
@@ -365,6 +390,7 @@ MEASURES: dict[str, Measure] = {
         "higher",
         "Good is as high as between real and real, about 1.",
         "histogram correlation of KIN (Ho et al. 2022) and DN: HSV hue, 10 bins",
+        bounds=(-1.0, 1.0),
     ),
 }
 

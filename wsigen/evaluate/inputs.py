@@ -14,6 +14,7 @@ import torch
 from wsigen import __version__
 from wsigen.config.evaluate import REAL, TRAIN, EvaluateConfig, as_list
 from wsigen.errors import InvalidValueError, OutputError
+from wsigen.evaluate.estimate import MIN_GROUPS
 from wsigen.evaluate.plan import ScalePlan, plan_scales
 from wsigen.evaluate.results import Share
 from wsigen.evaluate.sets import SlideSet, load_set, refuse_common
@@ -138,10 +139,11 @@ def config_dict(config: EvaluateConfig) -> dict[str, Any]:
 
 def _notes(one: SlideSet, real: SlideSet) -> list[str]:
     notes = []
-    if len(one.entries) == 1:
+    groups = len({e.group for e in one.entries})
+    if groups < MIN_GROUPS:
         notes.append(
-            f"{one.name} is one slide: its intervals are those of its patches, and say nothing about other "
-            "slides made alike"
+            f"{one.name} has {groups} {'slides' if groups > 1 else 'slide'}, fewer than {MIN_GROUPS}: its "
+            "intervals are those of its patches, and say nothing about other slides made alike"
         )
     common = {e.path for e in one.entries} & {e.path for e in real.entries}
     if common:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from wsigen.data.entry import SlideEntry
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.sets import CROWDED, FEWEST, SlideSet, allot, capacity, independent
+from wsigen.evaluate.sets import CROWDED, FEWEST, SlideSet, allot, capacity, independent, level
 from wsigen.evaluate.splits import shared_groups
 
 
@@ -64,9 +64,15 @@ def plan_scales(
     if not served:
         fixes = "use a smaller --patch, other --mpp, or larger slides; `wsigen index` shows what they offer"
         raise InvalidValueError(f"nothing can be compared: {'; '.join(warnings)}; {fixes}")
-    share = max(FEWEST, patches // len(served))
-    plans = [_plan(sets, real, train, mpp, patch, share) for mpp in served]
-    return plans, warnings
+    rooms = {f"{mpp:g}": _common_room(sets, real, patch, mpp) for mpp in served}
+    counts = level(rooms, patches)
+    if sum(counts.values()) < patches:
+        warnings.append(
+            f"{sum(counts.values())} patches a side instead of {patches}: the slides have no room for more "
+            "that differ; give more or larger ones, or a smaller --patch"
+        )
+    plans = [_plan(sets, real, train, mpp, patch, counts[f"{mpp:g}"]) for mpp in served]
+    return plans, [*warnings, *_crowded(sets, real, plans, patch)]
 
 
 def describe(plans: Sequence[ScalePlan], warnings: Sequence[str], sets: Sequence[SlideSet]) -> str:
@@ -85,6 +91,7 @@ def describe(plans: Sequence[ScalePlan], warnings: Sequence[str], sets: Sequence
 
 
 def _unserved(sets: Sequence[SlideSet], patch: int, mpp: float) -> str | None:
+    """Why not all sets can be compared at a µm/px; the last of them are the real slides."""
     for one in sets:
         groups = one.groups(patch, mpp)
         if not groups:
@@ -95,11 +102,11 @@ def _unserved(sets: Sequence[SlideSet], patch: int, mpp: float) -> str | None:
                 else f"{patch} px there are {patch * mpp:g} µm, wider than the slides"
             )
             return f"no slide of {one.name} serves {patch} px patches at it ({why})"
-        room = _room(groups, patch, mpp)
-        if room < FEWEST:
+        room, least = _room(groups, patch, mpp), FEWEST * (2 if one is sets[-1] else 1)
+        if room < least:
             return (
                 f"the slides of {one.name} have room for {room} different patches of {patch} px "
-                f"({patch * mpp:g} µm) only, {FEWEST} are the least"
+                f"({patch * mpp:g} µm) only, {least} are the least"
             )
     return None
 
@@ -110,36 +117,38 @@ def _plan(
     train: SlideSet | None,
     mpp: float,
     patch: int,
-    share: int,
+    count: int,
 ) -> ScalePlan:
     groups = {s.name: s.groups(patch, mpp) for s in (*sets, real, *([train] if train else []))}
-    compared = [groups[s.name] for s in (*sets, real)]
-    count = min(share, *(_room(g, patch, mpp) for g in compared))
-    warnings = (
-        []
-        if count == share
-        else [f"{count} patches a side instead of {share} at {mpp:g} µm/px: no room for more that differ"]
-    )
     allotted = {
         name: allot(g, patch, mpp, 2 * count if name == real.name else count) for name, g in groups.items()
     }
-    for one in (*sets, real):
-        warnings += _crowded(one, allotted[one.name], mpp, patch)
     cases = shared_groups(list(groups[real.name]))
-    warnings += [f"{mpp:g} µm/px: {cases}"] if cases else []
-    return ScalePlan(mpp, count, allotted, tuple(warnings))
+    warnings = (f"{mpp:g} µm/px: {cases}",) if cases else ()
+    return ScalePlan(mpp, count, allotted, warnings)
+
+
+def _common_room(sets: Sequence[SlideSet], real: SlideSet, patch: int, mpp: float) -> int:
+    """How many patches every set can give, and either half of the real slides."""
+    halves = _room(real.groups(patch, mpp), patch, mpp) // 2
+    return min(halves, *(_room(s.groups(patch, mpp), patch, mpp) for s in sets))
 
 
 def _room(groups: dict[str, list[SlideEntry]], patch: int, mpp: float) -> int:
     return sum(capacity(e, patch, mpp) for entries in groups.values() for e in entries)
 
 
-def _crowded(one: SlideSet, allotted: dict[str, int], mpp: float, patch: int) -> list[str]:
-    entries = [e for e in one.entries if e.slide in allotted]
-    drawn, area = sum(allotted.values()), independent(entries, patch, mpp)
-    if drawn <= CROWDED * area:
-        return []
-    return [
-        f"{drawn} patches of {one.name} at {mpp:g} µm/px overlap: its tissue has room for {area} side by "
-        "side, so intervals are too narrow"
-    ]
+def _crowded(sets: Sequence[SlideSet], real: SlideSet, plans: Sequence[ScalePlan], patch: int) -> list[str]:
+    """Of each set at which µm/px its patches overlap much."""
+    found = []
+    for one in (*sets, real):
+        places = []
+        for plan in plans:
+            given = plan.allotted[one.name]
+            drawn = sum(given.values())
+            area = independent([e for e in one.entries if e.slide in given], patch, plan.mpp)
+            if drawn > CROWDED * area:
+                places.append(f"{drawn} at {plan.mpp:g} µm/px, where {area} fit side by side")
+        if places:
+            found.append(f"patches of {one.name} overlap and say less than their number: {'; '.join(places)}")
+    return found

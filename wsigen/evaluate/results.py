@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,18 @@ class Result:
         up, down = (self.floor, self.value) if apart > 0 else (self.value, self.floor)
         width = math.hypot(up.high - up.value, down.value - down.low)
         return worse / width if width > 0 and math.isfinite(width) else None
+
+
+def bounded(result: Result) -> Result:
+    """The result with intervals that end where its measure does."""
+    ends = result.measure.bounds
+    return replace(result, value=_within(result.value, ends), floor=_within(result.floor, ends))
+
+
+def _within(estimate: Estimate | None, ends: tuple[float, float]) -> Estimate | None:
+    if estimate is None:
+        return None
+    return replace(estimate, low=max(estimate.low, ends[0]), high=min(estimate.high, ends[1]))
 
 
 @dataclass(frozen=True)

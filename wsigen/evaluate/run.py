@@ -33,7 +33,7 @@ from wsigen.evaluate.nuclei import COARSEST_MPP
 from wsigen.evaluate.observe import SAMPLES, Patches, join, observe
 from wsigen.evaluate.plan import ScalePlan
 from wsigen.evaluate.report.sheets import columns, neighbour_sheet, strip
-from wsigen.evaluate.results import Report, Result, SetReport
+from wsigen.evaluate.results import Report, Result, SetReport, bounded
 from wsigen.evaluate.sets import SlideSet
 
 log = logging.getLogger(__name__)
@@ -261,4 +261,9 @@ class Evaluation:
 
     def _set(self, one: SlideSet) -> SetReport:
         left_out = tuple(f"{f.slide}: {f.reason}" for f in one.failures)
-        return SetReport(one.name, self.inputs.shares(one), tuple(self.rows.get(one.name, ())), left_out)
+        return SetReport(
+            one.name,
+            self.inputs.shares(one),
+            tuple(bounded(r) for r in self.rows.get(one.name, ())),
+            left_out,
+        )

@@ -14,11 +14,11 @@ from wsigen.data.index import Failure, SlideIndex, entries_of, survey_slides
 from wsigen.data.summary import independent_patches
 from wsigen.errors import SlideError
 
-STRIDES = 4
-"""Patches of one slide may overlap: at most so many places per side of a patch along either axis."""
+STRIDES = 2
+"""Patches of one slide may overlap by half: so many places per side of a patch along either axis."""
 FEWEST = 16
 """A µm/px at which fewer patches can be had on one side is left out."""
-CROWDED = 3
+CROWDED = 2
 """From so many patches per independent one on, a warning is due."""
 
 
@@ -77,7 +77,7 @@ def refuse_common(one: SlideSet, other: SlideSet, why: str) -> None:
 
 
 def capacity(entry: SlideEntry, patch: int, mpp: float) -> int:
-    """How many patches a slide may give: places a quarter of a patch apart on its tissue, at least 1.
+    """How many patches a slide may give: places half a patch apart on its tissue, at least 1.
 
     Args:
         entry: a slide that can serve them.
@@ -105,7 +105,7 @@ def allot(groups: Mapping[str, Sequence[SlideEntry]], patch: int, mpp: float, co
     Determinism: depends on the slides and the numbers alone.
     """
     room = {group: sum(capacity(e, patch, mpp) for e in entries) for group, entries in groups.items()}
-    shares = _level(room, count)
+    shares = level(room, count)
     found: dict[str, int] = {}
     for group, entries in groups.items():
         areas = {e.slide: e.tissue_um2 for e in entries}
@@ -119,8 +119,13 @@ def independent(entries: Sequence[SlideEntry], patch: int, mpp: float) -> int:
     return sum(independent_patches(e, patch, mpp) for e in entries)
 
 
-def _level(room: Mapping[str, int], count: int) -> dict[str, int]:
-    """Equal shares of ``count``, none above its room; which groups get one more follows from their names."""
+def level(room: Mapping[str, int], count: int) -> dict[str, int]:
+    """Equal shares of a number, none above its room; who gets one more follows from the names.
+
+    Args:
+        room: name to the most that it can take.
+        count: what is shared out.
+    """
     shares = dict.fromkeys(room, 0)
     order = sorted(room, key=_shuffle_key)
     while (left := count - sum(shares.values())) > 0:

@@ -10,31 +10,33 @@ import numpy as np
 from wsigen.data.entry import SlideEntry
 from wsigen.errors import SlideError
 from wsigen.evaluate.collect import heeding
-from wsigen.evaluate.estimate import Estimate
 from wsigen.evaluate.results import Result
 from wsigen.evaluate.scale import ScaleAgreement, scale_agreement
 from wsigen.evaluate.sets import SlideSet
+from wsigen.evaluate.spread import mean_over_groups
 from wsigen.evaluate.windows import some_slides, windows
 from wsigen.geometry import Region
 from wsigen.slide.read import Level
 
 KEYS = ("scale_psnr", "scale_correlation", "scale_detail")
 FINE_MPP, SMALLEST_FACTOR, LARGEST_FACTOR, WINDOW = 1.0, 1.9, 16.0, 128
-_TWO_SIDED = 1.96
 _CAP_DB = 99.0
+
+Windows = tuple[list[np.ndarray], list[str]]
 
 
 def scale_rows(ours: SlideSet, real: SlideSet, *, seed: int) -> list[Result]:
     """How well overviews agree with the detail below them, for the set and for real slides."""
+    nothing: Windows = ([], [])
     mine, cautions = heeding(lambda: _of_slides(ours, seed))
     theirs, more = heeding(lambda: _of_slides(real, seed))
-    notes = [*cautions, *more]
-    if not mine:
+    mine, theirs, notes = mine or nothing, theirs or nothing, [*cautions, *more]
+    if not mine[0]:
         notes.append("not measured: the slides store no overview beside their finest level")
-    if not theirs:
+    if not theirs[0]:
         notes.append("no floor: the real slides store no overview beside their finest level")
-    values, floors = _means(mine or []), _means(theirs or [])
-    samples = f"{len(mine or [])} and {len(theirs or [])} slides"
+    values, floors = (mean_over_groups(np.stack(v), g) if v else None for v, g in (mine, theirs))
+    samples = f"{len(set(mine[1]))} and {len(set(theirs[1]))} slides or cases"
     return [
         Result(
             key,
@@ -48,17 +50,17 @@ def scale_rows(ours: SlideSet, real: SlideSet, *, seed: int) -> list[Result]:
     ]
 
 
-def _of_slides(slides: SlideSet, seed: int) -> list[np.ndarray]:
-    found = [_of_slide(entry, seed) for entry in some_slides(slides.entries)]
-    return [one for one in found if one is not None]
+def _of_slides(slides: SlideSet, seed: int) -> Windows:
+    found = [(row, e.group) for e in some_slides(slides.entries) for row in _of_slide(e, seed)]
+    return [row for row, _ in found], [group for _, group in found]
 
 
-def _of_slide(entry: SlideEntry, seed: int) -> np.ndarray | None:
-    """Means over windows of one slide, (3,); None where it stores one level only."""
+def _of_slide(entry: SlideEntry, seed: int) -> list[np.ndarray]:
+    """Of each of some windows of a slide, (3,); none where it stores one level only."""
     slide = entry.open()
     finer = [v for v in slide.levels if v.downsample <= slide.levels[-1].downsample / SMALLEST_FACTOR]
     if not finer:
-        return None
+        return []
     fine = _nearest(finer, FINE_MPP / entry.mpp)
     coarser = [v for v in slide.levels if v.downsample >= fine.downsample * SMALLEST_FACTOR]
     coarse = _nearest(coarser, fine.downsample * LARGEST_FACTOR)
@@ -72,25 +74,13 @@ def _of_slide(entry: SlideEntry, seed: int) -> np.ndarray | None:
         except SlideError:
             continue
         found.append(_numbers(scale_agreement(image, overview)))
-    return np.mean(found, axis=0) if found else None
+    return found
 
 
-def _numbers(found: ScaleAgreement) -> list[float]:
-    return [min(found.psnr, _CAP_DB), found.correlation, found.detail]
+def _numbers(found: ScaleAgreement) -> np.ndarray:
+    return np.array([min(found.psnr, _CAP_DB), found.correlation, found.detail])
 
 
 def _nearest(levels: Sequence[Level], downsample: float) -> Level:
     """The stored level closest to a downsampling, by ratio."""
     return min(levels, key=lambda level: abs(math.log(level.downsample / downsample)))
-
-
-def _means(slides: Sequence[np.ndarray]) -> list[Estimate] | None:
-    if not slides:
-        return None
-    values = np.stack(slides)
-    centre, spread = values.mean(axis=0), values.std(axis=0, ddof=min(1, len(values) - 1))
-    half = _TWO_SIDED * spread / math.sqrt(len(values))
-    return [
-        Estimate(float(c), float(c - h), float(c + h), f"{len(values)} slides")
-        for c, h in zip(centre, half, strict=True)
-    ]

@@ -13,12 +13,12 @@ from wsigen.evaluate.estimate import Estimate
 from wsigen.evaluate.results import Result
 from wsigen.evaluate.seams import SeamScore, jpeg_grid, seam_profile, step8
 from wsigen.evaluate.sets import SlideSet
+from wsigen.evaluate.spread import mean_over_groups
 from wsigen.evaluate.windows import WINDOW, Grid, grids, some_slides, windows
 
 LARGEST = 4096
 BLOCKS = 8
 _MAD_TO_SIGMA = 1.4826
-_TWO_SIDED = 1.96
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,13 @@ class Scored:
     Attributes:
         ratio: E(joint) / median E, both directions together; 1 = none.
         spread: its standard error, from the phases that are no joints.
+        group: of the slide.
         profile: E / median E around the joint, mean of both directions.
     """
 
     ratio: float
     spread: float
+    group: str
     profile: np.ndarray
 
 
@@ -86,21 +88,22 @@ def score_slide(entry: SlideEntry, grid: Grid, mpp: float, seed: int) -> Scored 
             scores[axis].append(step8(image, grid.pitch, axis=axis, origin=origin).energy)
     for axis, joints in ((0, grid.rows), (1, grid.cols)):
         energy = np.sqrt(np.mean(np.square(scores[axis]), axis=0))
-        found.append(_at_joints(energy, joints))
+        found.append(_at_joints(energy, joints, entry.group))
     return Scored(
         math.sqrt(np.mean([f.ratio**2 for f in found])),
         math.sqrt(sum(f.spread**2 for f in found)) / len(found),
+        entry.group,
         np.mean([f.profile for f in found], axis=0),
     )
 
 
-def _at_joints(energy: np.ndarray, joints: Sequence[int] | None) -> Scored:
+def _at_joints(energy: np.ndarray, joints: Sequence[int] | None, group: str) -> Scored:
     median = max(float(np.median(energy)), 1e-12)
     spread = _MAD_TO_SIGMA * float(np.median(np.abs(energy - median))) / median
     phases = [int(np.argmax(energy))] if joints is None else [j % len(energy) for j in joints]
     ratio = math.sqrt(float(np.mean(energy[phases] ** 2))) / median
     profile = np.mean([seam_profile(SeamScore(ratio, 0.0, energy), p) for p in phases], axis=0)
-    return Scored(ratio, spread / math.sqrt(len(phases)), profile)
+    return Scored(ratio, spread / math.sqrt(len(phases)), group, profile)
 
 
 def _own(entry: SlideEntry, grid: Grid) -> Grid:
@@ -133,24 +136,18 @@ def _mean(scores: Sequence[Scored]) -> Estimate | None:
     """Mean over slides, with what the phases and the slides spread."""
     if not scores:
         return None
-    ratios = np.array([s.ratio for s in scores])
-    within = float(np.sum([s.spread**2 for s in scores])) / len(scores) ** 2
-    between = float(ratios.var(ddof=1)) / len(scores) if len(scores) > 1 else 0.0
-    half = _TWO_SIDED * math.sqrt(within + between)
-    value = float(ratios.mean())
-    return Estimate(value, value - half, value + half, "spread over phases and slides")
+    ratios, spread = (np.array([getattr(s, name) for s in scores]) for name in ("ratio", "spread"))
+    return mean_over_groups(ratios, [s.group for s in scores], spread)[0]
 
 
 def _blockiness(entries: Sequence[SlideEntry], seed: int) -> Estimate | None:
-    ratios = []
+    ratios: list[float] = []
+    groups: list[str] = []
     for entry in entries:
         slide = entry.open()
         for region in windows(entry, entry.mpp, WINDOW // 2, seed=seed, most=4):
             image = slide.read_region(region, entry.mpp, entry.background)
             if min(image.shape[:2]) >= 64:
                 ratios.append(jpeg_grid(image, origin=(region.y % BLOCKS, region.x % BLOCKS)))
-    if not ratios:
-        return None
-    value, spread = float(np.mean(ratios)), float(np.std(ratios, ddof=1)) if len(ratios) > 1 else 0.0
-    half = _TWO_SIDED * spread / math.sqrt(len(ratios))
-    return Estimate(value, value - half, value + half, f"{len(ratios)} windows")
+                groups.append(entry.group)
+    return mean_over_groups(np.array(ratios), groups)[0] if ratios else None
