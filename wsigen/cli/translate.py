@@ -10,8 +10,9 @@ from wsigen.config import TranslateConfig
 
 DESCRIPTION = (
     "Translate an H&E slide into another stain, on the same grid and µm/px. Writes "
-    "OUT/NAME_IHC-MARKER.ome.tif with its provenance (.json) and a thumbnail (.jpg). Interrupted, the same "
-    "command goes on where it stopped."
+    "OUT/NAME_IHC-MARKER.ome.tif with its provenance (.json) and a thumbnail (.jpg). With --like, give it "
+    "the stain of another H&E slide instead: OUT/NAME_like-REFERENCE.ome.tif. Interrupted, the same command "
+    "goes on where it stopped."
 )
 
 

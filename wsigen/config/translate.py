@@ -21,6 +21,10 @@ class TranslateConfig:
         slide: the H&E slide; whatever can be read, PNG and JPEG included.
         stainer: "SYN" (bundled), a snapshot folder or a hub id; several with commas, the slide is read once.
         marker: what the IHC shows, for its name; with commas, one for each stainer. Default: what they say.
+        like: in place of a stainer, the H&E slide whose stain is wanted.
+        style: the style model that ``like`` needs: a snapshot folder or a hub id.
+        strength: of ``like``, from 0, the slide as the model sees it, to 1.
+        like_mpp: µm/px of the slide in ``like``, if it does not say.
         norm: whose statistics normalise a pixel: "dn" a field between the patches', "kin" the patches' around
             it, "tin" the whole slide's, "in" its own patch's, which shows seams. Also kin-5, kin-gaussian-7,
             kin-inf, and dn-8 for granularity 8.
@@ -43,6 +47,10 @@ class TranslateConfig:
     slide: Path
     stainer: str | None = None
     marker: str | None = None
+    like: Path | None = None
+    style: str | None = None
+    strength: float = 1.0
+    like_mpp: float | None = None
     norm: str = "dn"
     stats_pitch: int = 512
     out: Path = Path("slides")
@@ -58,12 +66,16 @@ class TranslateConfig:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        check(bool(self.stainer), "--stainer", self.stainer, "a bundled name (SYN), a folder or a hub id")
+        if self.like is None:
+            self._check_stainer()
+        else:
+            self._check_like()
         check(self.mpp is None or 0 < self.mpp <= 1000, "--mpp", self.mpp, "in (0, 1000] µm/px")
         pitch = self.stats_pitch
         check(pitch >= 512 and pitch % 4 == 0, "--stats-pitch", pitch, "a multiple of 4, at least 512 px")
-        fits = self.tile == "auto" or (int(self.tile) >= 64 and int(self.tile) % 4 == 0)
-        check(fits, "--tile", self.tile, "auto or a multiple of 4, at least 64 px")
+        stride = 4 if self.like is None else 8
+        fits = self.tile == "auto" or (int(self.tile) >= 64 and int(self.tile) % stride == 0)
+        check(fits, "--tile", self.tile, f"auto or a multiple of {stride}, at least 64 px")
         fits = self.batch_size == "auto" or int(self.batch_size) >= 1
         check(fits, "--batch-size", self.batch_size, "auto or >= 1")
         plain = self.name is None or self.name == Path(self.name).name != ""
@@ -73,6 +85,21 @@ class TranslateConfig:
                 _MARKER.fullmatch(marker) is not None, "--marker", repr(marker), "letters, digits and + - . _"
             )
         parse_bytes(self.memory)
+
+    def _check_stainer(self) -> None:
+        check(bool(self.stainer), "--stainer", self.stainer, "a bundled name (SYN), a folder or a hub id")
+        for name, default in (("style", None), ("strength", 1.0), ("like_mpp", None)):
+            value = getattr(self, name)
+            check(value == default, f"--{name.replace('_', '-')}", value, "left out without --like")
+
+    def _check_like(self) -> None:
+        for name, default in (("stainer", None), ("marker", None), ("norm", "dn"), ("stats_pitch", 512)):
+            value = getattr(self, name)
+            check(value == default, f"--{name.replace('_', '-')}", value, "left out with --like")
+        check(bool(self.style), "--style", self.style, "the folder or hub id of a style model, with --like")
+        check(0 <= self.strength <= 1, "--strength", self.strength, "in [0, 1]")
+        known = self.like_mpp is None or 0 < self.like_mpp <= 1000
+        check(known, "--like-mpp", self.like_mpp, "in (0, 1000] µm/px")
 
     @property
     def markers(self) -> tuple[str, ...] | None:

@@ -18,7 +18,7 @@ from wsigen.slide.codec import ZSTD
 from wsigen.slide.pyramid import pyramid_levels
 from wsigen.slide.write import Layout, estimate_bytes, layout_codec
 from wsigen.synthesis.outlay import Outlay
-from wsigen.synthesis.twin import Stain, TwinJob
+from wsigen.synthesis.twin import Look, TwinJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class SlideJob:
     out: Path
     name: str
     layout: Layout = "linked-ome"
-    stains: tuple[Stain, ...] = ()
+    stains: tuple[Look, ...] = ()
 
     @property
     def slide(self) -> Path:

@@ -19,7 +19,8 @@ from wsigen.stain.machine import Machine
 from wsigen.stain.plan import TileSize
 from wsigen.stain.snapshot import load_stainer, resolve_stainer
 from wsigen.stain.stream import Norm, StreamTranslator
-from wsigen.synthesis.twin import Stain
+from wsigen.stain.style.like import LikeReference
+from wsigen.synthesis.twin import Look, Stain
 
 _FAR = 1.2
 
@@ -31,7 +32,7 @@ class Rendering:
     """How generators run; norm and pitch show in the pixels, the rest no more than as rounding.
 
     Args:
-        norm: whose statistics normalise a pixel.
+        norm: whose statistics normalise a pixel; None for networks without norm layers.
         pitch: px from one patch of statistics to the next.
         device: where the generators run.
         dtype: of their arithmetic.
@@ -39,7 +40,7 @@ class Rendering:
         batch: tiles per call; None for what the device likes.
     """
 
-    norm: Norm
+    norm: Norm | None
     pitch: int = 512
     device: torch.device
     dtype: torch.dtype
@@ -57,8 +58,8 @@ class Stainers:
         rendering: how they run.
     """
 
-    nets: tuple[Generator, ...]
-    stains: tuple[Stain, ...]
+    nets: tuple[Generator | LikeReference, ...]
+    stains: tuple[Look, ...]
     rendering: Rendering
 
     def only(self, which: Sequence[int]) -> Stainers:
@@ -83,7 +84,7 @@ class Stainers:
                 looked at here.
         """
         how, constant = self.rendering, None
-        if how.norm.is_constant:
+        if how.norm is not None and how.norm.is_constant:
             assert read is not None, "the whole slide is there"
             machine = Machine(how.device, how.dtype)
             constant = prepare_constant(
@@ -134,6 +135,7 @@ def open_stainers(names: str, markers: Sequence[str] | None, rendering: Renderin
         SnapshotError: one cannot be loaded.
         InvalidValueError: markers that are missing, twice there, or more or fewer than generators.
     """
+    assert rendering.norm is not None, "generators are normalised"
     wanted = split_list(names)
     nets = tuple(load_stainer(name, rendering.device) for name in wanted)
     shown = _markers(wanted, [net.config["marker"] for net in nets], markers)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from wsigen import __version__
 from wsigen.geometry import Size
@@ -18,6 +18,34 @@ from wsigen.stain.stream import Norm
 from wsigen.synthesis.state import drop_other_state, is_written
 
 NOTICE = "synthetic stain: computed by a network from an H&E image, not seen in any tissue, not for diagnosis"
+
+
+class Look(Protocol):
+    """How the pixels of a slide become others."""
+
+    @property
+    def label(self) -> str:
+        """What it is called in names of files."""
+        ...
+
+    @property
+    def marker(self) -> str:
+        """What it is called in messages."""
+        ...
+
+    @property
+    def stainer(self) -> str:
+        """The network's name."""
+        ...
+
+    @property
+    def stainer_hash(self) -> str:
+        """Of its weights."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What the pixels follow from, besides those of the slide that is changed."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +68,11 @@ class Stain:
     pitch: int
     dtype: str
 
+    @property
+    def label(self) -> str:
+        """What it is called in names of files."""
+        return f"IHC-{self.marker}"
+
     def facts(self) -> dict[str, Any]:
         """What the pixels follow from, besides those of the H&E."""
         norm = {"norm": asdict(self.norm), "stats_pitch": self.pitch, "dtype": self.dtype}
@@ -61,7 +94,7 @@ class TwinJob:
         layout: of the file.
     """
 
-    stain: Stain
+    stain: Look
     source: Mapping[str, Any]
     size: Size
     mpp: float
@@ -72,12 +105,12 @@ class TwinJob:
     @property
     def slide(self) -> Path:
         """The finished IHC slide."""
-        return self.out / f"{self.name}_IHC-{self.stain.marker}.ome.tif"
+        return self.out / f"{self.name}_{self.stain.label}.ome.tif"
 
     @property
     def work(self) -> Path:
         """Where the state of the unfinished run is kept."""
-        return self.out / f".{self.name}_IHC-{self.stain.marker}.partial"
+        return self.out / f".{self.name}_{self.stain.label}.partial"
 
     @property
     def disk_bytes(self) -> int:

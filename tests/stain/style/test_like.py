@@ -24,7 +24,7 @@ class Blocks(nn.Module):
 
 
 class Toy(nn.Module):
-    stride, halo = 2, 0
+    stride, halo, config = 2, 0, None
 
     def __init__(self):
         super().__init__()

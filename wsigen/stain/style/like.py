@@ -23,6 +23,7 @@ class LikeReference(nn.Module):
         strength: of the transfer, in [0, 1].
 
     Attributes:
+        config: of the model.
         stride: tiles start at, and have sides of, multiples of this many pixels.
         halo: real pixels that a tile needs around it.
 
@@ -35,7 +36,7 @@ class LikeReference(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.decoder = model.encoder, model.decoder
-        self.stride, self.halo = model.stride, model.halo
+        self.config, self.stride, self.halo = model.config, model.stride, model.halo
         moved = adain_map(content, style, strength)
         self.register_buffer("scale", moved.scale)
         self.register_buffer("shift", moved.shift)
