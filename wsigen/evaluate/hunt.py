@@ -17,6 +17,8 @@ BLOCK = 768
 BUDGET = 3e8
 """Queries times cells: about 20 s on one core."""
 FEWEST_QUERIES = 32
+TELLING = 0.1
+"""A print with less of its cells in play is that of a speck on glass, which resembles any other."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,16 @@ class Field:
                 break
             kept.append(int(i))
         return Field(tuple(self.entries[i] for i in sorted(kept)), self.cell_mpp)
+
+
+def telling(prints: np.ndarray) -> np.ndarray:
+    """Which fingerprints have something to recognise, bool (n,); of tissue nearly all.
+
+    The share of cells that take part, 1 / Σ p⁴ over their number: 1/3 of a print that is normally distributed.
+    """
+    flat = prints.reshape(len(prints), -1).astype(np.float64)
+    share = 1 / np.maximum((flat**4).sum(axis=1), 1e-12) / flat.shape[1]
+    return (share >= TELLING) & flat.any(axis=1)
 
 
 def hunt(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,41 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Worst:
+    """The result of a set that is furthest above its floor.
+
+    Attributes:
+        result: which.
+        excess: its distance, see `Result.excess`.
+        limit: what the furthest of so many measures exceeds by chance once in twenty times (Bonferroni).
+        measures: how many results have a floor.
+    """
+
+    result: Result
+    excess: float
+    limit: float
+    measures: int
+
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether it is more than the furthest of so many measures would be by chance."""
+        return self.excess > self.limit
+
+    def __str__(self) -> str:
+        if self.beyond_chance:
+            return f"worst is {self.result.name}, {self.excess:.1f} × chance"
+        return (
+            f"nothing is beyond chance; furthest from the floor is {self.result.name}, {self.excess:.1f} ×, as "
+            f"one of {self.measures} measures may be"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON-like values."""
+        result = {"name": self.result.name, "measure": self.result.key, "mpp": self.result.mpp}
+        return {**result, "excess": self.excess, "limit": self.limit, "beyond_chance": self.beyond_chance}
+
+
+@dataclass(frozen=True)
 class SetReport:
     """All that was found about one set of slides.
 
@@ -109,6 +145,14 @@ class SetReport:
         """Results that have a floor, the furthest above theirs first."""
         known = [r for r in self.results if r.excess is not None]
         return sorted(known, key=lambda r: -(r.excess or 0.0))
+
+    def worst(self) -> Worst | None:
+        """What is furthest above its floor; None where no measure has a floor."""
+        ranked = self.ranked()
+        if not ranked:
+            return None
+        limit = NormalDist().inv_cdf(1 - 0.025 / len(ranked)) / NormalDist().inv_cdf(0.975)
+        return Worst(ranked[0], ranked[0].excess or 0.0, limit, len(ranked))
 
     def find(self, key: str, mpp: float | None = None, label: str = "") -> Result | None:
         """One result, or None where there is none."""
@@ -146,13 +190,9 @@ class Report:
     captions: dict[str, list[str]] = field(default_factory=dict)
     curves: dict[str, Any] = field(default_factory=dict)
 
-    def worst(self) -> dict[str, Result | None]:
-        """Of each set what is furthest above its floor; None where nothing is, beyond chance."""
-        found = {}
-        for one in self.sets:
-            ranked = one.ranked()
-            found[one.name] = ranked[0] if ranked and (ranked[0].excess or 0.0) > 1 else None
-        return found
+    def worst(self) -> dict[str, Worst | None]:
+        """Of each set what is furthest above its floor; None where no measure has a floor."""
+        return {one.name: one.worst() for one in self.sets}
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-like values; numbers that are not finite become None."""
@@ -163,7 +203,7 @@ class Report:
             "features": self.features,
             "mpp": list(self.scales),
             "patches_a_side": self.counts,
-            "worst": {name: r and {"name": r.name, "excess": r.excess} for name, r in self.worst().items()},
+            "worst": {name: w and w.as_dict() for name, w in self.worst().items()},
             "warnings": list(self.warnings),
             "sets": [_set_dict(s) for s in self.sets],
             "references": [_set_dict(s) for s in self.references],

@@ -16,7 +16,7 @@ from wsigen.evaluate.collect import heeding
 from wsigen.evaluate.draw import Spot
 from wsigen.evaluate.estimate import Estimate, jackknife
 from wsigen.evaluate.fingerprint import nearest_fingerprints
-from wsigen.evaluate.hunt import BUDGET, FEWEST_QUERIES, Field, Found, hunt
+from wsigen.evaluate.hunt import BUDGET, FEWEST_QUERIES, Field, Found, hunt, telling
 from wsigen.evaluate.joins.sides import Comparison
 from wsigen.evaluate.observe import Patches
 from wsigen.evaluate.privacy import (
@@ -112,7 +112,8 @@ class Privacy:
     def compare(self, c: Comparison) -> Findings:
         """One set against the gallery."""
         prints, features = self._print_distances(c.ours), self._feature_distances(c.ours)
-        order = np.argsort(prints, kind="stable")[: self.queries]
+        recognisable = np.flatnonzero(telling(c.ours.prints))
+        order = recognisable[np.argsort(prints[recognisable], kind="stable")][: self.queries]
         found = self._hunt(c.ours, order, apart=False)
         rows = [self._copies(c, found, order), *self._nearness(c, prints, features)]
         rows += [self._authenticity(c), *self._against_held_out(c)]
@@ -129,7 +130,9 @@ class Privacy:
             notes.append(
                 f"{len(order)} of {len(c.ours)} patches were searched for, those most like a real one"
             )
-        value = None if copies is None else share(len(copies.flagged), len(ours))
+        if not len(ours):
+            notes.append("not measured: there is too little tissue on the patches to recognise them")
+        value = share(len(copies.flagged), len(ours)) if copies is not None and len(ours) else None
         samples = f"{len(ours)} patches on {len(self.field.entries)} slides, {len(null)} real ones beside"
         floor = share(0, len(null)) if len(null) else None
         return Result("copies", c.mpp, value, floor, samples, tuple(notes))
@@ -197,7 +200,8 @@ class Privacy:
     def _null(self) -> np.ndarray:
         """How near unrelated real patches come, wherever they are looked for."""
         rng = np.random.default_rng([self.seed, 0x40])
-        chosen = np.sort(rng.permutation(len(self.real))[: self.queries])
+        recognisable = np.flatnonzero(telling(self.real.prints))
+        chosen = np.sort(rng.permutation(recognisable)[: self.queries])
         return self._hunt(self.real, chosen, apart=self.train is None).distance
 
     def _hunt(self, patches: Patches, chosen: np.ndarray, *, apart: bool) -> Found:
