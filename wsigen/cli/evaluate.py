@@ -34,10 +34,7 @@ def run(argv: Sequence[str], prog: str = "wsigen evaluate") -> None:
 
     report = evaluate(config)
     for name, worst in report.worst().items():
-        said = (
-            "nothing beyond chance" if worst is None else f"{worst.name}, {worst.excess:.1f} × beyond chance"
-        )
-        log.info("%s: worst is %s", name, said)
+        log.info("%s: %s", name, worst or "no measure has a floor")
     log.info("%s", config.out / "index.html")
 
 

@@ -115,8 +115,8 @@ class Worst:
         if self.beyond_chance:
             return f"worst is {self.result.name}, {self.excess:.1f} × chance"
         return (
-            f"nothing is beyond chance; furthest from the floor is {self.result.name}, {self.excess:.1f} ×, as "
-            f"one of {self.measures} measures may be"
+            f"nothing is beyond chance; furthest from the floor is {self.result.name}, {self.excess:.1f} ×, "
+            f"as one of {self.measures} measures may be"
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from wsigen.evaluate.report.tables import (
     slides_table,
     worst_table,
 )
-from wsigen.evaluate.report.words import times
 from wsigen.evaluate.results import Report, warned
 
 INTRODUCTIONS = {
@@ -78,20 +77,15 @@ def _head(report: Report, title: str) -> str:
 def _glance(report: Report) -> str:
     parts = ["<h2>At a glance</h2>"]
     for name, worst in report.worst().items():
-        if worst is None:
-            said = "nothing is worse than between real and real, beyond chance."
-        else:
-            said = (
-                f"worst is <b>{escape(worst.name)}</b>, {times(worst.excess)} beyond chance. "
-                f"{escape(worst.measure.good)}"
-            )
-        parts.append(f'<div class="worst"><p><b>{escape(name)}</b>: {said}</p></div>')
+        said = "no measure has a floor" if worst is None else str(worst)
+        good = f" {worst.result.measure.good}" if worst and worst.beyond_chance else ""
+        parts.append(f'<div class="worst"><p><b>{escape(name)}</b>: {escape(said)}.{escape(good)}</p></div>')
     parts.append(
         "<p class='lead'>Every value stands beside its floor: the same measure between halves of the real "
         "slides, which is what a perfect set would get. Distances from the floor are in half-widths of both "
         "95 % intervals together: up to 1 × is chance "
         '(<span class="dot good"></span>as real), up to 3 × <span class="dot off"></span>off, beyond that '
-        '<span class="dot far"></span>far off.</p>'
+        '<span class="dot far"></span>far off. Of a hundred measures a few are beyond 1 × by chance.</p>'
     )
     parts.append(glance_table(report))
     titles = [f"<h3>{escape(s.name)}: furthest from the floor</h3>" for s in report.sets]
