@@ -76,7 +76,7 @@ class Field:
 def telling(prints: np.ndarray) -> np.ndarray:
     """Which fingerprints have something to recognise, bool (n,); of tissue nearly all.
 
-    The share of cells that take part, 1 / Σ p⁴ over their number: 1/3 where the print is normally distributed.
+    The share of cells that take part, 1 / Σ p⁴ over their number: 1/3 of normally distributed ones.
     """
     flat = prints.reshape(len(prints), -1).astype(np.float64)
     share = 1 / np.maximum((flat**4).sum(axis=1), 1e-12) / flat.shape[1]
