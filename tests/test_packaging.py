@@ -24,6 +24,7 @@ DISTRIBUTIONS = {
     "openslide": "openslide-python",
     "PIL": "pillow",
     "skimage": "scikit-image",
+    "torch_fidelity": "torch-fidelity",
     "yaml": "pyyaml",
 }
 
@@ -41,7 +42,8 @@ def _imports(folder: str) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 names.add((node.module or "").partition(".")[0])
     return {
-        DISTRIBUTIONS.get(n, n).lower() for n in names - set(sys.stdlib_module_names) - {"wsigen", "tests"}
+        DISTRIBUTIONS.get(n, n).lower()
+        for n in names - set(sys.stdlib_module_names) - {"wsigen", "tests", "benchmarks"}
     }
 
 
