@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from wsigen.stain.machine import Machine
 from wsigen.stain.nodes import NodeGrid, contrast_confidence, tissue_confidence
 from wsigen.stain.normalise import NormLayers
 from wsigen.stain.pixels import to_network
+from wsigen.stain.reference import tissue_like
 from wsigen.stain.tables import NodeRow, side_by_side
 
 ReadInto = Callable[[Region, np.ndarray], None]
@@ -24,10 +26,13 @@ ReadInto = Callable[[Region, np.ndarray], None]
 class NodeMeter:
     """Measures rows of nodes for several networks, reading each patch once.
 
+    Nodes without tissue or contrast are not measured: they get the statistics of `tissue_like`, and a
+    confidence of 0, so that nodes beside them that are better take their place.
+
     Args:
         layers: of each network.
         grid: of the nodes.
-        glass: of the slide; nodes without tissue are not measured.
+        glass: of the slide.
         machine: that runs the networks.
 
     Determinism: a node's statistics depend on its own patch alone. On the CPU patches go one by one.
@@ -37,6 +42,8 @@ class NodeMeter:
         self, layers: Sequence[NormLayers], grid: NodeGrid, glass: GlassMap | None, machine: Machine
     ) -> None:
         self.layers, self.grid, self.glass, self.machine = layers, grid, glass, machine
+        picture = to_network(torch.from_numpy(tissue_like())[None].to(machine.device), machine.dtype)
+        self._usual = [side_by_side(own.measure(picture)) for own in layers]
 
     @torch.inference_mode()
     def measure(self, row: int, read: ReadInto) -> list[NodeRow]:
@@ -46,37 +53,54 @@ class NodeMeter:
             row: of nodes.
             read: the slide.
         """
-        device = self.machine.device
-        patches = [self.grid.patch(row, col) for col in range(self.grid.cols.count)]
-        confidence = np.array([tissue_confidence(self.glass, patch) for patch in patches], np.float32)
-        tables = [_blank(len(patches), sum(layers.channels), device) for layers in self.layers]
-        for cols in self._batches(patches, confidence):
-            pixels = gather([patches[col] for col in cols], read, device)
+        device, count = self.machine.device, self.grid.cols.count
+        tables = [[t.repeat(count, 1) for t in usual] for usual in self._usual]
+        confidence = np.zeros(count, np.float32)
+        for batch in self._batches(row, read):
+            pixels = torch.stack([patch.pixels for patch in batch])
+            if device.type == "cuda":
+                pixels = pixels.pin_memory()
             x = to_network(pixels.to(device, non_blocking=True), self.machine.dtype)
+            cols = [patch.col for patch in batch]
+            confidence[cols] = [patch.confidence for patch in batch]
             at = torch.tensor(cols, device=device)
             for (mean, inv_std), layers in zip(tables, self.layers, strict=True):
                 mean[at], inv_std[at] = side_by_side(layers.measure(x))
-            confidence[cols] *= [contrast_confidence(p) for p in pixels.numpy()]  # while a GPU works
         weights = torch.from_numpy(confidence).to(device)
         return [NodeRow(mean, inv_std, weights) for mean, inv_std in tables]
 
-    def _batches(self, patches: Sequence[Region], confidence: np.ndarray) -> Iterator[list[int]]:
-        """Columns of one width that hold tissue."""
-        batch: list[int] = []
-        for col in np.flatnonzero(confidence).tolist():
-            patch = patches[col]
-            full = len(batch) == self.machine.batch(patch.size.area)
-            if batch and (full or patches[batch[0]].size != patch.size):
+    def _batches(self, row: int, read: ReadInto) -> Iterator[list[_Patch]]:
+        """Patches of one shape that are worth measuring."""
+        batch: list[_Patch] = []
+        for patch in self._patches(row, read):
+            full = len(batch) == self.machine.batch(patch.pixels[..., 0].numel())
+            if batch and (full or batch[0].pixels.shape != patch.pixels.shape):
                 yield batch
                 batch = []
-            batch.append(col)
+            batch.append(patch)
         if batch:
             yield batch
 
+    def _patches(self, row: int, read: ReadInto) -> Iterator[_Patch]:
+        for col in range(self.grid.cols.count):
+            region = self.grid.patch(row, col)
+            confidence = tissue_confidence(self.glass, region)
+            if confidence == 0:
+                continue
+            pixels = np.empty((region.height, region.width, 3), np.uint8)
+            read(region, pixels)
+            confidence *= contrast_confidence(pixels)
+            if confidence > 0:
+                yield _Patch(col, confidence, torch.from_numpy(pixels))
 
-def _blank(nodes: int, channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    shape = (nodes, channels)
-    return torch.zeros(shape, device=device), torch.ones(shape, device=device)
+
+@dataclass(frozen=True)
+class _Patch:
+    """A patch to measure: its column, what its statistics are worth, uint8 (height, width, 3)."""
+
+    col: int
+    confidence: float
+    pixels: UInt8[Tensor, "h w 3"]
 
 
 def gather(regions: Sequence[Region], read: ReadInto, device: torch.device) -> UInt8[Tensor, "b h w 3"]:

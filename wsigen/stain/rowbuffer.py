@@ -42,11 +42,14 @@ class RowBuffer:
             raise InvalidValueError(
                 f"a slide of {self.size.height} rows got {len(rows)} more after row {self.end}"
             )
-        count = min(len(rows), self.first + self.capacity - self.end)
+        room, padding = self.first + self.capacity - self.end, self.padded.height - self.size.height
+        count = min(len(rows), room)
+        if self.end + count == self.size.height and count + padding > room:
+            count = max(0, count - 1)  # the last row waits until there is room for its copies too
         for part in np.split(rows[:count], [self._until_wrap()]):
             self._append(part)
         if count and self.end == self.size.height:
-            for _ in range(self.padded.height - self.size.height):
+            for _ in range(padding):
                 self._append(rows[count - 1 : count])
         return count
 

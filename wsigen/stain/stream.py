@@ -183,6 +183,7 @@ def _check(nets: Sequence[nn.Module], norm: Norm | None, constant: Sequence[Cons
         raise InvalidValueError("a slide is translated by at least one network, got none")
     for net in nets:
         check_channels(net)
+        halo_of(net)
     wanted = norm is not None and norm.is_constant
     if wanted != (constant is not None) or (constant is not None and len(constant) != len(nets)):
         raise InvalidValueError(

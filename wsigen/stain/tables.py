@@ -22,8 +22,8 @@ class NodeRow:
     """Statistics of one row of nodes, the channels of all layers side by side.
 
     Args:
-        mean: float32 (columns, channels); 0 where nothing was measured.
-        inv_std: 1/σ, likewise; 1 where nothing was measured.
+        mean: float32 (columns, channels); what is usual where nothing was measured.
+        inv_std: 1/σ, likewise.
         confidence: float32 (columns,) in [0, 1]; 0 where nothing was measured.
     """
 
@@ -98,7 +98,8 @@ def finish(
 ) -> tuple[Table, Table]:
     """Nodes without tissue filled from those beside them, then the kernel of "kin".
 
-    The kernel averages over nodes that are filled or measured on tissue; where there are none, over all.
+    The kernel averages over nodes that are filled or measured on tissue; where there are none, nodes stay as
+    they are.
 
     Args:
         mean: of all layers, as measured.
@@ -114,11 +115,7 @@ def finish(
     weighted = torch.cat([mean * known, known / inv_std, known], 2)
     sums, _ = kernel_average(weighted, torch.ones_like(weighted), kind=norm.kernel, size=norm.size)
     centre, std, weight = sums.split([mean.shape[2], mean.shape[2], 1], dim=2)
-    plain = kernel_average(mean, inv_std, kind=norm.kernel, size=norm.size)
-    return (
-        torch.where(weight > 0, centre / weight, plain[0]),
-        torch.where(weight > 0, weight / std, plain[1]),
-    )
+    return torch.where(weight > 0, centre / weight, mean), torch.where(weight > 0, weight / std, inv_std)
 
 
 def _dilated(known: Tensor) -> Tensor:
