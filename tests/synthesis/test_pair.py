@@ -13,6 +13,7 @@ from wsigen.geometry import Region, Size
 from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.plan import stage_specs
 from wsigen.sampling.stage import Machine
+from wsigen.synthesis.behind import Behind
 from wsigen.synthesis.pair import PairSink, open_pair
 from wsigen.synthesis.twinrows import TwinRows
 
@@ -44,9 +45,10 @@ def sample(stores, stained, stainers=None):
         if stage < LAST:
             return mine
         stages = [stores[i] for i in range(LAST + 1)]
-        return open_pair(stages, SPECS[-1], GLASS, stained, stainers or Recorder())
+        return open_pair(stages, SPECS[-1], GLASS, stained, stainers or Recorder(), behind)
 
-    return run_cascade(BlurDenoiser(), SPECS, store, background=GLASS, machine=Machine(threads=1))
+    with Behind() as behind:
+        run_cascade(BlurDenoiser(), SPECS, store, background=GLASS, machine=Machine(threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +100,12 @@ def test_only_the_rows_that_a_stain_lacks_are_sampled_again(whole):
 def test_a_run_goes_on_at_the_first_row_that_anyone_needs():
     slide, stain = MemoryStore(SIDE), MemoryStore(SIDE)
     slide.rows, stain.rows = np.zeros((90, SIDE, 3), np.uint8), np.zeros((60, SIDE, 3), np.uint8)
-    twins = TwinRows([stain], SIDE, lambda which, start: LateTranslator(which, SIDE, start))
-    sink = PairSink(slide, twins)
-    assert sink.rows_done == 60 - BEFORE
-    for _ in range(SIDE - sink.rows_done):
-        sink.append(np.zeros((1, SIDE, 3), np.uint8))
+    with Behind() as behind:
+        twins = TwinRows([stain], SIDE, lambda which, start: LateTranslator(which, SIDE, start), behind)
+        sink = PairSink(slide, twins)
+        assert sink.rows_done == 60 - BEFORE
+        for _ in range(SIDE - sink.rows_done):
+            sink.append(np.zeros((1, SIDE, 3), np.uint8))
     assert slide.appends == [1] * 6
     assert stain.rows_done == SIDE
     assert np.array_equal(sink.read(Region(0, 0, SIDE, SIDE)), slide.rows)
@@ -111,7 +114,8 @@ def test_a_run_goes_on_at_the_first_row_that_anyone_needs():
 def test_slide_behind_its_finished_stain():
     slide, stain = MemoryStore(SIDE), MemoryStore(SIDE)
     stain.rows = np.zeros((SIDE, SIDE, 3), np.uint8)
-    sink = PairSink(slide, TwinRows([stain], SIDE, lambda *_: pytest.fail("nothing is left to translate")))
+    idle = TwinRows([stain], SIDE, lambda *_: pytest.fail("nothing is left to translate"), Behind())
+    sink = PairSink(slide, idle)
     assert sink.rows_done == 0
     sink.append(np.zeros((SIDE, SIDE, 3), np.uint8))
     assert slide.rows_done == SIDE
@@ -129,12 +133,13 @@ def test_glass_is_seen_on_the_stage_above():
 def test_a_slide_of_one_stage_is_tissue_all_over():
     specs = stage_specs(SMALL, size=32, stages=0, k=2, mpp=0.5, seed=0)
     recorder, slide, stain = Recorder(), MemoryStore(32), MemoryStore(32)
-    run_cascade(
-        BlurDenoiser(),
-        specs,
-        lambda _: open_pair([slide], specs[0], GLASS, [stain], recorder),
-        background=GLASS,
-        machine=Machine(threads=1),
-    )
+    with Behind() as behind:
+        run_cascade(
+            BlurDenoiser(),
+            specs,
+            lambda _: open_pair([slide], specs[0], GLASS, [stain], recorder, behind),
+            background=GLASS,
+            machine=Machine(threads=1),
+        )
     assert recorder.asked == [(Size(32, 32), None, 0)]
     assert np.array_equal(stain.rows, translated(slide.rows))

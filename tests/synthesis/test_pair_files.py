@@ -29,6 +29,8 @@ from wsigen.synthesis.runtime import InPrecision
 from wsigen.synthesis.slide import has_work, is_finished, remove_work, synthesise
 from wsigen.synthesis.stainers import Rendering, open_stainers
 
+SKETCH = replace(PAINT, guided=replace(PAINT.guided, steps=2))
+
 
 @pytest.fixture(scope="module")
 def stainers(tmp_path_factory):
@@ -51,7 +53,7 @@ def make(job, stainers, **options):
 
 def pair_job(out, stainers, **changes):
     """A slide of 1024 px whose stain keeps its first block before the last."""
-    return small_job(out, **{"size": 1024, "preset": PAINT, "stains": stainers.stains, **changes})
+    return small_job(out, **{"size": 1024, "preset": SKETCH, "stains": stainers.stains, **changes})
 
 
 def contents(folder):
@@ -111,12 +113,11 @@ class Stop(Exception):
     """Stands for a run that ends."""
 
 
-@pytest.mark.parametrize("rows", [512, 900])
-def test_interrupted_it_goes_on_to_the_same_bytes(straight, stainers, tmp_path, rows):
+def test_interrupted_it_goes_on_to_the_same_bytes(straight, stainers, tmp_path):
     job = pair_job(tmp_path, stainers, layout="lossless")
 
     def stop(done):
-        if done.stage == 3 and done.rows >= rows:
+        if done.stage == 3 and done.rows >= 900:
             raise Stop
 
     with pytest.raises(Stop):
@@ -132,7 +133,9 @@ def _child(job, name):
     torch.set_num_threads(1)
 
     def die(done):
-        if done.stage == 3 and done.rows >= 900:
+        if all(
+            list(folder.glob("0000*.block")) for folder in (job.work / "stage-03", job.twins[0].work / "rows")
+        ):
             os.kill(os.getpid(), signal.SIGKILL)
 
     make(job, opened(name), block=512, progress=die)

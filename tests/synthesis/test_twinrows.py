@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.sampling.stores import Killed, MemoryStore
 from tests.synthesis.translators import BEFORE, LateTranslator, translated
+from wsigen.synthesis.behind import Behind
 from wsigen.synthesis.twinrows import TwinRows
 
 SIDE = 200
@@ -29,10 +30,11 @@ def follow(stores, *, first=0, strip=32):
         begun.append((list(which), start))
         return LateTranslator(which, SIDE, start)
 
-    twins = TwinRows(stores, SIDE, begin)
-    for y in range(first, SIDE, strip):
-        twins.push(y, IMAGE[y : y + strip])
-    return begun, twins
+    with Behind() as behind:
+        twins = TwinRows(stores, SIDE, begin, behind)
+        for y in range(first, SIDE, strip):
+            twins.push(y, IMAGE[y : y + strip])
+        return begun, twins
 
 
 def test_rows_go_each_to_its_own_sink():

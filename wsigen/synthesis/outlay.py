@@ -14,7 +14,7 @@ from wsigen.slide.handles import CACHE_BYTES
 from wsigen.stain.glass import GlassMap
 from wsigen.stain.plan import TranslationPlan, plan_translation
 from wsigen.synthesis.glass import CELL
-from wsigen.synthesis.source import STRIP
+from wsigen.synthesis.source import READERS, STRIP
 from wsigen.synthesis.stainers import Stainers
 
 # px. The larger, the less of what networks see is halo; the smaller, the less memory.
@@ -50,7 +50,7 @@ def reading_bytes(width: int) -> int:
     Args:
         width: of the slide in pixels.
     """
-    return 3 * 3 * STRIP * width + CACHE_BYTES
+    return 3 * (READERS + 1) * STRIP * width + CACHE_BYTES
 
 
 def plan_stains(stainers: Stainers, size: Size, *, allowed: int, beside: int = 0) -> Outlay:
@@ -69,18 +69,24 @@ def plan_stains(stainers: Stainers, size: Size, *, allowed: int, beside: int = 0
     tile = stainers.rendering.tile
     choices = _CUDA_TILES if stainers.rendering.device.type == "cuda" else _TILES
     sides = [tile] if isinstance(tile, int) else choices
-    plans = (_plan(stainers, size, side) for side in sides)
-    plan = next(plans)
-    for smaller in plans:
-        if plan.host_bytes + beside <= allowed:
+    outlays = (_outlay(stainers, size, side, beside) for side in sides)
+    outlay = next(outlays)
+    for smaller in outlays:
+        if outlay.host_bytes <= allowed:
             break
-        plan = smaller
-    return Outlay(plan, plan.host_bytes + beside)
+        outlay = smaller
+    return outlay
 
 
 def gib_text(needed: int) -> str:
     """An amount of memory as ``--memory`` takes it, rounded up to quarters."""
     return f"{-(-needed // 2**28) / 4:g}GiB"
+
+
+def _outlay(stainers: Stainers, size: Size, tile: int, beside: int) -> Outlay:
+    plan = _plan(stainers, size, tile)
+    writing = 3 * size.width * min(tile, size.height)  # a row of tiles, while the next is rendered
+    return Outlay(plan, plan.host_bytes + writing + beside)
 
 
 def _plan(stainers: Stainers, size: Size, tile: int) -> TranslationPlan:
@@ -122,7 +128,9 @@ def seconds_per_pixel(stainers: Stainers) -> float:
     pixels = _plan(stainers, size, _SAMPLE).network_pixels
     seconds = math.inf
     for _ in range(2):  # the first call compiles, or chooses its kernels
-        translator = stainers.begin(size, None, read=lambda r: rows[r.y : r.y1, r.x : r.x1])
+        translator = stainers.with_tile(_SAMPLE).begin(
+            size, None, read=lambda r: rows[r.y : r.y1, r.x : r.x1]
+        )
         start = time.perf_counter()
         for _ in translator.push(rows):
             pass

@@ -10,6 +10,8 @@ from wsigen.geometry import Region, Size
 from wsigen.sampling.background import Colour, glass_colour
 from wsigen.sampling.rows import RowSink, RowStore
 from wsigen.sampling.stage import StageSpec
+from wsigen.stain.stream import StreamTranslator
+from wsigen.synthesis.behind import Behind
 from wsigen.synthesis.glass import stage_glass
 from wsigen.synthesis.stainers import Stainers
 from wsigen.synthesis.twinrows import TwinRows
@@ -57,6 +59,7 @@ def open_pair(
     default: Colour,
     stained: Sequence[RowSink],
     stainers: Stainers,
+    behind: Behind,
 ) -> PairSink:
     """The sink of a slide's last stage, which makes its stains as well.
 
@@ -69,6 +72,7 @@ def open_pair(
         default: colour of glass in the model's training slides, for base images that show none.
         stained: sinks of the stains.
         stainers: of the stains.
+        behind: writes the stains.
     """
     *above, slide = stages
     glass = None
@@ -76,7 +80,8 @@ def open_pair(
         colour = glass_colour(above[0].read(Region(0, 0, spec.patch, spec.patch)), default)
         glass = stage_glass(above[-1], spec.extent, spec.k, colour)
     size = Size(spec.extent, spec.extent)
-    return PairSink(
-        slide,
-        TwinRows(stained, spec.extent, lambda which, start: stainers.only(which).begin(size, glass, start)),
-    )
+
+    def begin(which: Sequence[int], start: int) -> StreamTranslator:
+        return stainers.only(which).begin(size, glass, start)
+
+    return PairSink(slide, TwinRows(stained, spec.extent, begin, behind))

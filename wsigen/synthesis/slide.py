@@ -16,6 +16,7 @@ from wsigen.sampling.stage import Machine, Progress, StageSpec
 from wsigen.slide.codec import ZSTD
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.write import SlideFiles, check_output, final_journal, layout_codec, write_slide
+from wsigen.synthesis.behind import Behind
 from wsigen.synthesis.job import SlideJob
 from wsigen.synthesis.pair import open_pair
 from wsigen.synthesis.runtime import InPrecision
@@ -77,6 +78,7 @@ def synthesise(
         if overwrite:
             codecs = (ZSTD.name, layout_codec(job.layout).name)
             drop_other_state(sorted(job.work.glob("stage-*")), fingerprint, codecs)
+        behind = locks.enter_context(Behind())
         stained = [twin.open_journal(overwrite=overwrite, block=block) for twin in twins]
 
         def store(stage: int) -> RowStore:
@@ -84,7 +86,7 @@ def synthesise(
             if stage < len(specs) - 1 or not stained:
                 return journals[-1]
             assert stainers is not None, "a job with stains comes with stainers"
-            return open_pair(journals, specs[-1], (red, green, blue), stained, stainers.only(which))
+            return open_pair(journals, specs[-1], (red, green, blue), stained, stainers.only(which), behind)
 
         run_cascade(runner, specs, store, background=(red, green, blue), machine=machine, progress=progress)
         # The H&E last: where it is, its stains are.

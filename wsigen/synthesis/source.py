@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +14,13 @@ import numpy as np
 from wsigen.errors import MissingMppError, SlideError
 from wsigen.geometry import Region
 from wsigen.sampling.background import Colour
+from wsigen.slide.journal import usable_cpus
 from wsigen.slide.provenance import beside
 from wsigen.slide.read import WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete
 
 STRIP = 256  # rows: as high as the tiles of most files, so that each is decoded once
+READERS = max(1, min(4, usable_cpus() // 2))  # one keeps up with a CPU, several with a GPU
 _CHUNK = 2**22
 
 
@@ -73,7 +76,7 @@ def _folder_files(path: Path) -> list[Path]:
 
 
 def source_rows(slide: WholeSlide, first: int, background: Colour) -> Iterator[tuple[int, np.ndarray]]:
-    """The rows of a slide's level 0 in order, each strip read while the one before it is worked on.
+    """The rows of a slide's level 0 in order, strips read while those before them are worked on.
 
     Args:
         slide: to read.
@@ -83,7 +86,7 @@ def source_rows(slide: WholeSlide, first: int, background: Colour) -> Iterator[t
     Yields:
         Index of the first row, and uint8 (at most 256, width, 3).
 
-    Memory: two strips.
+    Memory: ``READERS`` + 1 strips.
     """
     height, width = slide.size.height, slide.size.width
     tops = [first, *range((first // STRIP + 1) * STRIP, height, STRIP)] if first < height else []
@@ -92,10 +95,13 @@ def source_rows(slide: WholeSlide, first: int, background: Colour) -> Iterator[t
         end = min((y // STRIP + 1) * STRIP, height)
         return slide.read_region(Region(y, 0, end - y, width), slide.mpp, background)
 
-    with ThreadPoolExecutor(1, "wsigen-read") as pool:
-        ahead = pool.submit(read, tops[0]) if tops else None
-        for i, y in enumerate(tops):
-            assert ahead is not None
-            rows = ahead.result()
-            ahead = pool.submit(read, tops[i + 1]) if i + 1 < len(tops) else None
-            yield y, rows
+    with ThreadPoolExecutor(READERS, "wsigen-read") as pool:
+        ahead = deque(pool.submit(read, y) for y in tops[:READERS])
+        try:
+            for i, y in enumerate(tops):
+                rows = ahead.popleft().result()
+                ahead.extend(pool.submit(read, later) for later in tops[i + READERS : i + READERS + 1])
+                yield y, rows
+        finally:
+            for strip in ahead:
+                strip.cancel()

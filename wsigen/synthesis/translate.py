@@ -22,8 +22,10 @@ from wsigen.slide.pyramid import pyramid_levels
 from wsigen.slide.read import WholeSlide
 from wsigen.slide.write import SlideFiles, check_output, estimate_bytes, layout_codec
 from wsigen.stain.stream import Norm, StreamTranslator
+from wsigen.synthesis.behind import Behind
 from wsigen.synthesis.estimate import describe_stains
 from wsigen.synthesis.glass import slide_glass
+from wsigen.synthesis.likeness import open_likeness
 from wsigen.synthesis.outlay import Outlay, gib_text, plan_stains, reading_bytes
 from wsigen.synthesis.runtime import choose_device, choose_dtype
 from wsigen.synthesis.source import open_source, source_facts, source_name, source_rows
@@ -101,9 +103,12 @@ def open_translation(config: TranslateConfig) -> Translation:
         tile=config.tile,
         batch=None if config.batch_size == "auto" else config.batch_size,
     )
-    assert config.stainer is not None, "checked by the config"
     slide = open_source(config.slide, config.mpp)
-    stainers = open_stainers(config.stainer, config.markers, rendering)
+    if config.like is None:
+        assert config.stainer is not None, "checked by the config"
+        stainers = open_stainers(config.stainer, config.markers, rendering)
+    else:
+        stainers = open_likeness(config, slide, rendering)
     stainers.warn_of_scale(slide.mpp)
     width, allowed = slide.size.width, parse_bytes(config.memory)
     outlay = plan_stains(stainers, slide.size, allowed=allowed, beside=reading_bytes(width))
@@ -213,7 +218,7 @@ def render_twins(
         def begin(which: Sequence[int], start: int) -> StreamTranslator:
             return stainers.only(which).begin(slide.size, glass.map, start, read)
 
-        rows = TwinRows(journals, slide.size.height, begin)
+        rows = TwinRows(journals, slide.size.height, begin, locks.enter_context(Behind()))
         for y, strip in source_rows(slide, rows.first_row, glass.colour):
             rows.push(y, strip)
             if progress:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from wsigen.sampling.rows import RowSink
+from wsigen.synthesis.behind import Behind
 
 
 class Translator(Protocol):
@@ -36,18 +38,20 @@ class TwinRows:
         sinks: of the stains.
         height: rows of the slide.
         begin: makes a translator for the sinks of some indices, whose output begins at some row.
+        behind: writes to the sinks; has done so when the last row was pushed.
 
-    Memory: the translator's.
+    Memory: the translator's, and a row of tiles that is being written.
 
     Determinism: the sinks get the same rows whatever they had before, and however the rows are chopped.
     """
 
-    def __init__(self, sinks: Sequence[RowSink], height: int, begin: Begin) -> None:
+    def __init__(self, sinks: Sequence[RowSink], height: int, begin: Begin, behind: Behind) -> None:
         which = [i for i, sink in enumerate(sinks) if sink.rows_done < height]
         self._sinks = [sinks[i] for i in which]
         start = min((sink.rows_done for sink in self._sinks), default=height)
         self._surplus = [sink.rows_done - start for sink in self._sinks]
         self._translator = begin(which, start) if which else None
+        self._height, self._behind = height, behind
         self._next = self.first_row = self._translator.first_source_row if self._translator else height
 
     def push(self, row: int, rows: np.ndarray) -> None:
@@ -68,4 +72,6 @@ class TwinRows:
             lacking = done[self._surplus[i] :]
             self._surplus[i] -= len(done) - len(lacking)
             if len(lacking):
-                self._sinks[i].append(lacking)
+                self._behind.run(partial(self._sinks[i].append, lacking))
+        if self._next == self._height:
+            self._behind.wait()
