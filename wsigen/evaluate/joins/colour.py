@@ -12,13 +12,7 @@ from wsigen.evaluate.results import Result
 from wsigen.evaluate.spectrum import OCTAVES, spectrum_ratio
 from wsigen.evaluate.stain import DENSITY_BINS, DENSITY_TOP, correlation, kl_divergence
 
-LEVELS = (
-    "haematoxylin_mean",
-    "haematoxylin_p90",
-    "counterstain_mean",
-    "counterstain_p90",
-)
-DISTANCES = ("haematoxylin_kl", "counterstain_kl", "hue")
+OTHER_STAIN = {"h-e": "eosin", "h-dab": "brown"}
 _CENTRES = (np.arange(DENSITY_BINS) + 0.5) * DENSITY_TOP / DENSITY_BINS
 
 
@@ -53,7 +47,9 @@ def stain_rows(c: Comparison) -> list[Result]:
     )
     floors = c.reals.floor("levels", lambda i, j: _levels(every, np.concatenate([i, j])))
     spread = c.reals.floor("levels of halves", lambda i, _: _levels(every, i))
-    rows = c.rows(LEVELS, levels, centred(floors[0], spread[0]), (*cautions, *floors[1]))
+    stains = ("haematoxylin", OTHER_STAIN[c.stains])
+    names = [f"{stain}_{what}" for stain in stains for what in ("mean", "p90")]
+    rows = c.rows(names, levels, centred(floors[0], spread[0]), (*cautions, *floors[1]))
     distances, cautions = heeding(
         lambda: jackknife(
             lambda i, j: _distances(ours, i, theirs, j),
@@ -63,7 +59,12 @@ def stain_rows(c: Comparison) -> list[Result]:
         )
     )
     between: Pair = lambda i, j: _distances(every, i, every, j)  # noqa: E731
-    return rows + c.rows(DISTANCES, distances, c.reals.floor("stain distances", between), cautions)
+    return rows + c.rows(
+        [*(f"{stain}_kl" for stain in stains), "hue"],
+        distances,
+        c.reals.floor("stain distances", between),
+        cautions,
+    )
 
 
 def density_curves(patches: Patches) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 from importlib import resources
 
@@ -96,17 +96,24 @@ def _glance(report: Report) -> str:
 def _notes(report: Report) -> str:
     left_out = [f"{s.name}: left out {r}" for s in (*report.references, *report.sets) for r in s.left_out]
     lines = [*report.warnings, *left_out]
-    for one in report.sets:
-        mark = f"{one.name}: " if len(report.sets) > 1 else ""
-        lines += [f"{mark}{w}{_whose(rows)}" for w, rows in warned(one.results).items()]
+    lines += _of_results(report)
     if not lines:
         return ""
     return f'<div class="note"><p>Read the numbers with this in mind</p>{_list(dict.fromkeys(lines))}</div>'
 
 
-def _whose(rows: Sequence[str]) -> str:
-    """The rows that a warning is about, where they are few."""
-    return f" ({'; '.join(rows)})" if len(rows) <= 3 else ""
+def _of_results(report: Report) -> list[str]:
+    """The different warnings of results, with the sets and rows that they are about, where those are few."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for one in report.sets:
+        for warning, rows in warned(one.results).items():
+            found.setdefault(warning, {})[one.name] = rows
+    lines = []
+    for warning, by_set in found.items():
+        names = "" if len(by_set) == len(report.sets) else f"{', '.join(by_set)}: "
+        rows = list(dict.fromkeys(row for some in by_set.values() for row in some))
+        lines.append(names + warning + (f" ({'; '.join(rows)})" if len(rows) <= 3 else ""))
+    return lines
 
 
 def _patches(report: Report) -> str:

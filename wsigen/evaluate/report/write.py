@@ -57,6 +57,7 @@ def illustrated(report: Report) -> Report:
             top=1.2,
         )
     if "densities" in report.curves:
-        titles = [MEASURES[k].title.partition(",")[0] for k in ("haematoxylin_mean", "counterstain_mean")]
+        other = "eosin" if report.config["stain"] == "he" else "brown"
+        titles = [MEASURES[f"{k}_mean"].title.partition(",")[0] for k in ("haematoxylin", other)]
         found["plot stain"] = plots.densities(report.curves["densities"], names, titles)
     return replace(report, pictures={**report.pictures, **found})
