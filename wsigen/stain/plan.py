@@ -13,6 +13,7 @@ from wsigen.errors import InvalidValueError
 from wsigen.geometry import Size
 from wsigen.stain.activations import activation_bytes, weight_bytes
 from wsigen.stain.branch import common_stride, halo_of
+from wsigen.stain.machine import GPU_LOAD
 from wsigen.stain.nodes import PATCH, NodeGrid
 from wsigen.stain.norm import Norm
 from wsigen.stain.schedule import Schedule, rows_alive
@@ -29,6 +30,8 @@ _AUTO_CUDA, _AUTO = (2048, 1024, 512, 256), (1024, 768, 512, 256)
 _TABLE_COPIES = 16
 # Bytes for each pixel of a tile beside the network: 8-bit in and out, their float32 copies, the opacity.
 _AROUND_NETWORK = 40
+# The same on the host where another device does the work: 8-bit in and out, of two batches.
+_IN_FLIGHT = 12
 # What kernels on the CPU and the allocator keep beside features, relative to these.
 _WORKSPACE = 1.15
 
@@ -86,7 +89,7 @@ def plan_translation(
     norm: Norm | None,
     pitch: int = PATCH,
     tile: TileSize = "auto",
-    batch: int = 1,
+    batch: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device = torch.device("cpu"),
     glass_cell: int | None = None,
@@ -100,7 +103,7 @@ def plan_translation(
         norm: how they are normalised; None for networks that are rendered as they are.
         pitch: of the nodes.
         tile: side of the tiles; "auto" takes the largest common one that fits.
-        batch: tiles per network call.
+        batch: tiles per network call; None for what keeps the device busy.
         dtype: of the networks.
         device: that runs them.
         glass_cell: side of the cells of the slide's map of glass, px; None without one.
@@ -134,7 +137,7 @@ class _Planner:
         nets: Sequence[nn.Module],
         norm: Norm | None,
         pitch: int,
-        batch: int,
+        batch: int | None,
         dtype: torch.dtype,
         device: torch.device,
         glass_cell: int | None,
@@ -168,11 +171,12 @@ class _Planner:
         grids = [schedule.tiles for schedule in schedules]
         nodes = NodeGrid.of(self.padded, self.pitch, self.stride) if schedules[0].nodes else None
         largest = max(grid.largest_read.area for grid in grids)
-        patch = max((nodes.rows.longest * nodes.cols.longest) if nodes else 0, largest)
-        device = self.weights + round(self.batch * patch * self.features * _WORKSPACE)
+        patch = nodes.rows.longest * nodes.cols.longest if nodes else 0
+        pixels = max(largest, patch) if self.host_runs else max(self._load(largest), largest, patch)
+        device = self.weights + round(pixels * self.features * _WORKSPACE)
         tables = self._tables(schedules)
         rows = 3 * self.padded.width * alive + 3 * self.size.width * max(grid.tallest for grid in grids)
-        host = rows + self.glass + self.batch * largest * _AROUND_NETWORK
+        host = rows + self.glass + pixels * (_AROUND_NETWORK if self.host_runs else _IN_FLIGHT)
         patches = nodes.rows.count * nodes.cols.count * len(self.nets) if nodes else 0
         return TranslationPlan(
             tile=tile,
@@ -184,6 +188,10 @@ class _Planner:
             host_bytes=host + (device + tables if self.host_runs else 0),
             device_bytes=device + tables,
         )
+
+    def _load(self, largest: int) -> int:
+        """Pixels of a network call that has room for several tiles."""
+        return GPU_LOAD if self.batch is None else self.batch * largest
 
     def _tables(self, schedules: Sequence[Schedule]) -> int:
         """Bytes of the rows of nodes that are held, and of the copies that filling makes."""

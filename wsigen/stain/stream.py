@@ -77,9 +77,10 @@ class StreamTranslator:
     ) -> None:
         _check(nets, norm, constant)
         if tile == "auto":
-            tile = plan_translation(
-                size, nets, norm=norm, pitch=pitch, dtype=dtype, device=device, memory=memory
-            ).tile
+            plan = plan_translation(
+                size, nets, norm=norm, pitch=pitch, batch=batch, dtype=dtype, device=device, memory=memory
+            )
+            tile = plan.tile
         stride = common_stride(nets)
         check_grid(size, tile, pitch, stride)
         padded = padded_size(size, nets)
