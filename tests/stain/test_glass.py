@@ -19,17 +19,17 @@ def island(height: int = 24, width: int = 30, y: int = 10, x: int = 12) -> Glass
     return GlassMap(occupied, 4)
 
 
-def test_opacity_falls_from_four_to_eight_cells():
+def test_opacity_falls_from_two_to_four_cells():
     glass = GlassMap(island().occupied, 5)  # an odd cell has a pixel in its centre
     centres = glass.opacity(Region(0, 0, 120, 150))[2::5, 2::5]
-    assert centres[10, 12:22].tolist() == [1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0, 0]
-    assert centres[10:0:-1, 12].tolist() == [1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0, 0]
-    assert centres[13, 16] == 0.75  # 3-4-5
+    assert centres[10, 12:22].tolist() == [1, 1, 1, 0.5, 0, 0, 0, 0, 0, 0]
+    assert centres[10:0:-1, 12].tolist() == [1, 1, 1, 0.5, 0, 0, 0, 0, 0, 0]
+    assert centres[12, 14] == pytest.approx((4 - 8**0.5) / 2, abs=1e-3)
 
 
 def test_opacity_is_linear_between_the_centres_of_cells():
-    line = GlassMap(island().occupied, 5).opacity(Region(10 * 5 + 2, (12 + 5) * 5 + 2, 1, 6))[0]
-    np.testing.assert_allclose(line, [0.75, 0.7, 0.65, 0.6, 0.55, 0.5], atol=1e-6)
+    line = GlassMap(island().occupied, 5).opacity(Region(10 * 5 + 2, (12 + 2) * 5 + 2, 1, 6))[0]
+    np.testing.assert_allclose(line, [1, 0.9, 0.8, 0.7, 0.6, 0.5], atol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)

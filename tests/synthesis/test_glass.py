@@ -115,3 +115,12 @@ def test_the_stage_above_shows_where_glass_will_be(k, extent):
     assert occupied[difference > TOLERANCE + 0.51].all()
     assert not occupied[difference < TOLERANCE + 0.49].any()
     assert 0.1 < occupied.mean() < 0.9
+
+
+def test_dust_is_glass_and_tissue_is_not(tmp_path):
+    image = painted(1024, 1024)
+    image[100:116, 100:116] = (90, 80, 70)
+    image[400:700, 400:700] = PINK
+    occupied = slide_glass(slide_of(tmp_path, image)).map.occupied
+    assert not occupied[:10].any()
+    assert occupied[26:43, 26:43].all()

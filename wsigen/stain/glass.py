@@ -8,7 +8,7 @@ import numpy as np
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
 
-NEAR, FAR = 4, 8
+NEAR, FAR = 2, 4
 """Cells from tissue up to which a stain is opaque, and from which on it is gone."""
 
 _WINDOW = 1024
@@ -59,7 +59,7 @@ class GlassMap:
     def opacity(self, region: Region) -> np.ndarray:
         """How much of the translated pixel is shown, the rest being its source: float32 (height, width).
 
-        1 within 4 cells of an occupied one (Euclidean, centre to centre), linearly down to 0 at 8 cells;
+        1 within 2 cells of an occupied one (Euclidean, centre to centre), linearly down to 0 at 4 cells;
         linear between the centres of cells.
         """
         top, below, down = self._between(region.y, region.height, len(self._opacity))

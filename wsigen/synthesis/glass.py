@@ -13,7 +13,7 @@ from wsigen.sampling.background import Colour
 from wsigen.sampling.rows import RowSource
 from wsigen.slide.pyramid import ceil_div, pad_edge
 from wsigen.slide.read import GLASS, WholeSlide
-from wsigen.slide.tissue import background_colour, tissue_mask
+from wsigen.slide.tissue import background_colour, drop_specks, tissue_mask
 from wsigen.stain.glass import GlassMap, glass_map
 
 CELL = 16
@@ -57,6 +57,8 @@ def slide_glass(slide: WholeSlide) -> SlideGlass:
     found = glass_map(cells, colour, CELL)
     if whole.size and found.occupied.any() and not np.ptp(whole, axis=2).any():
         raise SlideError(slide.path, "is grey; a stainer needs the colours of H&E: give the slide in RGB")
+    if colour is not None:  # dust stays what it is: there is no tissue to stain, and none to normalise it by
+        found = GlassMap(drop_specks(found.occupied, mpp), CELL)
     return SlideGlass(colour or GLASS, found)
 
 
