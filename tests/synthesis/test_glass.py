@@ -12,10 +12,9 @@ from tests.synthetic import he_image, write_tiff
 from wsigen.errors import SlideError
 from wsigen.geometry import Region
 from wsigen.slide.read import GLASS, open_slide
-from wsigen.synthesis.glass import CELL, slide_glass, stage_glass
+from wsigen.synthesis.glass import CELL, TOLERANCE, slide_glass, stage_glass
 
 PINK = (226, 168, 200)
-TOLERANCE = 12
 
 
 def slide_of(folder, image, mpp=0.5):

@@ -127,7 +127,7 @@ def test_glass_is_seen_on_the_stage_above():
     ((size, glass, start),) = recorder.asked
     assert (size, start) == (Size(SIDE, SIDE), 0)
     above = stores[LAST - 1].rows.reshape(6, 8, 6, 8, 3).mean(axis=(1, 3))
-    assert np.array_equal(glass.occupied, np.abs(above - GLASS).max(axis=2) > 12.5)
+    assert np.array_equal(glass.occupied, np.abs(above - GLASS).max(axis=2) > 8.5)
 
 
 def test_a_slide_of_one_stage_is_tissue_all_over():

@@ -17,6 +17,9 @@ from wsigen.slide.tissue import background_colour, drop_specks, tissue_mask
 from wsigen.stain.glass import GlassMap, glass_map
 
 CELL = 16
+TOLERANCE = (
+    8  # of 255: the sampler's own; pale tissue left out would keep its pink, glass taken in costs time
+)
 _STRIP = 16 * CELL
 
 
@@ -54,7 +57,7 @@ def slide_glass(slide: WholeSlide) -> SlideGlass:
         # The last cells reach outside, where there is nothing but glass.
         for edge in (Region(grid.height - 1, 0, 1, grid.width), Region(0, grid.width - 1, grid.height, 1)):
             cells[edge.y : edge.y1, edge.x : edge.x1] = slide.read_region(edge, mpp, colour)
-    found = glass_map(cells, colour, CELL)
+    found = glass_map(cells, colour, CELL, TOLERANCE)
     if whole.size and found.occupied.any() and not np.ptp(whole, axis=2).any():
         raise SlideError(slide.path, "is grey; a stainer needs the colours of H&E: give the slide in RGB")
     if colour is not None:  # dust stays what it is: there is no tissue to stain, and none to normalise it by
@@ -90,4 +93,4 @@ def stage_glass(above: RowSource, extent: int, k: int, colour: Colour) -> GlassM
         top = y // CELL * k
         strip = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
         means[top : top + height] = strip[: cells - top, :cells]
-    return glass_map(means, colour, CELL)
+    return glass_map(means, colour, CELL, TOLERANCE)
