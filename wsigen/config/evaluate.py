@@ -33,6 +33,8 @@ class EvaluateConfig:
         patches: how many patches of a side, shared out between the values of mpp.
         stain: "he", or "ihc" where all slides are IHC: which second stain is unmixed.
         features: weight-free, inception, inception:PATH, timm:NAME or transformers:NAME.
+        joint_classifiers: updates of small networks that look for joints and judge twins, such as 400; 0 for
+            none, since each takes about a minute on a core.
         out: folder for index.html and report.json.
         seed: of places and draws.
         device: "auto", "cpu", "cuda", "cuda:1": where networks of features run.
@@ -53,6 +55,7 @@ class EvaluateConfig:
     patches: int = 2000
     stain: Literal["he", "ihc"] = "he"
     features: str = "weight-free"
+    joint_classifiers: int = 0
     out: Path = Path("report")
     seed: int = 0
     device: str = "auto"
@@ -69,6 +72,7 @@ class EvaluateConfig:
         check(self.patch >= 64, "--patch", self.patch, ">= 64 px")
         check(self.patches >= 16, "--patches", self.patches, ">= 16")
         check(0 <= self.seed < 2**63, "--seed", self.seed, "between 0 and 2**63")
+        check(self.joint_classifiers >= 0, "--joint-classifiers", self.joint_classifiers, ">= 0")
         check(self.workers >= 0, "--workers", self.workers, ">= 0")
         _ = self.scales, self.sets
 

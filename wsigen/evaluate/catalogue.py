@@ -285,6 +285,14 @@ MEASURES: dict[str, Measure] = {
         "Good is as low as on real slides: no line of that spacing stands out.",
         "step8, the largest E(φ) / median E over all phases φ",
     ),
+    "joint_auc": Measure(
+        "seams",
+        "Joints, AUC of a small network",
+        "lower",
+        "Good is 0.5, as on real slides: crops over joints cannot be told from crops within tiles.",
+        "a convolutional network trained on half of the windows and tested on the others, in turn",
+        bounds=(0.0, 1.0),
+    ),
     "jpeg": Measure(
         "seams",
         "JPEG blocks",
@@ -374,6 +382,22 @@ MEASURES: dict[str, Measure] = {
         "Good is 0: the twin lies exactly on its H&E slide.",
         "phase correlation of haematoxylin, median",
         "µm",
+    ),
+    "domain_difference": Measure(
+        "pairs",
+        "Domain differentiation, over joints less within tiles",
+        "higher",
+        "Good is 0: below 0 fewer crops pass for real IHC where tiles meet.",
+        "KIN (Ho et al. 2022) and DN: a classifier trained on real H&E and real IHC",
+        bounds=(-1.0, 1.0),
+    ),
+    "domain_share": Measure(
+        "pairs",
+        "Crops over joints that pass for IHC",
+        "higher",
+        "Good is 1: a classifier of H&E and IHC takes them for IHC.",
+        "KIN (Ho et al. 2022) and DN: a classifier trained on real H&E and real IHC",
+        bounds=(0.0, 1.0),
     ),
     "dab_mean": Measure(
         "pairs",

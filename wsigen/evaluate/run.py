@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tqdm import tqdm
@@ -22,8 +22,9 @@ from wsigen.evaluate.inputs import (
 )
 from wsigen.evaluate.joins.colour import density_centres, density_curves, spectrum_rows, stain_rows
 from wsigen.evaluate.joins.features import features_rows
+from wsigen.evaluate.joins.joints import domain_rows, joint_rows
 from wsigen.evaluate.joins.overviews import overview_rows
-from wsigen.evaluate.joins.pairs import twin_rows
+from wsigen.evaluate.joins.pairs import pair_up, twin_rows
 from wsigen.evaluate.joins.privacy import Findings, Privacy, unknown_training
 from wsigen.evaluate.joins.samples import RealSamples, sample_rows
 from wsigen.evaluate.joins.scales import scale_rows
@@ -154,6 +155,7 @@ class Evaluation:
         self.rows[one.name] += [] if self.inputs.train else unknown_training()
         self.rows[one.name] += overview_rows(one, self.inputs.real, self.inputs.train)
         self.curves.setdefault("seam profiles", {})[one.name] = profiles
+        self._joints(one, self.inputs.real, one.name)
 
     def _privacy(self, real: Patches, train: Patches | None, plan: ScalePlan) -> Privacy:
         self.bar.set_description(f"{plan.mpp:g} µm/px, neighbours of real patches")
@@ -177,7 +179,7 @@ class Evaluation:
             key = f"neighbours {name} {plan.mpp:g}"
             self.pictures[key] = neighbour_sheet(found.neighbours, entries, self.reader)
             self.captions[key] = [f"{entries[n.slide].slide}, {n.distance:.2f}" for n in found.neighbours]
-        if plan is self.inputs.plans[0]:
+        if plan is self.inputs.plans[0] and found.curves:
             distances = self.curves.setdefault("nearest", {"real": found.curves["real"]})
             distances[name] = found.curves["set"]
 
@@ -200,6 +202,25 @@ class Evaluation:
         self.rows[judged.name] += found.rows
         self.warnings += found.warnings
         self.pictures["pairs"] = columns(found.shown)
+        seams, profiles = seam_rows(inputs.twins, judged, seed=inputs.config.seed)
+        self.rows[judged.name] += [replace(r, label=f"twins: {r.label}".rstrip(": ")) for r in seams]
+        self.curves["seam profiles"]["twins"] = profiles
+        self._joints(inputs.twins, judged, judged.name, "twins: ")
+        if inputs.config.joint_classifiers and inputs.real_twins:
+            twins, _ = pair_up(judged, inputs.twins)
+            self.rows[judged.name] += domain_rows(
+                twins, inputs.real, inputs.real_twins, self.reader, **self._training()
+            )
+
+    def _joints(self, one: SlideSet, without: SlideSet, name: str, mark: str = "") -> None:
+        if self.inputs.config.joint_classifiers:
+            self.bar.set_description(f"classifiers of joints, {one.name}")
+            self.rows[name] += joint_rows(one, without, mark=mark, **self._training())
+
+    def _training(self) -> dict[str, Any]:
+        config = self.inputs.config
+        device = choose_device(config.device)
+        return {"updates": config.joint_classifiers, "device": device, "seed": config.seed}
 
     def _observe(self, one: SlideSet, plan: ScalePlan, keep: int) -> Patches:
         self.bar.set_description(f"{plan.mpp:g} µm/px, {one.name}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from wsigen.data.entry import SlideEntry
+from wsigen.data.entry import FINEST, SlideEntry
 from wsigen.geometry import Region
 from wsigen.slide.provenance import beside, flatten
 
@@ -87,6 +87,11 @@ def windows(entry: SlideEntry, mpp: float, side: int, *, seed: int, most: int = 
     noise = np.random.default_rng([seed, 0x3EA]).random(len(every)) * 0.1
     best = np.argsort(-(np.minimum(shares, 0.9) + noise))[:most]
     return [every[i] for i in sorted(best.tolist())]
+
+
+def as_fine(entries: Sequence[SlideEntry], mpp: float) -> list[SlideEntry]:
+    """The slides that can be read at a µm/px without being enlarged."""
+    return [e for e in entries if e.mpp * FINEST <= mpp]
 
 
 def some_slides(entries: Sequence[SlideEntry], most: int = MOST_SLIDES) -> list[SlideEntry]:

@@ -18,7 +18,7 @@ from wsigen.evaluate.joins.colour import centred, percentile
 from wsigen.evaluate.joins.sides import Floors
 from wsigen.evaluate.results import Result
 from wsigen.evaluate.sets import SlideSet, allot
-from wsigen.evaluate.splits import Split, floor, group_splits
+from wsigen.evaluate.splits import Split, floor, group_splits, shared_groups
 from wsigen.evaluate.stain import (
     correlation,
     dab_summary,
@@ -120,11 +120,11 @@ def twin_rows(
         threads: that read.
     """
     twins, warnings = pair_up(he, ihc)
-    places = _places(he, [t.he for t in twins], mpp, patch, MOST)
+    spots_ = places(he, [t.he for t in twins], mpp, patch, MOST)
     by_slide: dict[str, list[SlideEntry]] = {}
     for twin in twins:
         by_slide.setdefault(twin.he.slide, []).append(twin.ihc)
-    jobs = [(spot, other) for spot in places for other in by_slide[spot.entry.slide]]
+    jobs = [(spot, other) for spot in spots_ for other in by_slide[spot.entry.slide]]
 
     def read(job: tuple[Spot, SlideEntry]) -> tuple[np.ndarray, np.ndarray] | None:
         spot, other = job
@@ -142,8 +142,10 @@ def twin_rows(
     ours = _dab([p[1] for p in pictures], groups)
     theirs = None
     if real is not None:
-        drawn = _places(real, list(real.entries), mpp, patch, 2 * len(ours))
+        drawn = places(real, list(real.entries), mpp, patch, 2 * len(ours))
         theirs = _dab([reader(s) for s in drawn], [s.entry.group for s in drawn]) if drawn else None
+        if theirs is not None and (few := shared_groups(theirs.groups)):
+            warnings.append(f"real twins: {few}")
         if theirs is None:
             warnings.append(f"no slide of --real-pairs serves {patch} px patches at {mpp:g} µm/px")
     shown = [pictures[int(i)] for i in np.unique(np.linspace(0, len(pictures) - 1, SHOWN).astype(int))]
@@ -167,9 +169,16 @@ def _stem(entry: SlideEntry) -> str:
     return re.sub(r"_(HE|IHC-.*|[A-Za-z0-9-]+)$", "", name)
 
 
-def _places(
-    slides: SlideSet, entries: Sequence[SlideEntry], mpp: float, patch: int, count: int
-) -> list[Spot]:
+def places(slides: SlideSet, entries: Sequence[SlideEntry], mpp: float, patch: int, count: int) -> list[Spot]:
+    """Patches of some of the slides of a set, shared out as everywhere.
+
+    Args:
+        slides: the set.
+        entries: those of its slides that count.
+        mpp: µm/px.
+        patch: side, px.
+        count: how many at most.
+    """
     names = {e.slide for e in entries}
     groups = {
         group: [e for e in of_group if e.slide in names]

@@ -111,6 +111,10 @@ class Privacy:
 
     def compare(self, c: Comparison) -> Findings:
         """One set against the gallery."""
+        if self.alone:
+            note = "not measured: it takes at least two real slides (or cases) to know how near they come"
+            keys = ("copies", "near_pixels", "near_features", "authenticity")
+            return Findings([Result(key, c.mpp, None, None, "", (note,)) for key in keys], [], {})
         prints, features = self._print_distances(c.ours), self._feature_distances(c.ours)
         recognisable = np.flatnonzero(telling(c.ours.prints))
         order = recognisable[np.argsort(prints[recognisable], kind="stable")][: self.queries]
@@ -152,9 +156,6 @@ class Privacy:
         return rows
 
     def _authenticity(self, c: Comparison) -> Result:
-        if self.alone:
-            note = "not measured: it takes at least two real slides (or cases) to know how near they come"
-            return Result("authenticity", c.mpp, None, None, "", (note,))
         between = feature_distances(c.ours.features, self.gallery.features, self.scale)
         value, cautions = heeding(
             lambda: authenticity(between, self.within, generated_slides=c.ours.groups, seed=self.seed)

@@ -14,7 +14,7 @@ from wsigen.evaluate.results import Result
 from wsigen.evaluate.seams import SeamScore, jpeg_grid, seam_profile, step8
 from wsigen.evaluate.sets import SlideSet
 from wsigen.evaluate.spread import mean_over_groups
-from wsigen.evaluate.windows import WINDOW, Grid, grids, some_slides, windows
+from wsigen.evaluate.windows import WINDOW, Grid, as_fine, grids, some_slides, windows
 
 LARGEST = 4096
 BLOCKS = 8
@@ -54,8 +54,9 @@ def seam_rows(
             by_grid.setdefault(named, []).append(entry)
     rows, profiles = [], {}
     for grid, entries in by_grid.items():
-        mine = _scored([(e, _own(e, grid)) for e in entries], None, seed)
-        theirs = _scored([(e, grid) for e in some_slides(real.entries)], entries[0].mpp, seed)
+        mpp = entries[0].mpp
+        mine = _scored([(e, _own(e, grid), e.mpp) for e in entries], seed)
+        theirs = _scored([(e, grid, mpp) for e in some_slides(as_fine(real.entries, mpp))], seed)
         rows.append(_row(grid, mine, theirs, len(entries)))
         for name, found in ((grid.name, mine), (f"{grid.name} (real)", theirs)):
             if found:
@@ -111,11 +112,8 @@ def _own(entry: SlideEntry, grid: Grid) -> Grid:
     return next(g for g in grids(entry) if (g.name, g.pitch) == (grid.name, grid.pitch))
 
 
-def _scored(pairs: Sequence[tuple[SlideEntry, Grid]], mpp: float | None, seed: int) -> list[Scored]:
-    found = []
-    for entry, grid in pairs:
-        if mpp is None or entry.mpp * 0.95 <= mpp:
-            found.append(score_slide(entry, grid, entry.mpp if mpp is None else mpp, seed))
+def _scored(slides: Sequence[tuple[SlideEntry, Grid, float]], seed: int) -> list[Scored]:
+    found = [score_slide(entry, grid, mpp, seed) for entry, grid, mpp in slides]
     return [s for s in found if s is not None]
 
 
