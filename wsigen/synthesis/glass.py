@@ -17,9 +17,8 @@ from wsigen.slide.tissue import background_colour, drop_specks, tissue_mask
 from wsigen.stain.glass import GlassMap, glass_map
 
 CELL = 16
-TOLERANCE = (
-    8  # of 255: the sampler's own; pale tissue left out would keep its pink, glass taken in costs time
-)
+# Of 255, the sampler's own: pale tissue that is left out keeps its pink, glass that is taken in costs time.
+TOLERANCE = 8
 _STRIP = 16 * CELL
 
 
@@ -60,9 +59,12 @@ def slide_glass(slide: WholeSlide) -> SlideGlass:
     found = glass_map(cells, colour, CELL, TOLERANCE)
     if whole.size and found.occupied.any() and not np.ptp(whole, axis=2).any():
         raise SlideError(slide.path, "is grey; a stainer needs the colours of H&E: give the slide in RGB")
-    if colour is not None:  # dust stays what it is: there is no tissue to stain, and none to normalise it by
-        found = GlassMap(drop_specks(found.occupied, mpp), CELL)
-    return SlideGlass(colour or GLASS, found)
+    return SlideGlass(colour or GLASS, found if colour is None else _without_dust(found, slide.mpp))
+
+
+def _without_dust(glass: GlassMap, mpp: float) -> GlassMap:
+    """Dust stays what it is: there is no tissue to stain, and none to normalise it by."""
+    return GlassMap(drop_specks(glass.occupied, mpp * CELL), CELL)
 
 
 def _colour(cells: np.ndarray, mpp: float) -> Colour | None:
@@ -70,13 +72,14 @@ def _colour(cells: np.ndarray, mpp: float) -> Colour | None:
     return background_colour(cells, tissue | transparent) or background_colour(cells, tissue)
 
 
-def stage_glass(above: RowSource, extent: int, k: int, colour: Colour) -> GlassMap:
+def stage_glass(above: RowSource, extent: int, k: int, *, mpp: float, colour: Colour) -> GlassMap:
     """The glass of a slide that is about to be sampled, from the stage above it, which guides it.
 
     Args:
         above: the finished stage above, ``extent / k`` pixels a side.
         extent: side of the slide in pixels.
         k: factor between the two.
+        mpp: µm/px of the slide.
         colour: of the slide's glass.
 
     Memory: 3 bytes for each cell of 16 × 16 pixels, and 256 rows of the stage above.
@@ -93,4 +96,4 @@ def stage_glass(above: RowSource, extent: int, k: int, colour: Colour) -> GlassM
         top = y // CELL * k
         strip = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
         means[top : top + height] = strip[: cells - top, :cells]
-    return glass_map(means, colour, CELL, TOLERANCE)
+    return _without_dust(glass_map(means, colour, CELL, TOLERANCE), mpp)

@@ -78,7 +78,7 @@ def open_pair(
     glass = None
     if above:
         colour = glass_colour(above[0].read(Region(0, 0, spec.patch, spec.patch)), default)
-        glass = stage_glass(above[-1], spec.extent, spec.k, colour)
+        glass = stage_glass(above[-1], spec.extent, spec.k, mpp=spec.mpp, colour=colour)
     size = Size(spec.extent, spec.extent)
 
     def begin(which: Sequence[int], start: int) -> StreamTranslator:
