@@ -33,7 +33,7 @@ INTRODUCTIONS = {
     "scale": "A slide's finest detail, averaged, should be what its overview shows. The stages that a "
     "synthetic slide went through are not kept in it; this compares the levels that its file stores.",
     "seams": "The step across the lines on which a slide was joined, beside that across all other lines, "
-    "within windows of whole slides.",
+    "within windows of whole slides. Twins stand beside the slides that they were translated from.",
     "privacy": "How near the patches of a set come to real ones, beside how near patches of different real "
     "slides come to one another. Neighbours on the same slide (or case) do not count between real and real.",
     "pairs": "The IHC twin of each H&E slide, at the same places: are nuclei still where they were, and is "

@@ -90,7 +90,7 @@ def _measure_rows(report: Report, key: str) -> list[str]:
         values = "".join(_value_cell(r) for r in found)
         floor = next((r.floor for r in found if r is not None and r.floor is not None), None)
         first = f'<td class="name" rowspan="{len(places)}">{name}</td>' if i == 0 else ""
-        pooled = "all" if len(places) > 1 and not label else ""
+        pooled = "all" if any(m is not None for m, _ in places) and not label else ""
         where = " · ".join(p for p in (pooled if mpp is None else f"{mpp:g}", escape(label)) if p)
         mark = ' class="same"' if i < len(places) - 1 else ""
         rows.append(
