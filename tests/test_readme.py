@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import ROOT, bash_commands, inline_commands, parsed, split
+from wsigen.cli import main
 from wsigen.config import SampleConfig, TrainConfig
 from wsigen.sampling.plan import patch_size
 
@@ -39,7 +40,7 @@ def test_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_every_command_is_shown() -> None:
     shown = {words[0] for c in _commands(PAGES[0]) if (words := split(c))}
-    assert shown == {"sample", "train", "index"}
+    assert shown == set(main.COMMANDS)
 
 
 def test_first_two_blocks_are_the_two_commands() -> None:
@@ -47,7 +48,10 @@ def test_first_two_blocks_are_the_two_commands() -> None:
     assert [language for language, _ in blocks] == ["bash", "bash"]
     run, test = (block.strip().split(" && ") for _, block in blocks)
     assert run[0] == test[0] == "python3 -m venv .venv"
-    assert run[1:] == [".venv/bin/pip install -e .", ".venv/bin/sample --size 2048 --stages 4"]
+    assert run[1:] == [
+        ".venv/bin/pip install -e .",
+        ".venv/bin/sample --size 2048 --stages 4 --stain SYN",
+    ]
     assert test[1:] == [".venv/bin/pip install -e '.[test]'", ".venv/bin/python -m pytest"]
 
 
