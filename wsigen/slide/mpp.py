@@ -48,7 +48,7 @@ def resolve_mpp(path: Path, backend: Backend, given: float | None = None) -> flo
             raise MissingMppError(path, f"µm/px is not in its metadata; {FIX}")
         return given
     if given is not None and abs(given / known - 1) > 0.05:
-        log.warning("%s: the table says %g µm/px, the metadata %g; using the table's", path, given, known)
+        log.warning("%s: given as %g µm/px, its metadata say %g; using what was given", path, given, known)
         return given
     return known
 

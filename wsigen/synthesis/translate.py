@@ -243,6 +243,8 @@ def _check_memory(translation: Translation) -> None:
 
 
 def _show(bar: tqdm, pixels: int) -> None:
+    if not bar.n:  # what an earlier run did, and the first strip, tell nothing about the pace
+        bar.initial = pixels
     bar.update(pixels - bar.n)
 
 
