@@ -29,9 +29,9 @@ Means and σ of every norm layer are measured on each patch of a grid by itself,
 pairs of patches that show tissue. *Similarity*: correlation over the pairs of one distance, with every
 channel's statistic standardised over the patches first: 1 = equal, 0 = no more alike than any two patches
 of the picture. It is given for means, for ln σ, and for the layers before, in and after the residual
-blocks. *Cosine*: of the raw vectors of means and σ, as KIN's figure has it; it is high for any two
-patches, because all share most of their mean. KIN's and DN's premise is that the first row is above the
-last.
+blocks. *Cosine*: of each layer's raw vector of means and σ, averaged over layers; high for any two
+patches, because most of the vector is common to all. That KIN and DN average and interpolate statistics
+rests on the first row being above the others.
 """
 GROUPS = ("down", "blocks", "up")
 COLUMNS = (
@@ -133,9 +133,10 @@ def _alike(values: torch.Tensor) -> np.ndarray:
 
 
 def _cosine(stats: Sequence[LayerStats]) -> np.ndarray:
-    vectors = torch.cat([t for s in stats for t in (s.mean, 1 / s.inv_std)], dim=1).double().cpu().numpy()
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit @ unit.T
+    """Mean over layers of the cosine between raw vectors of means and σ: (n, n)."""
+    vectors = [torch.cat([s.mean, 1 / s.inv_std], dim=1).double().cpu().numpy() for s in stats]
+    units = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in vectors]
+    return np.mean([unit @ unit.T for unit in units], axis=0)
 
 
 def _draw(rows: Sequence[Row], path: Path) -> None:

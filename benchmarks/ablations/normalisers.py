@@ -21,6 +21,7 @@ from benchmarks.ablations.options import Device, options
 from benchmarks.ablations.page import Column, Page, Row
 from benchmarks.ablations.picture import Picture, add_picture, describe
 from benchmarks.ablations.real import SEED
+from benchmarks.ablations.sampler import seams
 from benchmarks.ablations.translator import Translated, Translator, compared, patches_of
 from wsigen.errors import InvalidValueError
 from wsigen.evaluate.draw import Reader, spots
@@ -37,8 +38,9 @@ CROP = 128
 TEXT = """
 The same picture, translated by the same network with one normaliser after another. *As published*: patch
 by patch, with mirrored margins of 16 px. *As built*: with real pixels around each tile, and statistics as
-fields over the slide. KIN has a kernel and its size in patches (inf: all), DN a granularity: it
-interpolates once for so many feature pixels.
+fields over the slide. The H&E itself is scored too: what shows there is no seam. KIN has a kernel and its
+size in patches (inf: all), DN a granularity: it interpolates once for so many feature pixels. TIN's
+thumbnail is as large as a patch as published, 512 px as built.
 
 *step8* (1 = no seam), its robust *z*, and *jump* (1 = none) are taken at the joints of the patches.
 *Tiling*: the largest difference, in grey levels, between tiles of one patch and of two. *Hue*
@@ -87,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> Row:
     translator = Translator.of(args, where)
     niqe, notes = _niqe(args, picture.mpp)
     reference = translator.published(picture.image, "in", patch=args.patch).image
-    rows, crops = [], {}
+    source: Row = {"how": "not translated", "norm": "H&E"}
+    rows, crops = [source | seams([picture.image], args.patch, [([0], [0])])], {}
     for setting in settings(args, translator, picture):
         done = setting.translate(1)
         row: Row = {"how": setting.how, "norm": setting.norm, "seconds": done.seconds}

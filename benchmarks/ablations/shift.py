@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import torch
 
@@ -42,13 +43,13 @@ GRIDS = {
 }
 TEXT = """
 The last stage, sampled from one guide with the same noise and schedule; what differs is how patches come
-together. *Evaluations*: network passes of one patch each. *step8* (1 = no seam) and its robust *z* are
-taken at the joints of the last three grids, or where windows begin; *jump* is the largest one-pixel jump
-at any of those joints (1 = none). *Detail*: power at wavelengths of up to 4 px over that of real patches
-(1 = as real): averaging windows that disagree blurs. *Distance*: Fréchet distance of features to those of
-real patches, for comparison within the table. Mask-shift and overlap averaging are plain reference
-samplers on the whole canvas, with windows that overlap by half; mask-shift can only denoise one window at
-a time.
+together. The guide itself, enlarged, is scored at the joints of windows: what shows there is no seam.
+*Evaluations*: network passes of one patch each. *step8* (1 = no seam) and its robust *z* are taken at the
+joints of the last three grids, or where windows begin; *jump* is the largest one-pixel jump at any of
+those joints (1 = none). *Detail*: power at wavelengths of up to 4 px over that of real patches (1 = as
+real): averaging windows that disagree blurs. *Distance*: Fréchet distance of features to those of real
+patches, for comparison within the table. Mask-shift and overlap averaging are plain reference samplers on
+the whole canvas, with windows that overlap by half; mask-shift can only denoise one window at a time.
 """
 COLUMNS = (
     Column("method", "method"),
@@ -76,8 +77,7 @@ def main(argv: Sequence[str] | None = None) -> Row:
     sampler = Sampler.of(args, where)
     guides = [sampler.guide(seed) for seed in range(args.seeds)]
     compared = Comparison(real, guides, overview_mpp=K * sampler.mpp, mpp=sampler.mpp, patch=sampler.patch)
-    rows: list[Row] = []
-    crops = {}
+    rows, crops = [control(sampler, guides, compared)], {}
     for name, method in methods(sampler.patch).items():
         done = [method(sampler, seed, guide) for seed, guide in enumerate(guides)]
         slides = [sampled for sampled, _ in done]
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> Row:
         seam = seams(images, sampler.patch, [joints for _, joints in done])
         figures: Row = {"method": name}
         figures |= cost(slides) | seam | compared.figures(images)
-        first = rows[0] if rows else figures
+        first = rows[1] if len(rows) > 1 else figures
         rows.append(figures | {"times": figures["evaluations"] / first["evaluations"]})
         crops[name] = middle(images[0], CROP)[0]
     draw_sheet({"": crops}, args.out / "shift.png")
@@ -98,6 +98,14 @@ def main(argv: Sequence[str] | None = None) -> Row:
         notes=compared.notes,
     )
     return page.write(args.out, argv, where)
+
+
+def control(sampler: Sampler, guides: Sequence[np.ndarray], compared: Comparison) -> Row:
+    """The guide, enlarged, at the joints of windows: what shows there is no seam of this stage."""
+    images = [cv2.resize(g, None, fx=K, fy=K, interpolation=cv2.INTER_CUBIC) for g in guides]
+    at = [0, sampler.patch // 2]
+    row: Row = {"method": "the guide, bicubic"}
+    return row | seams(images, sampler.patch, [(at, at)] * len(images)) | compared.figures(images)
 
 
 def methods(patch: int) -> dict[str, Method]:
