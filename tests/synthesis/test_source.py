@@ -112,3 +112,9 @@ def test_reading_fails_where_the_strip_is_wanted(tmp_path, he_picture):
     path.write_bytes(bytes(data))
     with pytest.raises(SlideError):
         list(source_rows(slide, 0, GLASS))
+
+
+def test_more_than_eight_bits(tmp_path):
+    path = png(tmp_path / "deep.png", np.full((32, 32), 20_000, np.uint16))
+    with pytest.raises(SlideError, match="more than 8 bits; save it as 8-bit RGB"):
+        open_source(path, 0.5)

@@ -35,6 +35,8 @@ class PictureBackend:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(path) as picture:
+                    if picture.mode[0] in "IF":  # Pillow would clip what is above 255
+                        raise ValueError(f"{picture.mode} pixels of more than 8 bits; save it as 8-bit RGB")
                     transparent = "A" in picture.getbands() or "transparency" in picture.info
                     self._pixels = np.asarray(picture.convert("RGBA" if transparent else "RGB"))
         except Image.DecompressionBombError as error:
