@@ -68,7 +68,7 @@ def jackknife(
         bounds: the range of the statistic; intervals end there.
 
     Returns:
-        One estimate per number of the statistic.
+        One estimate per number of the statistic. A draw for which it is NaN does not count.
 
     Determinism: same arguments, same result.
 
@@ -85,10 +85,18 @@ def jackknife(
     on_all = statistic(*(np.arange(n) for n in sizes)) if values is None else values
     on_all = np.atleast_1d(np.asarray(on_all, np.float64))
     halves = np.stack([np.atleast_1d(statistic(*(half(side, rng) for side in sides))) for _ in range(draws)])
-    deviations = np.percentile(halves - halves.mean(0), [2.5, 97.5], axis=0)
+    deviations = np.stack([_deviations(column) for column in halves.T], axis=1)
     low, high = np.clip(on_all + deviations, *bounds)
     method = f"{draws} random halves of " + ("slides" if all(map(_by_group, sides)) else "patches")
     return [Estimate(float(v), float(a), float(b), method) for v, a, b in zip(on_all, low, high, strict=True)]
+
+
+def _deviations(values: np.ndarray) -> np.ndarray:
+    """How far 95 % of the draws lie below and above their mean; those in which it is undefined do not count."""
+    defined = values[np.isfinite(values)]
+    if len(defined) < 2:
+        return np.full(2, np.nan)
+    return np.percentile(defined - defined.mean(), [2.5, 97.5])
 
 
 def half(side: int | Sequence[object] | np.ndarray, rng: np.random.Generator) -> np.ndarray:

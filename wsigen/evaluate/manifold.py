@@ -77,6 +77,8 @@ def manifold(
     between = pairwise_distances(generated, real)
 
     def all_four(i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        if min(len(i), len(j)) <= largest:  # halves of slides that differ in their numbers of patches
+            return np.full(4, np.nan)
         own = within[0][np.ix_(i, i)], within[1][np.ix_(j, j)]
         return _four(*own, between[np.ix_(i, j)], k, k_density)
 

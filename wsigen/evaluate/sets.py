@@ -126,15 +126,11 @@ def level(room: Mapping[str, int], count: int) -> dict[str, int]:
         room: name to the most that it can take.
         count: what is shared out.
     """
-    shares = dict.fromkeys(room, 0)
-    order = sorted(room, key=_shuffle_key)
-    while (left := count - sum(shares.values())) > 0:
-        open_ = [g for g in order if shares[g] < room[g]]
-        if not open_:
-            break
-        each, rest = divmod(left, len(open_))
-        for i, group in enumerate(open_):
-            shares[group] += min(each + (i < rest), room[group] - shares[group])
+    water = max((h for h in range(count + 1) if sum(min(r, h) for r in room.values()) <= count), default=0)
+    shares = {name: min(most, water) for name, most in room.items()}
+    left = count - sum(shares.values())
+    for name in [n for n in sorted(room, key=_shuffle_key) if room[n] > water][:left]:
+        shares[name] += 1
     return shares
 
 

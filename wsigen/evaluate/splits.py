@@ -149,7 +149,7 @@ def _half_of(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         first[rng.choice(len(labels), len(labels) // 2, replace=False)] = True
         return first
     sizes, totals, chosen = np.bincount(member), [0, 0], np.zeros(len(names), bool)
-    for group in rng.permutation(len(names)):
+    for group in np.argsort(-sizes * rng.uniform(0.7, 1.0, len(names))):  # large ones first, or they tip it
         side = int(totals[1] < totals[0])
         totals[side] += int(sizes[group])
         chosen[group] = side == 0

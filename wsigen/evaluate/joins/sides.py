@@ -14,6 +14,9 @@ from wsigen.evaluate.observe import Patches
 from wsigen.evaluate.results import Result
 from wsigen.evaluate.splits import Split, floor, group_splits, reference
 
+EVEN = 0.8
+"""Below this share of the patches a floor is of fewer ones, and says so."""
+
 Pair = Callable[[np.ndarray, np.ndarray], Sequence[float] | np.ndarray]
 Floors = tuple[list[Estimate] | None, tuple[str, ...]]
 
@@ -48,6 +51,12 @@ class Reals:
             indices.append(at[reference(groups, self.counts[float(mpp)], seed=self.seed)])
         return self.patches.take(np.concatenate(indices))
 
+    def _uneven(self, halves: list[Split]) -> tuple[str, ...]:
+        fewest, compared = min((len(h.one) for h in halves), default=0), len(self.compared)
+        if not halves or fewest >= EVEN * compared:
+            return ()
+        return (f"the floor is of {fewest} patches a side, what stands beside it of {compared}",)
+
     def floor(
         self,
         name: str,
@@ -68,7 +77,7 @@ class Reals:
             found = heeding(
                 lambda: floor(measure, halves, self.patches.groups, seed=self.seed, bounds=bounds)
             )
-            self._floors[name] = found
+            self._floors[name] = found[0], (*found[1], *self._uneven(halves))
         return self._floors[name]
 
 
