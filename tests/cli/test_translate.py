@@ -122,7 +122,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(translate, capsys, folder, t
     translate("--stainer", both, "--tile", 256, "--dry-run", "--memory", "1MB")
     plan = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in plan] == ["slide", "stains", "time", "memory", "disk"]
-    assert "520 × 700 px, 0.5 µm/px; 100 % of the tiles show tissue" in plan[0]
+    assert "520 × 700 px, 0.5 µm/px; 67 % of the tiles show tissue" in plan[0]
     assert "SYN, CGA: 18 tiles of 256 px and 2 patches of statistics" in plan[1]
     assert not (tmp_path / "out").exists()
 
