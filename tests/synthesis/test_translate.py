@@ -154,8 +154,8 @@ def test_stains_that_came_differently_far(config, stainers, tmp_path):
     assert contents(other.out) == contents(both.out)
 
 
-def _child(config):
-    torch.set_num_threads(1)
+def _child(config, threads):
+    torch.set_num_threads(threads)  # as many as its parent: sums over other shares round otherwise
 
     def die(done):
         if list(config.out.glob(".case_IHC-SYN.partial/rows/*.block")):
@@ -167,7 +167,7 @@ def _child(config):
 def test_killed_it_goes_on_to_the_same_bytes(config, tmp_path):
     render(config)
     other = replace(config, out=tmp_path / "killed")
-    child = multiprocessing.get_context("spawn").Process(target=_child, args=(other,))
+    child = multiprocessing.get_context("spawn").Process(target=_child, args=(other, torch.get_num_threads()))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
