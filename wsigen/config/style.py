@@ -16,17 +16,19 @@ class StyleLossConfig:
     Args:
         lambda_content: weight of the distance to the features that were painted from.
         lambda_style: λ, weight of the distance of μ and σ to the style's.
+        lambda_reconstruction: weight of the reconstruction that a new encoder learns from; others need none.
         lambda_stroke: weight of the stroke perceptual loss, 1 in URST; 0 saves a second painting.
         thumbnail: how many times smaller the thumbnails are that strokes are compared with.
     """
 
     lambda_content: float = 1.0
     lambda_style: float = 10.0
+    lambda_reconstruction: float = 10.0
     lambda_stroke: float = 0.0
     thumbnail: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("lambda_content", "lambda_style", "lambda_stroke"):
+        for name in ("lambda_content", "lambda_style", "lambda_reconstruction", "lambda_stroke"):
             check(getattr(self, name) >= 0, f"loss.{name}", getattr(self, name), ">= 0")
         check(self.thumbnail >= 2, "loss.thumbnail", self.thumbnail, ">= 2")
 
@@ -59,8 +61,8 @@ class AdainConfig(StainRunConfig):
         method: "adain".
         data: slides of both kinds and how to cut them.
         encoder: "torchvision" for its download of VGG-19, a file of VGG-19's weights, the folder of a style
-            snapshot, or "random" where no weights can be had.
-        encoder_width: channels of the first layer of a random encoder.
+            snapshot, or "new" to train one along, where no weights can be had.
+        encoder_width: channels of the first layer of a new encoder.
         loss: weights of the losses.
         optim: optimiser.
         kimg: thousands of images to train on.

@@ -102,12 +102,15 @@ def test_encoder_from_a_snapshot(files, tmp_path):
     assert again.config["source"].endswith("(AdaIN's normalised VGG-19), decoder.pth")
 
 
-def test_random_features_keep_their_size_through_the_layers():
-    net = untrained_style("random", width=16)
+def test_features_of_a_new_encoder_keep_their_size_through_the_layers():
+    net = untrained_style("new", width=16)
     x = 2 * picture(64, 64) - 1
     sizes = [f.square().mean().item() for f in net.encoder.features(x)]
     assert all(0.1 < s / x.square().mean().item() < 10 for s in sizes)
     assert net.config["width"] == 16
+    learning = {k.split(".")[0] for k, p in net.named_parameters() if p.requires_grad}
+    assert learning == {"encoder", "decoder"}
+    assert not any(p.requires_grad for p in net.encoder.colour.parameters())
     assert torch.equal(net.encoder.colour(x), x)
 
 

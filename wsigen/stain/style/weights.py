@@ -17,7 +17,7 @@ from wsigen.stain.losses.vgg import TORCHVISION, vgg_state
 from wsigen.stain.style.layouts import translate_decoder, translate_encoder
 from wsigen.stain.style.network import StyleModel
 
-RANDOM = "random"
+NEW = "new"
 RELU_GAIN = 2**0.5  # of Glorot's deviation: keeps the variance through convolution and ReLU
 
 log = logging.getLogger(__name__)
@@ -78,17 +78,16 @@ def import_style(vgg: Path, decoder: Path, *, mpp: float | None = None) -> Style
 
 
 def untrained_style(encoder: str = TORCHVISION, *, width: int = 64, seed: int = 0) -> StyleModel:
-    """An encoder with a decoder that has learnt nothing yet.
+    """An encoder, with a decoder that has learnt nothing yet.
 
     Args:
         encoder: "torchvision" for its download of VGG-19; a file of VGG-19's weights; a style snapshot's
-            folder; or "random" for features that nobody trained, where no weights can be had: they tell
-            colours and simple textures apart.
-        width: of a random encoder; otherwise the weights say.
+            folder; or "new" for an encoder that is yet to be trained itself, where no weights can be had.
+        width: of a new encoder; otherwise the weights say.
         seed: of the weights that are drawn.
 
     Returns:
-        In training mode, but for the encoder, which takes no gradients.
+        In training mode; an encoder that has learnt already is in evaluation mode and takes no gradients.
 
     Raises:
         SnapshotError: the weights cannot be had, or are of no known layout.
@@ -99,13 +98,15 @@ def untrained_style(encoder: str = TORCHVISION, *, width: int = 64, seed: int = 
         net.encoder.colour.weight.copy_(torch.eye(3)[:, :, None, None])
     if state is not None:
         net.encoder.load_state_dict(state)
-    net.encoder.eval().requires_grad_(False)
+        net.encoder.eval()
+    net.encoder.requires_grad_(state is None)
+    net.encoder.colour.requires_grad_(False)
     return net
 
 
 def _encoder_state(encoder: str, width: int) -> tuple[Mapping[str, Tensor] | None, int, str]:
-    if encoder == RANDOM:
-        return None, width, "encoder: random"
+    if encoder == NEW:
+        return None, width, "encoder trained along"
     if (Path(encoder) / CONFIG).is_file():
         net = load_style(encoder)
         return net.encoder.state_dict(), net.config["width"], f"encoder: {net.config['source']}"

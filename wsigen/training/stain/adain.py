@@ -1,9 +1,11 @@
 """A decoder for stain transfer by example (Huang & Belongie 2017, eq. 11):
 
-    λ_c L_c + λ L_s + λ_p L_sp
+    λ_c L_c + λ L_s + λ_p L_sp + λ_r |D(E(x)) − x|
 
-with the encoder as it is. With URST's stroke perceptual loss L_sp (Chen et al. 2022) the content's statistics
-are those of a thumbnail, in training as in use, and the painted patch is compared with the painted thumbnail.
+The encoder stays as it is. Only a new one learns, where there are no weights, and from the last term alone,
+which is there for it: the others would be least for an encoder that sees nothing. With URST's stroke
+perceptual loss L_sp (Chen et al. 2022) the content's statistics are those of a thumbnail, in training as in
+use, and the painted patch is compared with the painted thumbnail.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, l1_loss
 
 from wsigen.config.style import AdainConfig
 from wsigen.data.patches import to_unit_range
@@ -20,8 +22,8 @@ from wsigen.stain.style.adain import adain_map, feature_stats
 from wsigen.stain.style.like import LikePictures
 from wsigen.stain.style.loss import content_loss, style_loss
 from wsigen.stain.style.network import StyleModel
-from wsigen.stain.style.weights import untrained_style
-from wsigen.training.stain.method import Batch, Machine, Method, Scalars
+from wsigen.stain.style.weights import NEW, untrained_style
+from wsigen.training.stain.method import Batch, Machine, Method, Scalars, frozen
 
 
 class Adain(Method):
@@ -41,26 +43,30 @@ class Adain(Method):
         low, high = config.data.mpp_range
         net = untrained_style(config.encoder, width=config.encoder_width, seed=config.seed)
         net.register_to_config(mpp=low if low == high else None, mpp_range=(low, high))
-        self.generator = net
+        self.generator, self.encoder = net, net.encoder
         self.nets = nn.ModuleDict({"style": net})
-        decoder = net.decoder.parameters()
-        self.optimizers = {"decoder": torch.optim.Adam(decoder, lr=config.optim.lr, betas=config.optim.betas)}
+        self.new = config.encoder == NEW
+        learning = [p for p in net.parameters() if p.requires_grad]
+        self.optimizers = {"style": torch.optim.Adam(learning, lr=config.optim.lr, betas=config.optim.betas)}
         self.encode, self.decode, self.features = net.encoder, net.decoder, net.encoder.features
 
     def compile(self) -> None:
         """Have the networks compiled."""
-        self.encode, self.decode, self.features = map(
-            torch.compile, (self.encode, self.decode, self.features)
+        parts = (self.encode, self.decode, self.features)
+        self.encode, self.decode, self.features = (
+            torch.compile(part, **self.machine.compile_options) for part in parts
         )
 
     def update(self, batch: Batch) -> Scalars:
-        """One step of the decoder."""
-        with self.machine.autocast():
+        """One step of the decoder, and of the encoder if it is new."""
+        with self.machine.autocast(), frozen(self.encoder):
             losses = self._losses(batch)
-        weights = {"content": self.loss.lambda_content, "style": self.loss.lambda_style}
-        weights["stroke"] = self.loss.lambda_stroke
-        total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
-        self.machine.apply(total, self.optimizers["decoder"])
+        if self.new:
+            with self.machine.autocast():
+                losses["reconstruction"] = self._reconstruction(torch.cat([batch.source, batch.target]))
+        weighted = [getattr(self.loss, f"lambda_{name}") * value for name, value in losses.items()]
+        total = torch.stack(weighted).sum()
+        self.machine.apply(total, self.optimizers["style"])
         return {name: value.detach() for name, value in {"loss": total, **losses}.items()}
 
     def _losses(self, batch: Batch) -> Scalars:
@@ -73,12 +79,23 @@ class Adain(Method):
             target = move(content)
         painted = self.decode(target)
         found = self.features(painted)
-        losses = {"content": content_loss(found[-1], target), "style": style_loss(found, style)}
+        units = self._units(style)
+        losses = {
+            "content": content_loss(found[-1] / units[-1], target / units[-1]),
+            "style": style_loss(_divided(found, units), _divided(style, units)),
+        }
         if thumbnail is not None:
             with torch.no_grad():
                 painted_thumbnail = self.decode(move(seen))
             losses["stroke"] = stroke_loss(lambda x: [self.encode(x)], painted, painted_thumbnail)
         return losses
+
+    def _units(self, style: list[Tensor]) -> list[Tensor]:
+        """What the features of each layer are measured in: their own size, if the encoder may choose it."""
+        return [f.float().square().mean().sqrt() if self.new else f.new_ones(()) for f in style]
+
+    def _reconstruction(self, x: Tensor) -> Tensor:
+        return l1_loss(self.decode(self.encode(x)).float(), x)
 
     def _thumbnail(self, source: Tensor) -> Tensor | None:
         """The source with areas averaged; None without the stroke loss."""
@@ -92,3 +109,7 @@ class Adain(Method):
         features = [net.encoder(to_unit_range(x.to(device))).float() for x in target.split(4)]
         together = torch.cat([f.transpose(0, 1).flatten(1) for f in features], dim=1)
         return LikePictures(net, feature_stats(together[None, :, :, None]))
+
+
+def _divided(features: list[Tensor], units: list[Tensor]) -> list[Tensor]:
+    return [f / unit for f, unit in zip(features, units, strict=True)]
