@@ -92,7 +92,7 @@ def jackknife(
 
 
 def _deviations(values: np.ndarray) -> np.ndarray:
-    """How far 95 % of the draws lie below and above their mean; those in which it is undefined do not count."""
+    """How far 95 % of the draws lie below and above their mean; those that are undefined do not count."""
     defined = values[np.isfinite(values)]
     if len(defined) < 2:
         return np.full(2, np.nan)
