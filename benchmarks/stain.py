@@ -6,9 +6,10 @@ python benchmarks/stain.py --device cuda --dtype bfloat16 --tile 2048 --band 163
 
 Each of in, tin, kin, dn and dn_sparse (statistics at pitch 2048) translates the same image, with tiles of the
 same size, in a process of its own: seconds_per_megapixel (statistics, thumbnail and halos included),
-cpu_seconds_per_megapixel, peak_rss_bytes (Python and its libraries included) and planned_bytes, step8 at
-pitch 512 (1 = none) beside that of the input. Then dn with other tiles and in one piece: the largest
-difference from the first. --band times a band of a slide 65536 px wide. The last line is one JSON object.
+cpu_seconds_per_megapixel, peak_rss_bytes, of which Python, its libraries and the image took idle_rss_bytes
+before, planned_bytes for the rest, step8 at pitch 512 (1 = none) beside that of the input. Then dn with other
+tiles and in one piece: the largest difference from the first. --band times a band of a slide 65536 px wide.
+The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def translate(args: argparse.Namespace) -> dict[str, Any]:
     machine = Machine(device, choose_dtype(args.dtype, device))
     options: dict[str, Any] = {"pitch": pitch, "tile": args.tile, "dtype": machine.dtype, "device": device}
     planned = plan_translation(size, [net], norm=norm, **options).host_bytes
+    idle = resident_bytes()
     for _ in StreamTranslator([net], Size(ROWS, ROWS), norm=Norm(), **options).push(image[:ROWS, :ROWS]):
         pass  # kernels are chosen and compiled when they are first used
     start, cpu = time.perf_counter(), time.process_time()
@@ -106,10 +108,16 @@ def translate(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "seconds_per_megapixel": round(seconds * 1e6 / size.area, 4),
         "cpu_seconds_per_megapixel": round(cpu * 1e6 / size.area, 4),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILO,
+        "peak_rss_bytes": resident_bytes(),
+        "idle_rss_bytes": idle,
         "planned_bytes": planned,
         "rows_alive": stream.rows_alive,
     }
+
+
+def resident_bytes() -> int:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILO
 
 
 def crop(image: np.ndarray, region: Region) -> np.ndarray:

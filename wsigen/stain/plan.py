@@ -33,7 +33,7 @@ _AROUND_NETWORK = 40
 # The same on the host where another device does the work: 8-bit in and out, of two batches.
 _IN_FLIGHT = 12
 # What kernels on the CPU and the allocator keep beside features, relative to these.
-_WORKSPACE = 1.15
+_WORKSPACE = 1.3
 
 
 @dataclass(frozen=True, kw_only=True)
