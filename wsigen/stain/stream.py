@@ -53,7 +53,7 @@ class StreamTranslator:
 
     Determinism: rows are a function of the slide's pixels, networks, norm, glass and pitch. How the rows are
         chopped, and where the output starts, changes nothing. Nor does the tile in float32 on the CPU, bit
-        for bit; elsewhere it changes rounding.
+        for bit; elsewhere it changes rounding. Small sums round with the number of threads.
 
     Raises:
         InvalidValueError: a network, a grid or statistics that cannot be.
