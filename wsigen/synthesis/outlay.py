@@ -97,7 +97,7 @@ def _plan(stainers: Stainers, size: Size, tile: int) -> TranslationPlan:
         norm=how.norm,
         pitch=how.pitch,
         tile=tile,
-        batch=how.batch or 1,
+        batch=how.batch,
         dtype=how.dtype,
         device=how.device,
         glass_cell=CELL,
