@@ -1,0 +1,168 @@
+"""Seams, scales and overviews of slides that were made with known ones."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+from tests.evaluate.slides import slide_set, slides
+from tests.synthetic import he_image, reduce_by, write_tiff
+from wsigen.evaluate.joins.overviews import overview, overview_rows
+from wsigen.evaluate.joins.scales import scale_rows
+from wsigen.evaluate.joins.seams import score_slide, seam_rows
+from wsigen.evaluate.windows import Grid
+
+SIDE, PITCH = 640, 64
+
+
+def stepped(image: np.ndarray, pitch: int, step: float, phase: int = 0) -> np.ndarray:
+    """Every second row and column of tiles is brighter by ``step`` grey levels."""
+    rows, cols = ((np.arange(side) - phase) // pitch % 2 for side in image.shape[:2])
+    stripes = (rows[:, None] + cols[None])[..., None]
+    return np.clip(image + step * stripes, 0, 255).astype(np.uint8)
+
+
+def write_set(folder, seeds, *, step=0.0, pitch=256, phase=0, facts=None):
+    folder.mkdir()
+    for seed in seeds:
+        image = stepped(he_image(SIDE, seed, mpp=1.0), pitch, step, phase)
+        write_tiff(folder / f"s{seed}_HE.tif", image, 1.0, compression="zstd", levels=3)
+        if facts:
+            (folder / f"s{seed}_HE.json").write_text(json.dumps(facts))
+    return slide_set(folder.name, folder)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("whole") / "real", range(5))
+
+
+def row(rows, key, label=""):
+    return next(r for r in rows if (r.key, r.label) == (key, label))
+
+
+def test_slides_without_joints_are_as_the_real_ones(real, tmp_path):
+    rows, profiles = seam_rows(write_set(tmp_path / "x", range(20, 24)), real, seed=0)
+    tiles = row(rows, "seam", "256 px tiles")
+    assert tiles.value.value == pytest.approx(1, abs=0.15)
+    assert tiles.excess < 1.5
+    assert tiles.samples == "4 and 5 slides"
+    assert set(profiles) == {"256 px tiles", "256 px tiles (real)"}
+    assert len(profiles["256 px tiles"]) == 65
+
+
+def test_planted_tiles_are_seen_and_in_proportion(real, tmp_path):
+    ratios = []
+    for step in (15, 30):
+        judged = write_set(tmp_path / f"x{step}", range(20, 26), step=-step)
+        rows, profiles = seam_rows(judged, real, seed=0)
+        tiles = row(rows, "seam", "256 px tiles")
+        assert tiles.excess > 1
+        ratios.append(tiles.value.value)
+        assert np.argmax(profiles["256 px tiles"]) == 32  # in the middle
+    assert ratios[0] > 1.5
+    assert ratios[1] > 1.4 * ratios[0]
+
+
+@pytest.mark.parametrize(("step", "far"), [(0, False), (-24, True)])
+def test_joints_nobody_knows_are_sought(real, tmp_path, step, far):
+    facts = {"size": SIDE, "k": 2, "stages": 3}  # patches of 80 px
+    judged = write_set(tmp_path / "x", range(20, 26), step=step, pitch=80, phase=37, facts=facts)
+    strongest = row(seam_rows(judged, real, seed=0)[0], "strongest_line", "80 px patches")
+    assert (strongest.excess > 3) is far
+    assert "the strongest line of all counts" in strongest.warnings[0]
+
+
+def test_joints_that_are_named_are_looked_at(real, tmp_path):
+    joints = [{"name": "patches", "pitch": PITCH, "rows": [37], "cols": [37]}]
+    there = write_set(
+        tmp_path / "there", range(20, 22), step=-24, pitch=PITCH, phase=37, facts={"joints": joints}
+    )
+    value = score_slide(there.entries[0], Grid("patches", PITCH, (37,), (37,)), 1.0, 0)
+    elsewhere = score_slide(there.entries[0], Grid("patches", PITCH, (5,), (5,)), 1.0, 0)
+    assert value.ratio > 2 > 1.3 > elsewhere.ratio
+    rows, _ = seam_rows(there, real, seed=0)
+    assert row(rows, "seam", "patches").value.value > 2
+
+
+def test_small_slides_have_no_score(real, tmp_path):
+    small = slide_set("x", slides(tmp_path / "x", range(2), size=256))
+    rows, profiles = seam_rows(small, real, seed=0)
+    tiles = row(rows, "seam", "256 px tiles")
+    assert tiles.value is None
+    assert "2 slides are too small for joints 256 px apart" in tiles.warnings
+    assert "256 px tiles" not in profiles
+
+
+def test_real_slides_that_are_too_coarse_are_no_floor(real, tmp_path):
+    write_tiff(tmp_path / "a.tif", he_image(SIDE, 3, mpp=0.25), 0.25, compression="zstd")
+    rows, _ = seam_rows(slide_set("x", tmp_path), real, seed=0)
+    tiles = row(rows, "seam", "256 px tiles")
+    assert tiles.floor is None
+    assert "no real slide is as fine and as large" in tiles.warnings[0]
+
+
+def test_blocks_of_jpeg(real, tmp_path):
+    for seed in (30, 31):
+        image = he_image(SIDE, seed, mpp=1.0)
+        image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], 1)
+        write_tiff(tmp_path / f"s{seed}.tif", image, 1.0, compression="zstd")
+    jpeg = row(seam_rows(slide_set("x", tmp_path), real, seed=0)[0], "jpeg")
+    assert jpeg.floor.value == pytest.approx(1, abs=0.1)
+    assert jpeg.value.value > 1.3
+
+
+def test_a_pyramid_agrees_with_itself(real):
+    found = {r.key: r for r in scale_rows(real, real, seed=0)}
+    assert found["scale_correlation"].value.value > 0.99
+    assert found["scale_detail"].value.value == pytest.approx(1, abs=0.05)
+    assert all(r.excess == 0 for r in found.values())
+
+
+def test_an_overview_of_something_else_does_not(real, tmp_path):
+    fine, other = he_image(SIDE, 3, mpp=1.0), reduce_by(he_image(SIDE, 4, mpp=1.0), 4)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for i, image in enumerate((fine, other)):
+            tiff.write(
+                image,
+                tile=(128, 128),
+                photometric="rgb",
+                subfiletype=i,
+                resolution=(1e4 / 4**i, 1e4 / 4**i),
+                resolutionunit="CENTIMETER",
+            )
+    found = {r.key: r for r in scale_rows(slide_set("x", tmp_path), real, seed=0)}
+    assert found["scale_correlation"].value.value < 0.7
+    assert found["scale_psnr"].excess > 3
+
+
+def test_a_slide_of_one_level_has_nothing_to_compare(real, tmp_path):
+    write_tiff(tmp_path / "a.tif", he_image(SIDE, 3, mpp=1.0), 1.0, levels=1)
+    found = scale_rows(slide_set("x", tmp_path), real, seed=0)
+    assert all(r.value is None for r in found)
+    assert "not measured: the slides store no overview" in found[0].warnings[0]
+
+
+def test_copied_overviews(real, tmp_path):
+    many = slide_set("real", slides(tmp_path / "many", range(12), size=192, mpp=4.0))
+    others = slide_set("others", slides(tmp_path / "others", range(50, 53), size=192, mpp=4.0))
+    (tmp_path / "copies").mkdir()
+    for seed in (1, 2):
+        turned = np.ascontiguousarray(np.rot90(he_image(192, seed, mpp=4.0)))
+        write_tiff(tmp_path / "copies" / f"c{seed}.tif", turned, 4.0)
+    for judged, copied in ((slide_set("copies", tmp_path / "copies"), 100), (others, 0)):
+        (found,) = overview_rows(judged, many, None)
+        assert found.value.value == copied
+        assert found.floor.value == 0
+    (found,) = overview_rows(others, real, None)
+    assert found.value is None
+    assert "needs at least 10 real patches, got 5" in found.warnings[0]
+
+
+def test_an_overview_is_never_enlarged(real):
+    assert overview(real.entries[0]).shape == (256, 256, 3)
+    assert overview(real.entries[0], 5000).shape == (SIDE, SIDE, 3)
