@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from wsigen.errors import OutputError
 from wsigen.files import write_bytes
 
 mpl.use("Agg")
@@ -84,7 +83,7 @@ def draw_sheet(rows: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None
         path: the PNG.
 
     Raises:
-        OutputError: the folder cannot be written to, or the sheet is too large.
+        OutputError: the folder cannot be written to.
     """
     height, width = (max(c.shape[i] for crops in rows.values() for c in crops.values()) for i in (0, 1))
     columns, font = max(map(len, rows.values())), ImageFont.load_default(_FONT)
@@ -103,12 +102,11 @@ def draw_sheet(rows: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None
 
 
 def save_small(image: Image.Image, path: Path) -> None:
-    """Write a PNG with as many colours as the limit on its size allows.
+    """Write a PNG with as many colours as the limit on its size allows; if 16 are too many, at half the size.
 
     Raises:
-        OutputError: the folder cannot be written to, or 16 colours are too many.
+        OutputError: the folder cannot be written to.
     """
-    stream = io.BytesIO()
     for colours in _COLOURS:
         stream = io.BytesIO()
         few = image.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
@@ -116,7 +114,7 @@ def save_small(image: Image.Image, path: Path) -> None:
         if stream.tell() <= LARGEST:
             write_bytes(path, stream.getvalue())
             return
-    raise OutputError(path, f"the figure takes {stream.tell()} bytes, more than {LARGEST}; show fewer crops")
+    save_small(image.reduce(2), path)
 
 
 def _wrapped(text: str, width: int) -> str:

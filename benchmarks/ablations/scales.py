@@ -18,12 +18,13 @@ from benchmarks.ablations.figure import draw_sheet
 from benchmarks.ablations.options import Device, add_real, options
 from benchmarks.ablations.page import Column, Page, Row
 from benchmarks.ablations.real import Judge, RealSlides
-from benchmarks.ablations.sampler import Clock, K, Sampler
+from benchmarks.ablations.sampler import Clock, K, Sampler, middle
 from wsigen.diffusion.schedule import karras_sigmas
 from wsigen.diffusion.solvers import SOLVERS
 from wsigen.diffusion.step import at_mpp, integrate
 from wsigen.errors import InvalidValueError
 
+CROP = 96
 TEXT = """
 At each µm/px, patches of two kinds against held-out real ones. *Alone*: patches from noise, without a
 guide, as stage 0 makes them. *Guided*: the four patches of an image twice as wide whose guide was made
@@ -109,11 +110,7 @@ def measure(
         sets["held-out"] = judge.examples
     else:
         notes.append(f"no held-out real patches at {mpp:g} µm/px: no distances")
-    crops = {
-        f"{kind} {i + 1}": p
-        for kind, patches in sets.items()
-        for i, p in enumerate(patches[:: len(patches) // 2][:2])
-    }
+    crops = {kind: middle(patches[0], CROP)[0] for kind, patches in sets.items()}
     return row, crops, notes
 
 
