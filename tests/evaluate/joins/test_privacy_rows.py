@@ -1,0 +1,133 @@
+"""Planted copies are caught, strangers are not, and training slides betray themselves only where they do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.evaluate.slides import slide_set, slides
+from tests.synthetic import he_image, write_tiff
+from wsigen.evaluate.descriptor import WeightFree
+from wsigen.evaluate.draw import Reader, spots
+from wsigen.evaluate.joins.privacy import Privacy, share, unknown_training
+from wsigen.evaluate.joins.sides import Comparison, Reals
+from wsigen.evaluate.observe import observe
+from wsigen.evaluate.sets import load_set
+
+PATCH, COUNT = 96, 24
+
+
+def seen(one, count=COUNT):
+    each = -(-count // len(one.entries))
+    where = spots(one.entries, {e.slide: each for e in one.entries}, 1.0, PATCH)
+    return observe(where, Reader(0), WeightFree(), keep=0)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    return slide_set("real", slides(tmp_path_factory.mktemp("privacy") / "real", range(6), size=448))
+
+
+@pytest.fixture(scope="module")
+def real_seen(real):
+    return seen(real, 48)
+
+
+@pytest.fixture(scope="module")
+def privacy(real, real_seen):
+    return Privacy(real_seen, None, real, mpp=1.0, patch=PATCH, seed=0, threads=1)
+
+
+def compared(patches, real_seen):
+    return Comparison(patches, Reals(real_seen, {1.0: COUNT}, 0), 1.0)
+
+
+def by_key(rows):
+    return {r.key: r for r in rows}
+
+
+def disguised(image: np.ndarray) -> np.ndarray:
+    """Flipped, turned, recoloured and slightly blurred."""
+    image = cv2.GaussianBlur(np.ascontiguousarray(np.rot90(image[:, ::-1])), (0, 0), 1)
+    return (255 - (255 - image.astype(float)) * [1.2, 0.9, 1.1]).clip(0, 255).astype(np.uint8)
+
+
+def test_strangers_are_no_copies(privacy, real_seen, tmp_path):
+    ours = seen(slide_set("ours", slides(tmp_path / "s", range(40, 43), size=448)))
+    found = privacy.compare(compared(ours, real_seen))
+    rows = by_key(found.rows)
+    assert list(rows) == ["copies", "near_pixels", "near_features", "authenticity"]
+    assert rows["copies"].value.value == 0
+    assert rows["copies"].excess == 0
+    assert rows["near_pixels"].excess < 2
+    assert rows["authenticity"].value.value > 20
+    assert set(found.curves) == {"real", "set"}
+    assert len(found.curves["set"]) == len(ours)
+
+
+def test_disguised_copies_are_caught_and_shown(privacy, real_seen, tmp_path):
+    for seed in (1, 2):
+        write_tiff(tmp_path / f"c{seed}.tif", disguised(he_image(448, seed, mpp=1.0)), 1.0)
+    found = privacy.compare(compared(seen(load_set("copies", str(tmp_path))), real_seen))
+    rows = by_key(found.rows)
+    assert rows["copies"].value.value > 80
+    assert rows["copies"].excess > 3
+    assert 1 <= len(found.neighbours) <= 6
+    for one in found.neighbours:
+        copied = {"c1.tif": "s1.tif", "c2.tif": "s2.tif"}[one.spot.entry.slide]
+        assert privacy.field.entries[one.slide].slide == copied
+        assert one.distance < 0.2
+    assert [n.distance for n in found.neighbours] == sorted(n.distance for n in found.neighbours)
+
+
+def test_neighbours_are_of_different_places(privacy, real_seen):
+    found = privacy.compare(compared(real_seen, real_seen)).neighbours
+    for i, one in enumerate(found):
+        for other in found[:i]:
+            far = np.hypot(one.centre[0] - other.centre[0], one.centre[1] - other.centre[1]) >= PATCH / 2
+            assert one.slide != other.slide or far
+
+
+def test_one_real_slide_says_nothing(real_seen, real):
+    alone, one = real_seen.take(np.arange(8)), replace(real, entries=real.entries[:1])
+    privacy = Privacy(alone, None, one, mpp=1.0, patch=PATCH, seed=0, threads=1)
+    found = privacy.compare(compared(real_seen, real_seen))
+    assert len(found.rows) == 4
+    assert all(r.value is None for r in found.rows)
+    assert all("at least two real slides" in r.warnings[0] for r in found.rows)
+    assert found.neighbours == []
+    assert found.curves == {}
+
+
+def test_membership_of_a_set_that_copies_its_training_slides(real_seen, tmp_path):
+    train = slide_set("train", slides(tmp_path / "train", range(20, 26), size=448))
+    trained = seen(train, 48)
+    privacy = Privacy(real_seen, trained, train, mpp=1.0, patch=PATCH, seed=0, threads=1)
+    strangers = seen(slide_set("x", slides(tmp_path / "x", range(60, 66), size=448)), 48)
+    rows = by_key(privacy.compare(compared(trained, real_seen)).rows)
+    assert rows["copies"].value.value == 100
+    assert rows["authenticity"].value.value == 0
+    assert rows["membership"].value.value == 1.0
+    assert rows["membership"].excess > 1
+    assert rows["copying"].value.value < -3
+    rows = by_key(privacy.compare(compared(strangers, real_seen)).rows)
+    assert rows["copies"].value.value == 0
+    assert 0.3 < rows["membership"].value.value < 0.7
+    assert rows["membership"].floor.value == pytest.approx(0.5, abs=0.15)
+    assert abs(rows["copying"].value.value) < 3
+
+
+def test_what_needs_training_slides_says_so():
+    rows = unknown_training()
+    assert [r.key for r in rows] == ["copying", "membership"]
+    assert all(r.value is None and "--train" in r.warnings[0] for r in rows)
+
+
+def test_shares_have_wilsons_interval():
+    half, none, every = share(5, 10), share(0, 10), share(10, 10)
+    assert (half.value, half.low, half.high) == pytest.approx((50, 23.659, 76.341), abs=1e-2)
+    assert (none.value, none.low, none.high) == pytest.approx((0, 0, 27.753), abs=1e-2)
+    assert (every.value, every.low, every.high) == pytest.approx((100, 72.247, 100), abs=1e-2)
