@@ -85,6 +85,22 @@ def test_training_learns(config):
     assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
 
 
+def test_run_begins_with_the_weights_it_is_given(config, tmp_path):
+    snapshot = train(config)
+    on = replace(config, init=str(snapshot), run_dir=tmp_path / "on", kimg=0.008, optim=OptimConfig(lr=1e-12))
+    train(on)
+    assert_same(weights(config.run_dir), weights(on.run_dir), rtol=1e-6, atol=1e-6)
+
+
+def test_weights_of_another_shape_are_refused_with_the_flag_that_mends_it(config, tmp_path):
+    snapshot = train(config)
+    other = replace(config, init=str(snapshot), run_dir=tmp_path / "other")
+    with pytest.raises(InvalidValueError, match=r"has patchify 2 and this run 4; set --model.patchify 2"):
+        train(replace(other, model=replace(config.model, patchify=4)))
+    with pytest.raises(InvalidValueError, match=r"sigma_data 0.5 and this run 0.4; set --loss.sigma_data"):
+        train(replace(other, loss=LossConfig(sigma_data=0.4)))
+
+
 @pytest.mark.parametrize("uncertainty", [False, True])
 def test_resumed_run_equals_one_that_never_stopped(config, tmp_path, uncertainty):
     config = replace(config, loss=LossConfig(uncertainty=uncertainty))

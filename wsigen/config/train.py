@@ -157,6 +157,7 @@ class TrainConfig:
         kimg: thousands of images to train on.
         seed: everything random follows from it.
         run_dir: output folder; default ``runs/<config's name>``. Holding a checkpoint, it is continued.
+        init: weights to begin with, instead of random ones: "default", a snapshot folder, or a hub id.
         mixed_precision: "bf16" or "no", on CPU and GPU.
         accumulation: micro-batches per update.
         compile: run the network through ``torch.compile``.
@@ -175,6 +176,7 @@ class TrainConfig:
     kimg: float = 1000.0
     seed: int = 0
     run_dir: Path | None = None
+    init: str | None = None
     mixed_precision: str = "bf16"
     accumulation: int = 1
     compile: bool = False

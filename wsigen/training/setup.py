@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from wsigen.config import PatchGroup, TrainConfig
+from wsigen.config import DenoiserConfig, PatchGroup, TrainConfig
 from wsigen.data.index import SlideIndex, load_or_build_index
 from wsigen.data.patches import PatchDataset, PatchSchedule, collate
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.nn.denoiser import Denoiser
+from wsigen.nn.snapshot import load_snapshot, resolve
 from wsigen.training.folder import check_same_run
 from wsigen.training.interrupt import ignore_ctrl_c
 from wsigen.training.loop import RunConfig
@@ -55,27 +58,47 @@ def make_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
 
 
 def make_network(config: TrainConfig, index: SlideIndex) -> Denoiser:
-    """The untrained denoiser; its background is the middle one of the slides'.
+    """The denoiser before its first update; its background is the middle one of the slides'.
 
     Args:
-        config: the run.
+        config: the run; its weights are those of ``init``, or random.
         index: all slides of the run.
 
+    Raises:
+        SnapshotError: if the weights of ``init`` cannot be had.
+        InvalidValueError: if they are of a network of another shape than ``config.model``.
+
     Determinism:
-        The weights follow from ``config.seed``.
+        Random weights follow from ``config.seed``.
     """
     torch.manual_seed(config.seed)
     red, green, blue = (
         sorted(e.background[c] for e in index.entries)[len(index.entries) // 2] for c in range(3)
     )
     low, high = config.data.mpp_range
-    return Denoiser(
+    net = Denoiser(
         **asdict(config.model),
         sigma_data=config.loss.sigma_data,
         patch_sizes=tuple(g.size for g in config.data.patches),
         mpp_range=(low, high),
         background=(red, green, blue),
     )
+    if config.init is not None:
+        net.load_state_dict(_weights_like(net, config.init))
+    return net
+
+
+def _weights_like(net: Denoiser, init: str) -> dict[str, Tensor]:
+    """The weights of the model ``init``, which has the shape of ``net``."""
+    given = load_snapshot(Denoiser, resolve(init))
+    for part in (*(f.name for f in fields(DenoiserConfig)), "sigma_data"):
+        theirs, ours = (json.dumps(n.config[part]) for n in (given, net))  # tuples and lists alike
+        if theirs != ours:
+            where = "loss" if part == "sigma_data" else "model"
+            raise InvalidValueError(
+                f"--init {init} has {part} {theirs} and this run {ours}; set --{where}.{part} {theirs}"
+            )
+    return given.state_dict()
 
 
 def run_index(config: TrainConfig, run_dir: Path, accelerator: Accelerator) -> SlideIndex:
