@@ -62,4 +62,4 @@ class Region:
         return Region(y, x, max(0, y1 - y), max(0, x1 - x))
 
     def __bool__(self) -> bool:
-        return self.height > 0 and self.width > 0
+        return bool(self.height > 0 and self.width > 0)  # NumPy's integers would give NumPy's bool
