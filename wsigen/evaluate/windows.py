@@ -66,6 +66,28 @@ def grids(entry: SlideEntry) -> list[Grid]:
     return found
 
 
+def by_name(entries: Sequence[SlideEntry]) -> dict[Grid, list[SlideEntry]]:
+    """The grids of slides, whose joints may lie elsewhere on each of them: those of one name as one.
+
+    Args:
+        entries: the slides.
+
+    Returns:
+        A grid with joints at 0, or none that are known; and the slides that were made on one like it.
+    """
+    found: dict[Grid, list[SlideEntry]] = {}
+    for entry in entries:
+        for grid in grids(entry):
+            named = grid if grid.rows is None else Grid(grid.name, grid.pitch)
+            found.setdefault(named, []).append(entry)
+    return found
+
+
+def own_grid(entry: SlideEntry, grid: Grid) -> Grid:
+    """The grid of that name with the joints of this very slide; as it is where the slide names none."""
+    return next((g for g in grids(entry) if (g.name, g.pitch) == (grid.name, grid.pitch)), grid)
+
+
 def windows(entry: SlideEntry, mpp: float, side: int, *, seed: int, most: int = MOST_WINDOWS) -> list[Region]:
     """Square windows that do not overlap, those with most tissue first and then shuffled by their place.
 

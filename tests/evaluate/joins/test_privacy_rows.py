@@ -63,7 +63,7 @@ def test_strangers_are_no_copies(privacy, real_seen, tmp_path):
     assert rows["copies"].value.value == 0
     assert rows["copies"].excess == 0
     assert rows["near_pixels"].excess < 2
-    assert rows["authenticity"].value.value > 20
+    assert rows["authenticity"].excess < 1.5
     assert set(found.curves) == {"real", "set"}
     assert len(found.curves["set"]) == len(ours)
 
@@ -89,6 +89,29 @@ def test_neighbours_are_of_different_places(privacy, real_seen):
         for other in found[:i]:
             far = np.hypot(one.centre[0] - other.centre[0], one.centre[1] - other.centre[1]) >= PATCH / 2
             assert one.slide != other.slide or far
+
+
+def test_authenticity_of_real_slides_is_that_of_real_slides(real, real_seen, privacy):
+    """Judged as if they were generated, against the others, they have what the floor says."""
+    rest = real_seen.take(np.flatnonzero([g != "s0.tif" for g in real_seen.groups]))
+    fewer = replace(real, entries=real.entries[1:])
+    held_out = Privacy(rest, None, fewer, mpp=1.0, patch=PATCH, seed=0, threads=1)
+    left = real_seen.take(np.flatnonzero([g == "s0.tif" for g in real_seen.groups]))
+    value = by_key(held_out.compare(compared(left, rest)).rows)["authenticity"].value.value
+    floor = by_key(privacy.compare(compared(left, real_seen)).rows)["authenticity"].floor
+    assert value == pytest.approx(floor.value, abs=30)
+    assert 25 < floor.value < 75  # of equals, about half are nearer
+
+
+def test_authenticity_needs_three_real_slides_for_its_floor(real, real_seen):
+    two = real_seen.take(np.flatnonzero([g in ("s0.tif", "s1.tif") for g in real_seen.groups]))
+    privacy = Privacy(
+        two, None, replace(real, entries=real.entries[:2]), mpp=1.0, patch=PATCH, seed=0, threads=1
+    )
+    row = by_key(privacy.compare(compared(real_seen, two)).rows)["authenticity"]
+    assert row.value is not None
+    assert row.floor is None
+    assert "from three real slides" in row.warnings[-1]
 
 
 def test_one_real_slide_says_nothing(real_seen, real):

@@ -14,7 +14,7 @@ from tests.synthetic import he_image, reduce_by, write_tiff
 from wsigen.evaluate.joins.overviews import overview, overview_rows
 from wsigen.evaluate.joins.scales import scale_rows
 from wsigen.evaluate.joins.seams import score_slide, seam_rows
-from wsigen.evaluate.windows import Grid
+from wsigen.evaluate.windows import Grid, by_name, own_grid
 
 SIDE, PITCH = 640, 64
 
@@ -84,9 +84,44 @@ def test_joints_that_are_named_are_looked_at(real, tmp_path):
     )
     value = score_slide(there.entries[0], Grid("patches", PITCH, (37,), (37,)), 1.0, 0)
     elsewhere = score_slide(there.entries[0], Grid("patches", PITCH, (5,), (5,)), 1.0, 0)
-    assert value.ratio > 2 > 1.3 > elsewhere.ratio
+    for key, strong in (("seam", 2), ("edge", 1.8)):
+        assert value[key].ratio > strong > 1.3 > elsewhere[key].ratio
     rows, _ = seam_rows(there, real, seed=0)
     assert row(rows, "seam", "patches").value.value > 2
+    assert row(rows, "edge", "patches").excess > 1
+
+
+def test_joints_lie_elsewhere_on_each_slide_and_are_one_grid(real, tmp_path):
+    (tmp_path / "x").mkdir()
+    for seed, phase in ((20, 11), (21, 42)):
+        image = stepped(he_image(SIDE, seed, mpp=1.0), PITCH, -24, phase)
+        write_tiff(tmp_path / "x" / f"s{seed}_HE.tif", image, 1.0, compression="zstd")
+        joints = [{"name": "patches", "pitch": PITCH, "rows": [phase], "cols": [phase]}]
+        (tmp_path / "x" / f"s{seed}_HE.json").write_text(json.dumps({"joints": joints}))
+    judged = slide_set("x", tmp_path / "x")
+    grids = by_name(judged.entries)
+    assert {(g.name, g.rows): len(e) for g, e in grids.items()} == {
+        ("256 px tiles", (0,)): 2,
+        ("patches", (0,)): 2,
+    }
+    assert [own_grid(e, Grid("patches", PITCH)).rows for e in judged.entries] == [(11,), (42,)]
+    found = row(seam_rows(judged, real, seed=0)[0], "seam", "patches")
+    assert found.samples == "2 and 5 slides"
+    assert found.value.value > 2
+
+
+def test_a_faint_hard_edge_is_seen_by_the_jump_alone(real, tmp_path):
+    """One dark line at each joint: strips of 8 px hardly change, the step to the next pixel does."""
+    (tmp_path / "x").mkdir()
+    for seed in (20, 21):
+        image = he_image(SIDE, seed, mpp=1.0)
+        image[::256] = image[::256] * 0.8
+        image[:, ::256] = image[:, ::256] * 0.8
+        write_tiff(tmp_path / "x" / f"s{seed}.tif", image, 1.0, compression="zstd")
+    rows, _ = seam_rows(slide_set("x", tmp_path / "x"), real, seed=0)
+    edge, soft = (row(rows, key, "256 px tiles") for key in ("edge", "seam"))
+    assert edge.value.value > 2 * soft.value.value
+    assert edge.excess > 1 > soft.excess
 
 
 def test_small_slides_have_no_score(real, tmp_path):

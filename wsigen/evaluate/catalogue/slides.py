@@ -35,6 +35,13 @@ SLIDES: dict[str, Measure] = {
         "Good is 1, as on real slides where nothing is joined: joints step no more than any other line.",
         "step8: RMS over 64 px segments of the detrended difference of 8 px strips, E(joint) / median E",
     ),
+    "edge": Measure(
+        "seams",
+        "Hard edge at joints",
+        "lower",
+        "Good is 1, as on real slides: from pixel to pixel, too, joints jump no more than other lines.",
+        "jump: RMS of the detrended difference of neighbouring pixels across a line, E(joint) / median E",
+    ),
     "strongest_line": Measure(
         "seams",
         "Step at the strongest line",

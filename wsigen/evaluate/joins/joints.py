@@ -16,7 +16,7 @@ from wsigen.evaluate.joins.pairs import Twin, places
 from wsigen.evaluate.joints import domain_differentiation, inner_crops, joint_visibility, straddling_crops
 from wsigen.evaluate.results import Result
 from wsigen.evaluate.sets import SlideSet
-from wsigen.evaluate.windows import Grid, as_fine, grids, some_slides, windows
+from wsigen.evaluate.windows import Grid, as_fine, by_name, grids, own_grid, some_slides, windows
 
 CROP, CROPS, REGIONS, REAL_CROPS = 64, 24, 8, 400
 Crops = tuple[np.ndarray, np.ndarray, list[str]]
@@ -36,11 +36,7 @@ def joint_rows(
         mark: before the name of the grid.
     """
     rows = []
-    by_grid: dict[Grid, list[SlideEntry]] = {}
-    for entry in some_slides(ours.entries):
-        for grid in grids(entry):
-            if grid.rows is not None:
-                by_grid.setdefault(grid, []).append(entry)
+    by_grid = {g: e for g, e in by_name(some_slides(ours.entries)).items() if g.rows is not None}
     for grid, entries in by_grid.items():
         mpp = entries[0].mpp
         fine = some_slides(as_fine(real.entries, mpp))
@@ -114,10 +110,14 @@ def _visible(
 
 
 def _crops(entries: Sequence[SlideEntry], grid: Grid, mpp: float | None, seed: int) -> Crops:
-    """Crops over joints and within tiles, equally many of each window, and the window of each."""
+    """Crops over joints and within tiles, equally many of each window, and the window of each.
+
+    The joints are each slide's own; at a given ``mpp``, on slides that have none, those of ``grid``.
+    """
     over, within, labels = [], [], []
     for entry in entries:
         slide, at = entry.open(), entry.mpp if mpp is None else mpp
+        lines = own_grid(entry, grid) if mpp is None else grid
         side = 2 * grid.pitch
         for region in windows(entry, at, side, seed=seed, most=max(2, REGIONS // len(entries))):
             try:
@@ -125,8 +125,8 @@ def _crops(entries: Sequence[SlideEntry], grid: Grid, mpp: float | None, seed: i
             except SlideError:
                 continue
             joints = {
-                "rows": [(j - region.y) % grid.pitch for j in grid.rows or ()],
-                "cols": [(j - region.x) % grid.pitch for j in grid.cols or ()],
+                "rows": [(j - region.y) % grid.pitch for j in lines.rows or ()],
+                "cols": [(j - region.x) % grid.pitch for j in lines.cols or ()],
             }
             over.append(straddling_crops(image, grid.pitch, CROPS, size=CROP, seed=seed, **joints))
             within.append(inner_crops(image, grid.pitch, CROPS, size=CROP, seed=seed, **joints))

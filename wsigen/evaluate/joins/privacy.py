@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wsigen.errors import InvalidValueError
 from wsigen.evaluate.collect import heeding
 from wsigen.evaluate.draw import Spot
 from wsigen.evaluate.estimate import Estimate, jackknife
@@ -160,15 +161,26 @@ class Privacy:
         value, cautions = heeding(
             lambda: authenticity(between, self.within, generated_slides=c.ours.groups, seed=self.seed)
         )
-        others = feature_distances(self.real.features, self.gallery.features, self.scale)
-        others[np.array(self.real.groups)[:, None] == self.gallery_groups[None]] = np.inf
-        held = 100.0 * is_authentic(others, self.within)
-        floor, notes = heeding(
-            lambda: jackknife(lambda i: [held[i].mean()], [self.real.groups], seed=self.seed, bounds=(0, 100))
-        )
-        return Result(
-            "authenticity", c.mpp, value, floor[0] if floor else None, c.samples, (*cautions, *notes)
-        )
+        floor, notes = heeding(self._authenticity_floor)
+        return Result("authenticity", c.mpp, value, floor, c.samples, (*cautions, *notes))
+
+    def _authenticity_floor(self) -> Estimate:
+        """That of real patches, each slide (or case) against a gallery without itself.
+
+        Not only do its own patches not count as neighbours: they must not be what the others' nearest is
+        measured by either, or no patch could be nearer to one than its own nearest, and all were authentic.
+        """
+        held, labels = np.full(len(self.real), np.nan), np.array(self.real.groups)
+        for group in np.unique(labels):
+            ours, others = np.flatnonzero(labels == group), self.gallery_groups != group
+            if len(set(self.gallery_groups[others])) > 1:
+                between = feature_distances(
+                    self.real.features[ours], self.gallery.features[others], self.scale
+                )
+                held[ours] = 100.0 * is_authentic(between, self.within[np.ix_(others, others)])
+        if np.isnan(held).any():
+            raise InvalidValueError("authenticity has a floor from three real slides (or cases) on")
+        return jackknife(lambda i: [held[i].mean()], [self.real.groups], seed=self.seed, bounds=(0, 100))[0]
 
     def _against_held_out(self, c: Comparison) -> list[Result]:
         if self.train is None:

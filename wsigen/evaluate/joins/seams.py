@@ -11,19 +11,23 @@ import numpy as np
 from wsigen.data.entry import SlideEntry
 from wsigen.evaluate.estimate import Estimate
 from wsigen.evaluate.results import Result
-from wsigen.evaluate.seams import SeamScore, jpeg_grid, seam_profile, step8
+from wsigen.evaluate.seams import SeamScore, jpeg_grid, jump, seam_profile, step8
 from wsigen.evaluate.sets import SlideSet
 from wsigen.evaluate.spread import mean_over_groups
-from wsigen.evaluate.windows import WINDOW, Grid, as_fine, grids, some_slides, windows
+from wsigen.evaluate.windows import WINDOW, Grid, as_fine, by_name, own_grid, some_slides, windows
 
 LARGEST = 4096
 BLOCKS = 8
 _MAD_TO_SIGMA = 1.4826
 
 
+STEPS = {"seam": step8, "edge": jump}
+"""What is looked at on every grid: soft joints, and hard edges."""
+
+
 @dataclass(frozen=True)
 class Scored:
-    """One slide on one grid.
+    """One slide on one grid, by one of `STEPS`.
 
     Attributes:
         ratio: E(joint) / median E, both directions together; 1 = none.
@@ -47,28 +51,27 @@ def seam_rows(
         Rows; and profiles by name of the grid, of the set and, with " (real)" after it, of the real slides.
     """
     chosen = some_slides(ours.entries)
-    by_grid: dict[Grid, list[SlideEntry]] = {}
-    for entry in chosen:
-        for grid in grids(entry):
-            named = grid if grid.rows is None else Grid(grid.name, grid.pitch)
-            by_grid.setdefault(named, []).append(entry)
+    by_grid = by_name(chosen)
     rows, profiles = [], {}
     for grid, entries in by_grid.items():
         mpp = entries[0].mpp
-        mine = _scored([(e, _own(e, grid), e.mpp) for e in entries], seed)
+        mine = _scored([(e, own_grid(e, grid), e.mpp) for e in entries], seed)
         theirs = _scored([(e, grid, mpp) for e in some_slides(as_fine(real.entries, mpp))], seed)
-        rows.append(_row(grid, mine, theirs, len(entries)))
+        rows += [
+            _row(key, grid, [s[key] for s in mine], [s[key] for s in theirs], len(entries))
+            for key in (STEPS if grid.rows is not None else ("seam",))
+        ]
         for name, found in ((grid.name, mine), (f"{grid.name} (real)", theirs)):
             if found:
-                profiles[name] = np.mean([s.profile for s in found], axis=0)
+                profiles[name] = np.mean([s["seam"].profile for s in found], axis=0)
         progress(1)
     blocks = [_blockiness(entries, seed) for entries in (chosen, some_slides(real.entries))]
     rows.append(Result("jpeg", None, blocks[0], blocks[1], f"{len(chosen)} slides"))
     return rows, profiles
 
 
-def score_slide(entry: SlideEntry, grid: Grid, mpp: float, seed: int) -> Scored | None:
-    """One slide on one grid; None where the slide is too small for it.
+def score_slide(entry: SlideEntry, grid: Grid, mpp: float, seed: int) -> dict[str, Scored] | None:
+    """One slide on one grid, by each of `STEPS`; None where the slide is too small for it.
 
     Args:
         entry: the slide.
@@ -79,21 +82,28 @@ def score_slide(entry: SlideEntry, grid: Grid, mpp: float, seed: int) -> Scored 
     Memory: one window, at most 4096 px wide.
     """
     side = min(max(WINDOW, 4 * grid.pitch), LARGEST)
-    slide, found = entry.open(), []
-    scores: dict[int, list[np.ndarray]] = {0: [], 1: []}
+    slide = entry.open()
+    energies: dict[tuple[str, int], list[np.ndarray]] = {(k, axis): [] for k in STEPS for axis in (0, 1)}
     for region in windows(entry, mpp, side, seed=seed):
         if min(region.height, region.width) < grid.pitch + 64:
             return None
         image = slide.read_region(region, mpp, entry.background)
-        for axis, origin in ((0, region.y), (1, region.x)):
-            scores[axis].append(step8(image, grid.pitch, axis=axis, origin=origin).energy)
-    for axis, joints in ((0, grid.rows), (1, grid.cols)):
-        energy = np.sqrt(np.mean(np.square(scores[axis]), axis=0))
-        found.append(_at_joints(energy, joints, entry.group))
+        for (key, axis), found in energies.items():
+            found.append(STEPS[key](image, grid.pitch, axis=axis, origin=(region.y, region.x)[axis]).energy)
+    pooled = {of: np.sqrt(np.mean(np.square(found), axis=0)) for of, found in energies.items()}
+    joints = (grid.rows, grid.cols)
+    return {
+        key: _both([_at_joints(pooled[key, axis], joints[axis], entry.group) for axis in (0, 1)])
+        for key in STEPS
+    }
+
+
+def _both(found: Sequence[Scored]) -> Scored:
+    """Joints of rows and of columns as one."""
     return Scored(
         math.sqrt(np.mean([f.ratio**2 for f in found])),
         math.sqrt(sum(f.spread**2 for f in found)) / len(found),
-        entry.group,
+        found[0].group,
         np.mean([f.profile for f in found], axis=0),
     )
 
@@ -107,18 +117,13 @@ def _at_joints(energy: np.ndarray, joints: Sequence[int] | None, group: str) -> 
     return Scored(ratio, spread / math.sqrt(len(phases)), group, profile)
 
 
-def _own(entry: SlideEntry, grid: Grid) -> Grid:
-    """The grid of that name with the joints of this very slide."""
-    return next(g for g in grids(entry) if (g.name, g.pitch) == (grid.name, grid.pitch))
-
-
-def _scored(slides: Sequence[tuple[SlideEntry, Grid, float]], seed: int) -> list[Scored]:
+def _scored(slides: Sequence[tuple[SlideEntry, Grid, float]], seed: int) -> list[dict[str, Scored]]:
     found = [score_slide(entry, grid, mpp, seed) for entry, grid, mpp in slides]
     return [s for s in found if s is not None]
 
 
-def _row(grid: Grid, mine: list[Scored], theirs: list[Scored], slides: int) -> Result:
-    key = "seam" if grid.rows is not None else "strongest_line"
+def _row(key: str, grid: Grid, mine: list[Scored], theirs: list[Scored], slides: int) -> Result:
+    key = key if grid.rows is not None else "strongest_line"
     notes = []
     if len(mine) < slides:
         notes.append(f"{slides - len(mine)} slides are too small for joints {grid.pitch} px apart")
