@@ -64,7 +64,7 @@ def names(folder):
 
 def test_a_slide_with_its_companions(sample):
     out = sample("--mpp", 0.25, "--seed", 7)
-    assert names(out) == ["synthetic-7_HE.jpg", "synthetic-7_HE.json", "synthetic-7_HE.ome.tif"]
+    assert names(out) == [f"synthetic-7_HE.{s}" for s in ("jpg", "json", "ome.tif", "png")]
     with openslide.OpenSlide(out / "synthetic-7_HE.ome.tif") as slide:
         assert slide.dimensions == (128, 128)
         assert float(slide.properties["openslide.mpp-y"]) == pytest.approx(0.25)

@@ -6,6 +6,7 @@ import signal
 import time
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import openslide
 import pytest
@@ -13,10 +14,11 @@ import torch
 from filelock import FileLock
 
 from tests.synthesis.models import PAINT, small_job, small_net
+from wsigen.data.survey import find_slides
 from wsigen.errors import OutputError
 from wsigen.sampling.stage import Machine
 from wsigen.synthesis.runtime import InPrecision
-from wsigen.synthesis.slide import is_finished, synthesise
+from wsigen.synthesis.slide import is_finished, joints, synthesise
 
 
 def make(job, *, order="wavefront", batch_size=4, **kwargs):
@@ -49,9 +51,39 @@ def test_slide_says_what_it_is_and_opens(tmp_path):
     assert facts["synthetic"] is True
     assert (facts["seed"], facts["stages"], facts["preset"]) == (0, 4, "quick")
     assert facts["preset_values"]["guided"]["solver"] == "dpmpp_2m"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a_HE.jpg", "a_HE.json", "a_HE.ome.tif"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "a_HE.jpg",
+        "a_HE.json",
+        "a_HE.ome.tif",
+        "a_HE.png",
+    ]
     assert is_finished(small_job(tmp_path, size=1024, stages=4, mpp=0.4))
     assert not is_finished(small_job(tmp_path, size=1024, stages=4, mpp=0.4, seed=1))
+
+
+def test_the_overview_that_a_slide_was_made_from_lies_beside_it(tmp_path):
+    make(small_job(tmp_path, size=1024, stages=4, layout="lossless"))
+    overview = cv2.imread(str(tmp_path / "a_HE.png"))[..., ::-1].astype(int)
+    assert overview.shape == (64, 64, 3)
+    fine = pixels(tmp_path / "a_HE.ome.tif").reshape(64, 16, 64, 16, 3).mean(axis=(1, 3))
+    apart = np.abs(fine - overview).mean()
+    turned = np.abs(fine - overview[::-1]).mean()
+    assert apart < 0.5 * turned
+    assert list(find_slides(tmp_path)) == ["a_HE.ome.tif"]  # the picture is not taken for a slide
+
+
+def test_slide_says_where_its_last_patches_met(tmp_path):
+    job = small_job(tmp_path, size=1024, stages=4)
+    (files,) = make(job)
+    last, before = json.loads(files.provenance.read_text())["joints"]
+    assert (last["name"], before["name"]) == ("patches, last step", "patches, step before it")
+    spec = job.specs(small_net())[-1]
+    for said, grid in ((last, spec.grids[-1]), (before, spec.grids[-2])):
+        assert said["pitch"] == grid.rows.stride
+        assert (said["rows"], said["cols"]) == ([grid.rows.offset], [grid.cols.offset])
+        starts = [grid.rows.start(j) for j in range(1, grid.rows.count)]
+        assert all(start % said["pitch"] == said["rows"][0] for start in starts)
+    assert len(joints(replace(spec, grids=spec.grids[-1:] * 3))) == 1
 
 
 def test_schedules_give_identical_files(tmp_path):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+
+import cv2
 
 from wsigen.errors import OutputError
-from wsigen.files import only_process
+from wsigen.files import only_process, write_bytes
 from wsigen.geometry import Size
 from wsigen.nn.denoiser import Denoiser
 from wsigen.sampling.cascade import run_cascade
@@ -15,6 +18,7 @@ from wsigen.sampling.rows import RowStore
 from wsigen.sampling.stage import Machine, Progress, StageSpec
 from wsigen.slide.codec import ZSTD
 from wsigen.slide.journal import BlockJournal
+from wsigen.slide.provenance import beside
 from wsigen.slide.write import SlideFiles, check_output, final_journal, layout_codec, write_slide
 from wsigen.synthesis.behind import Behind
 from wsigen.synthesis.job import SlideJob
@@ -89,9 +93,11 @@ def synthesise(
             return open_pair(journals, specs[-1], (red, green, blue), stained, stainers.only(which), behind)
 
         run_cascade(runner, specs, store, background=(red, green, blue), machine=machine, progress=progress)
+        if len(journals) > 1:
+            write_bytes(beside(job.slide, ".png"), _overview_png(journals[0]))
         # The H&E last: where it is, its stains are.
         files = [twin.write(rows, overwrite=overwrite) for twin, rows in zip(twins, stained, strict=True)]
-        files.insert(0, _write(job, journals[-1], overwrite))
+        files.insert(0, _write(job, specs[-1], journals[-1], overwrite))
         for journal in (*journals, *stained):
             journal.delete()
     remove_work(job)
@@ -106,8 +112,33 @@ def _open_stage(job: SlideJob, spec: StageSpec, *, last: bool, block: int) -> Bl
     return BlockJournal(folder, size, codec=ZSTD, levels=1, fingerprint=fingerprint, block=block)
 
 
-def _write(job: SlideJob, journal: BlockJournal, overwrite: bool) -> SlideFiles:
-    facts = {**job.facts(), "layout": job.layout, "fingerprint": job.fingerprint(), **job.pair()}
+def _overview_png(journal: BlockJournal) -> bytes:
+    """Stage 0 as it was sampled, so that anyone can look how well the slide agrees with it."""
+    image = journal.read(journal.size.region)
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def joints(spec: StageSpec) -> list[dict[str, Any]]:
+    """Where patches met in the last two steps of a stage, for whoever looks for seams.
+
+    Args:
+        spec: the last stage.
+
+    Returns:
+        For each of the two grids, the last step's first, a name, the distance of its lines (``pitch``) and
+        the first of them (``rows``, ``cols``), in px of the canvas; one where both are the same.
+    """
+    found: dict[tuple[int, int, int], str] = {}
+    for grid, name in zip(
+        spec.grids[:-3:-1], ("patches, last step", "patches, step before it"), strict=False
+    ):
+        found.setdefault((grid.rows.stride, grid.rows.offset, grid.cols.offset), name)
+    return [{"name": name, "pitch": pitch, "rows": [y], "cols": [x]} for (pitch, y, x), name in found.items()]
+
+
+def _write(job: SlideJob, spec: StageSpec, journal: BlockJournal, overwrite: bool) -> SlideFiles:
+    made = {"layout": job.layout, "fingerprint": job.fingerprint(), "joints": joints(spec)}
+    facts = {**job.facts(), **made, **job.pair()}
     return write_slide(
         journal, job.slide, mpp=job.mpp, layout=job.layout, provenance=facts, overwrite=overwrite
     )

@@ -12,7 +12,7 @@ import tifffile
 from tests.evaluate.slides import slide_set, slides
 from tests.synthetic import he_image, reduce_by, write_tiff
 from wsigen.evaluate.joins.overviews import overview, overview_rows
-from wsigen.evaluate.joins.scales import scale_rows
+from wsigen.evaluate.joins.scales import MADE_FROM, origin, scale_rows
 from wsigen.evaluate.joins.seams import score_slide, seam_rows
 from wsigen.evaluate.windows import Grid, by_name, own_grid
 
@@ -173,6 +173,38 @@ def test_an_overview_of_something_else_does_not(real, tmp_path):
     found = {r.key: r for r in scale_rows(slide_set("x", tmp_path), real, seed=0)}
     assert found["scale_correlation"].value.value < 0.7
     assert found["scale_psnr"].excess > 3
+
+
+@pytest.mark.parametrize(("shift", "blur"), [(0, 0), (0, 2), (40, 0)])
+def test_the_overview_that_a_slide_was_made_from(real, tmp_path, shift, blur):
+    for seed in (3, 4):
+        fine = he_image(SIDE, seed, mpp=1.0)
+        overview = np.roll(reduce_by(fine, 8), shift, axis=1)
+        overview = cv2.GaussianBlur(overview, (0, 0), blur) if blur else overview
+        write_tiff(tmp_path / f"s{seed}_HE.tif", fine, 1.0, compression="zstd", levels=1)
+        cv2.imwrite(str(tmp_path / f"s{seed}_HE.png"), overview[..., ::-1])
+        (tmp_path / f"s{seed}_HE.json").write_text(json.dumps({"synthetic": True}))
+    rows = scale_rows(slide_set("x", tmp_path), real, seed=0)
+    found = {r.key: r for r in rows if r.label == MADE_FROM}
+    if shift:
+        assert found["scale_correlation"].value.value < 0.7
+        assert found["scale_psnr"].excess > 3
+    elif blur:
+        assert found["scale_detail"].value.value > 1.5  # the slide has more detail than it was told
+    else:
+        assert found["scale_correlation"].value.value > 0.999
+        assert found["scale_psnr"].value.value > 45
+        assert found["scale_detail"].value.value == pytest.approx(1, abs=0.01)
+    assert found["scale_psnr"].samples == "2 and 5 slides or cases"
+
+
+def test_a_picture_beside_a_slide_that_is_not_synthetic_says_nothing(tmp_path):
+    write_tiff(tmp_path / "a_HE.tif", he_image(SIDE, 3, mpp=1.0), 1.0)
+    cv2.imwrite(str(tmp_path / "a_HE.png"), np.zeros((64, 64, 3), np.uint8))
+    (judged,) = slide_set("x", tmp_path).entries
+    assert origin(judged) is None
+    (tmp_path / "a_HE.json").write_text(json.dumps({"synthetic": True}))
+    assert origin(judged).shape == (64, 64, 3)
 
 
 def test_a_slide_of_one_level_has_nothing_to_compare(real, tmp_path):

@@ -10,7 +10,8 @@ SLIDES: dict[str, Measure] = {
         "Overview against reduced detail, PSNR",
         "higher",
         "Good is as high as in real slides: what is seen from afar is what is there close by.",
-        "finest level at 1 µm/px or so, reduced by area, against the stored overview",
+        "the slide, reduced by area, against the overview that it was made from (stage 0 of the cascade, "
+        "a_HE.png beside it); and its level at 1 µm/px or so against the overview that its file stores",
         "dB",
     ),
     "scale_correlation": Measure(

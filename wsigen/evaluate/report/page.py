@@ -30,8 +30,9 @@ INTRODUCTIONS = {
     "quality": "Measures of pictures that know nothing of tissue. None of them sees seams.",
     "nuclei": "Counted and measured by classical segmentation, in the same way on both sides; good for "
     "comparing, not for counting.",
-    "scale": "A slide's finest detail, averaged, should be what its overview shows. The stages that a "
-    "synthetic slide went through are not kept in it; this compares the levels that its file stores.",
+    "scale": "A slide's finest detail, averaged, should be what its overview shows. A slide that wsigen "
+    "made is compared with the overview that it grew from, which lies beside it; and every slide with that "
+    "which its file stores, where rounding and compression alone disagree.",
     "seams": "The step across the lines on which a slide was joined, beside that across all other lines, "
     "within windows of whole slides. Twins stand beside the slides that they were translated from.",
     "privacy": "How near the patches of a set come to real ones, beside how near patches of different real "
