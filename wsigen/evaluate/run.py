@@ -30,10 +30,11 @@ from wsigen.evaluate.joins.samples import RealSamples, sample_rows
 from wsigen.evaluate.joins.scales import scale_rows
 from wsigen.evaluate.joins.seams import seam_rows
 from wsigen.evaluate.joins.sides import Comparison, Reals
+from wsigen.evaluate.joins.tilings import tiling_rows
 from wsigen.evaluate.nuclei import COARSEST_MPP
 from wsigen.evaluate.observe import SAMPLES, Patches, join, observe
 from wsigen.evaluate.plan import ScalePlan
-from wsigen.evaluate.report.sheets import columns, neighbour_sheet, strip
+from wsigen.evaluate.report.sheets import columns, neighbour_sheet, overview_sheet, strip
 from wsigen.evaluate.results import Report, Result, SetReport, bounded
 from wsigen.evaluate.sets import SlideSet
 
@@ -153,9 +154,20 @@ class Evaluation:
         rows, profiles = seam_rows(one, self.inputs.real, seed=self.inputs.config.seed)
         self.rows[one.name] += [*rows, *scale_rows(one, self.inputs.real, seed=self.inputs.config.seed)]
         self.rows[one.name] += [] if self.inputs.train else unknown_training()
-        self.rows[one.name] += overview_rows(one, self.inputs.real, self.inputs.train)
+        self._overviews(one)
+        if one is not self.inputs.sets[0]:
+            self.rows[one.name] += tiling_rows(one, self.inputs.sets[0])
         self.curves.setdefault("seam profiles", {})[one.name] = profiles
         self._joints(one, self.inputs.real, one.name)
+
+    def _overviews(self, one: SlideSet) -> None:
+        rows, alike = overview_rows(one, self.inputs.real, self.inputs.train)
+        self.rows[one.name] += rows
+        if alike:
+            self.pictures[f"overviews {one.name}"] = overview_sheet(alike)
+            self.captions[f"overviews {one.name}"] = [
+                f"{a.ours.slide}: {a.theirs.slide}, {a.distance:.2f}" for a in alike
+            ]
 
     def _privacy(self, real: Patches, train: Patches | None, plan: ScalePlan) -> Privacy:
         self.bar.set_description(f"{plan.mpp:g} µm/px, neighbours of real patches")

@@ -14,6 +14,7 @@ from tests.synthetic import he_image, reduce_by, write_tiff
 from wsigen.evaluate.joins.overviews import overview, overview_rows
 from wsigen.evaluate.joins.scales import MADE_FROM, origin, scale_rows
 from wsigen.evaluate.joins.seams import score_slide, seam_rows
+from wsigen.evaluate.report.sheets import turn
 from wsigen.evaluate.windows import Grid, by_name, own_grid
 
 SIDE, PITCH = 640, 64
@@ -222,10 +223,15 @@ def test_copied_overviews(real, tmp_path):
         turned = np.ascontiguousarray(np.rot90(he_image(192, seed, mpp=4.0)))
         write_tiff(tmp_path / "copies" / f"c{seed}.tif", turned, 4.0)
     for judged, copied in ((slide_set("copies", tmp_path / "copies"), 100), (others, 0)):
-        (found,) = overview_rows(judged, many, None)
+        (found,), alike = overview_rows(judged, many, None)
         assert found.value.value == copied
         assert found.floor.value == 0
-    (found,) = overview_rows(others, real, None)
+        assert [a.distance for a in alike] == sorted(a.distance for a in alike)
+        if copied:
+            pairs = {(a.ours.slide, a.theirs.slide) for a in alike}
+            assert pairs == {("c1.tif", "s1.tif"), ("c2.tif", "s2.tif")}
+            assert all(turn(np.zeros((3, 5, 3)), a.orientation).shape == (5, 3, 3) for a in alike)
+    (found,), _ = overview_rows(others, real, None)
     assert found.value is None
     assert "needs at least 10 real patches, got 5" in found.warnings[0]
 

@@ -65,6 +65,32 @@ SLIDES: dict[str, Measure] = {
         "Good is no more than in real slides; 1 is none.",
         "jump across multiples of 8 px at the slide's own µm/px",
     ),
+    "tiling_largest": Measure(
+        "seams",
+        "Same slide in both sets, largest difference",
+        "lower",
+        "Good is 0 to 2 where both sets are to be one image, made with other tiles or on another machine; "
+        "images of different models differ everywhere.",
+        "every pixel of slides of one name and size",
+        "grey levels",
+    ),
+    "tiling_mean": Measure(
+        "seams",
+        "Same slide in both sets, mean difference",
+        "lower",
+        "Good is far below 1 where both sets are to be one image.",
+        "every pixel of slides of one name and size",
+        "grey levels",
+    ),
+    "tiling_share": Measure(
+        "seams",
+        "Same slide in both sets, pixels that differ",
+        "lower",
+        "Good is 0 where both sets are to be one image, bit by bit.",
+        "every pixel of slides of one name and size",
+        "%",
+        bounds=(0.0, 100.0),
+    ),
     "copies": Measure(
         "privacy",
         "Copies of real places",

@@ -140,7 +140,7 @@ def _section(report: Report, key: str) -> str:
 def _extras(report: Report, key: str) -> list[tuple[str, str]]:
     """Sheets that belong to a section, and what stands above them."""
     if key == "privacy":
-        return [
+        patches = [
             (
                 f"neighbours {one.name} {mpp:g}",
                 f"{one.name}, {mpp:g} µm/px: the patches most like a real place (above), turned as they "
@@ -149,6 +149,15 @@ def _extras(report: Report, key: str) -> list[tuple[str, str]]:
             for one in report.sets
             for mpp in report.scales
         ]
+        wholes = [
+            (
+                f"overviews {one.name}",
+                f"{one.name}, whole slides: those most like a real slide (above), turned as they match, and "
+                "that slide (below); distance 0 is the same, unrelated ones are mostly beyond 0.3",
+            )
+            for one in report.sets
+        ]
+        return [*patches, *wholes]
     if key == "pairs":
         return [(name, "H&E above, its IHC twin below") for name in report.pictures if name == "pairs"]
     return []

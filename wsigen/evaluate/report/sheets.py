@@ -9,6 +9,7 @@ import numpy as np
 
 from wsigen.data.entry import SlideEntry
 from wsigen.evaluate.draw import Reader
+from wsigen.evaluate.joins.overviews import Alike, overview
 from wsigen.evaluate.joins.privacy import Neighbour
 from wsigen.evaluate.observe import Patches
 
@@ -52,6 +53,32 @@ def neighbour_sheet(neighbours: Sequence[Neighbour], slides: Sequence[SlideEntry
     return columns([_pair(n, slides[n.slide], reader) for n in neighbours])
 
 
+def overview_sheet(alike: Sequence[Alike]) -> bytes:
+    """Whole slides in the upper row, turned as they match; below each the real slide that is most like it.
+
+    Returns:
+        A JPEG.
+    """
+    pairs = [(turn(overview(one.ours), one.orientation), overview(one.theirs)) for one in alike]
+    return columns([(_square(upper), _square(lower)) for upper, lower in pairs])
+
+
+def turn(image: np.ndarray, orientation: int) -> np.ndarray:
+    """A picture in one of the 8 orientations, as `Nearest` counts them."""
+    return np.ascontiguousarray(np.rot90(image[:, ::-1] if orientation >= 4 else image, orientation % 4))
+
+
+def _square(image: np.ndarray) -> np.ndarray:
+    """A picture of any shape in the middle of a white square of 256 px."""
+    scale = CELL / max(image.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    y, x = (CELL - height) // 2, (CELL - width) // 2
+    out = np.full((CELL, CELL, 3), 255, np.uint8)
+    out[y : y + height, x : x + width] = cv2.resize(image, (width, height), interpolation=how)
+    return out
+
+
 def columns(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> bytes:
     """Pairs of square pictures, one above the other: a JPEG."""
     side = min(CELL, pairs[0][0].shape[0])
@@ -63,12 +90,10 @@ def columns(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> bytes:
 
 
 def _pair(neighbour: Neighbour, slide: SlideEntry, reader: Reader) -> tuple[np.ndarray, np.ndarray]:
-    spot, turn = neighbour.spot, neighbour.orientation
-    ours = reader(spot)
-    ours = np.rot90(ours[:, ::-1] if turn >= 4 else ours, turn % 4)
+    spot = neighbour.spot
     mpp = max(spot.mpp, slide.mpp)  # a place may have been found on a slide that has no such detail
     theirs = reader.at(slide, neighbour.centre, mpp, max(1, round(spot.size * spot.mpp / mpp)))
-    return np.ascontiguousarray(ours), theirs
+    return turn(reader(spot), neighbour.orientation), theirs
 
 
 def to_jpeg(image: np.ndarray) -> bytes:
