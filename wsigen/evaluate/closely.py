@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,20 +55,42 @@ def look_closely(
         progress: called with the number of samples done.
     """
     indices = sorted(patches.samples)
+    images, groups = [patches.samples[i] for i in indices], [patches.groups[i] for i in indices]
+    return look_at(images, groups, mpp, stains=stains, threads=threads, progress=progress)
+
+
+def look_at(
+    images: Sequence[np.ndarray],
+    groups: Sequence[str],
+    mpp: float,
+    *,
+    stains: str = "h-e",
+    threads: int = 1,
+    progress: Callable[[int], object] = lambda _: None,
+) -> Closely:
+    """Look closely at patches, uint8 (size, size, 3) each; otherwise as `look_closely`.
+
+    Args:
+        images: the patches.
+        groups: slide or case of each.
+        mpp: their µm/px.
+        stains: "h-e" or "h-dab", for nuclei.
+        threads: how many look at once.
+        progress: called with the number of patches done.
+    """
     with_nuclei = mpp <= COARSEST_MPP
 
-    def look(index: int) -> tuple[float, float, Blocks | None, Nuclei | None]:
-        image = patches.samples[index]
+    def look(image: np.ndarray) -> tuple[float, float, Blocks | None, Nuclei | None]:
         blocks = niqe_blocks(image) if min(image.shape[:2]) >= NIQE_BLOCK else None
         nuclei = find_nuclei(image, mpp, stains=stains) if with_nuclei else None
         return piqe(image), sobel(image), blocks, nuclei
 
     seen = []
-    for one in ahead(look, indices, threads):
+    for one in ahead(look, images, threads):
         seen.append(one)
         progress(1)
     return Closely(
-        groups=tuple(patches.groups[i] for i in indices),
+        groups=tuple(groups),
         piqe=np.array([s[0] for s in seen]),
         sobel=np.array([s[1] for s in seen]),
         blocks=tuple(s[2] for s in seen if s[2] is not None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -86,7 +87,7 @@ def test_nuclei_of_a_true_twin_are_where_they_were(he, ihc):
     assert len(found.shown) == 6
     assert {"dab_mean", "dab_p90", "dab_positive"} < set(rows)
     assert rows["dab_mean"].floor is None
-    assert "dab_kl" not in rows
+    assert not {"dab_kl", "niqe", "sobel"} & set(rows)  # nothing to compare with
 
 
 def test_a_shifted_twin_is_measured(he, tmp_path):
@@ -101,10 +102,38 @@ def test_dab_beside_real_slides_of_the_stain(he, ihc, tmp_path):
     assert found.warnings == []
     for key in ("dab_mean", "dab_p90", "dab_positive", "dab_kl", "dab_hue"):
         assert rows[key].excess < 2, (key, rows[key].excess)
+    for key in (
+        "haematoxylin_mean",
+        "haematoxylin_p90",
+        "haematoxylin_kl",
+        "sobel",
+        "piqe",
+        "nuclei_density",
+    ):
+        assert rows[key].label == "twins"
+        assert rows[key].excess < 2, (key, rows[key].excess)
     pale, _ = rows_of(he, write(tmp_path / "pale", range(4), "IHC-SYN", 0.05), real)
     for key in ("dab_mean", "dab_positive", "dab_kl"):
         assert pale[key].excess > 2, (key, pale[key].excess)
     assert pale["dab_positive"].value.value < 1 < rows["dab_positive"].value.value
+
+
+def test_quality_and_nuclei_of_twins_beside_real_ihc(he, tmp_path):
+    """Blurred twins with half of the haematoxylin."""
+    real = write(tmp_path / "real", range(30, 36), "SYN", 0.4)
+    (tmp_path / "x").mkdir()
+    for seed in range(4):
+        image = painted(he_image(SIDE, seed, mpp=1.0), 0.4)
+        faint = (255 * np.sqrt(cv2.GaussianBlur(image, (0, 0), 2) / 255)).astype(np.uint8)
+        write_tiff(tmp_path / "x" / f"s{seed}_IHC-SYN.ome.tif", faint, 1.0, compression="zstd")
+    rows, _ = rows_of(he, slide_set("x", tmp_path / "x"), real)
+    for key in ("sobel", "haematoxylin_mean", "haematoxylin_p90", "haematoxylin_kl", "dab_mean"):
+        assert rows[key].excess > 2, (key, rows[key].excess)
+    assert rows["haematoxylin_mean"].value.value == pytest.approx(
+        rows["haematoxylin_mean"].floor.value / 2, rel=0.2
+    )
+    assert rows["sobel"].value.value < 0.7 * rows["sobel"].floor.value
+    assert rows["sobel"].name == "Sobel gradient, twins, 1 µm/px"
 
 
 def test_displacement_in_pixels():

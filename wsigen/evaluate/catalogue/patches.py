@@ -10,7 +10,8 @@ PATCHES: dict[str, Measure] = {
         "Fréchet distance",
         "lower",
         "Good is as low as between two halves of the real slides: then means and spreads of features agree.",
-        "Heusel et al. 2017, eq. 6; with Inception's features it is the FID",
+        "Heusel et al. 2017, eq. 6; with Inception's features it is the FID, and of crops of whole slides, "
+        "as here, the crop-FID of Harb et al. 2024",
     ),
     "kid": Measure(
         "fidelity",

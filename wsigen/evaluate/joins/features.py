@@ -17,7 +17,12 @@ OVERLAP = ("precision", "density", "recall", "coverage")
 
 
 def features_rows(c: Comparison) -> list[Result]:
-    """Fréchet and kernel distance, precision, density, recall, coverage; and the classifier's AUC."""
+    """Fréchet and kernel distance, precision, density, recall, coverage; and the classifier's AUC.
+
+    Patches are crops of whole slides at one µm/px: with Inception's features the Fréchet distance is what
+    Harb et al. 2024 call crop-FID, at every µm/px that the slides have, however much finer than
+    their overview.
+    """
     features = c.reals.patches.features
     ours, theirs = c.ours, c.theirs
     labels = {"generated_slides": ours.groups, "real_slides": theirs.groups, "seed": c.seed}

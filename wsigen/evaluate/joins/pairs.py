@@ -1,27 +1,31 @@
-"""H&E slides and their IHC twins: nuclei at the same places, and DAB beside that of real IHC slides."""
+"""H&E slides and their IHC twins: nuclei at the same places; stains and quality beside those of real IHC."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from wsigen.data.entry import SlideEntry
 from wsigen.errors import InvalidValueError, SlideError
+from wsigen.evaluate.catalogue import MEASURES
+from wsigen.evaluate.closely import look_at
 from wsigen.evaluate.collect import heeding
 from wsigen.evaluate.draw import Reader, Spot, ahead, spots
 from wsigen.evaluate.estimate import jackknife
 from wsigen.evaluate.joins.colour import centred, percentile
+from wsigen.evaluate.joins.samples import RealSamples, sample_rows
 from wsigen.evaluate.joins.sides import Floors
+from wsigen.evaluate.observe import SAMPLES
 from wsigen.evaluate.results import Result
 from wsigen.evaluate.sets import SlideSet, allot
 from wsigen.evaluate.splits import Split, floor, group_splits, shared_groups
 from wsigen.evaluate.stain import (
     correlation,
-    dab_summary,
+    density_summary,
     haematoxylin_correlation,
     hue_histogram,
     kl_divergence,
@@ -30,9 +34,13 @@ from wsigen.evaluate.stain import (
 from wsigen.slide.provenance import beside
 
 MOST, SHOWN = 200, 6
-LEVELS = ("dab_mean", "dab_p90", "dab_positive")
-DISTANCES = ("dab_kl", "dab_hue")
-BLUR = 2.0
+LEVELS = ("dab_mean", "dab_p90", "dab_positive", "haematoxylin_mean", "haematoxylin_p90")
+DISTANCES = ("dab_kl", "dab_hue", "haematoxylin_kl")
+BLUR, TWINS = 2.0, "twins"
+HAEMATOXYLIN, DAB = 0, 1
+
+Patch = tuple[np.ndarray, str]
+"""Pixels, and the slide or case that they are of."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,8 @@ class Twin:
 
 
 @dataclass(frozen=True)
-class Dab:
-    """DAB of IHC patches; row i is of patch i."""
+class Stained:
+    """Stains of IHC patches; row i is of patch i. Amounts are of haematoxylin and of DAB, in this order."""
 
     groups: tuple[str, ...]
     counts: np.ndarray
@@ -107,12 +115,12 @@ def twin_rows(
     seed: int,
     threads: int,
 ) -> Twins:
-    """Compare twins with one another, and their DAB with that of real IHC slides.
+    """Compare twins with their H&E, and with real IHC slides.
 
     Args:
         he: the H&E slides.
         ihc: their twins.
-        real: IHC slides of the same stain; None: DAB is stated without a floor.
+        real: IHC slides of the same stain; None: stains are stated without a floor, quality is not.
         mpp: µm/px to compare at.
         patch: side of the patches, px.
         reader: reads them.
@@ -139,17 +147,19 @@ def twin_rows(
         raise InvalidValueError(f"no patch of the twins can be read at {mpp:g} µm/px")
     pictures, groups = [p for p, _ in images], [g for _, g in images]
     rows = _agreement(pictures, groups, mpp, seed)
-    ours = _dab([p[1] for p in pictures], groups)
-    theirs = None
+    theirs: list[tuple[np.ndarray, str]] = []
     if real is not None:
-        drawn = places(real, list(real.entries), mpp, patch, 2 * len(ours))
-        theirs = _dab([reader(s) for s in drawn], [s.entry.group for s in drawn]) if drawn else None
-        if theirs is not None and (few := shared_groups(theirs.groups)):
+        drawn = places(real, list(real.entries), mpp, patch, 2 * len(pictures))
+        theirs = [(reader(spot), spot.entry.group) for spot in drawn]
+        if few := shared_groups([g for _, g in theirs]) if theirs else None:
             warnings.append(f"real twins: {few}")
-        if theirs is None:
+        if not theirs:
             warnings.append(f"no slide of --real-pairs serves {patch} px patches at {mpp:g} µm/px")
+    ours = [(ihc, group) for (_, ihc), group in images]
+    rows += _stain_rows(ours, theirs, mpp, seed)
+    rows += _close_rows(ours, theirs, mpp, seed, threads)
     shown = [pictures[int(i)] for i in np.unique(np.linspace(0, len(pictures) - 1, SHOWN).astype(int))]
-    return Twins([*rows, *_stain(ours, theirs, mpp, seed)], shown, warnings)
+    return Twins(rows, shown, warnings)
 
 
 def displacement(he: np.ndarray, ihc: np.ndarray) -> float:
@@ -210,22 +220,27 @@ def _agreement(
     ]
 
 
-def _dab(images: Sequence[np.ndarray], groups: Sequence[str]) -> Dab:
-    found = [dab_summary(image) for image in images]
-    return Dab(
-        tuple(groups),
-        np.stack([f.counts for f in found]),
-        np.array([f.mean for f in found]),
-        np.array([f.positive_ratio for f in found]),
-        np.stack([hue_histogram(image) for image in images]),
+def _stained(patches: Sequence[Patch]) -> Stained:
+    found = []
+    for image, _ in patches:
+        amounts = stain_densities(image, stains="h-dab")
+        found.append([density_summary(amounts[..., channel]) for channel in (0, 2)])
+    return Stained(
+        tuple(group for _, group in patches),
+        np.array([[f.counts for f in both] for both in found]),
+        np.array([[f.mean for f in both] for both in found]),
+        np.array([both[DAB].positive_ratio for both in found]),
+        np.stack([hue_histogram(image) for image, _ in patches]),
     )
 
 
-def _stain(ours: Dab, theirs: Dab | None, mpp: float, seed: int) -> list[Result]:
+def _stain_rows(patches: Sequence[Patch], others: Sequence[Patch], mpp: float, seed: int) -> list[Result]:
+    ours = _stained(patches)
     values, cautions = heeding(lambda: jackknife(lambda i: _levels(ours, i), [ours.groups], seed=seed))
     floors: Floors = (None, ())
     rows: list[Result] = []
-    if theirs is not None:
+    if others:
+        theirs = _stained(others)
         count = max(2, len(theirs) // 2)
         splits = group_splits(theirs.groups, [mpp] * len(theirs), {mpp: count}, seed=seed)
         floors = _level_floors(theirs, splits, seed)
@@ -241,7 +256,25 @@ def _stain(ours: Dab, theirs: Dab | None, mpp: float, seed: int) -> list[Result]
     return [*_rows(LEVELS, values, floors, cautions, mpp, f"{len(ours)} patches"), *rows]
 
 
-def _level_floors(theirs: Dab, splits: Sequence[Split], seed: int) -> Floors:
+def _close_rows(
+    ours: Sequence[Patch], theirs: Sequence[Patch], mpp: float, seed: int, threads: int
+) -> list[Result]:
+    """Quality and nuclei of the twins, beside those of real IHC slides."""
+    if not theirs:
+        return []
+    seen = [
+        look_at([p for p, _ in some], [g for _, g in some], mpp, stains="h-dab", threads=threads)
+        for some in (_evenly(ours, SAMPLES), _evenly(theirs, 2 * SAMPLES))
+    ]
+    return [replace(r, label=TWINS) for r in sample_rows(seen[0], RealSamples(seen[1], mpp, seed))]
+
+
+def _evenly(patches: Sequence[Patch], most: int) -> list[Patch]:
+    chosen = np.unique(np.linspace(0, len(patches) - 1, min(most, len(patches))).astype(int))
+    return [patches[int(i)] for i in chosen]
+
+
+def _level_floors(theirs: Stained, splits: Sequence[Split], seed: int) -> Floors:
     def both(i: np.ndarray, j: np.ndarray) -> list[float]:
         return _levels(theirs, np.concatenate([i, j]))
 
@@ -253,22 +286,39 @@ def _level_floors(theirs: Dab, splits: Sequence[Split], seed: int) -> Floors:
 def _rows(
     keys: Sequence[str], values: Sequence | None, floors: Floors, notes: tuple, mpp: float, samples: str
 ) -> list[Result]:
+    """Rows of the twins' section; what other sections tell of the H&E slides is labelled."""
     every = tuple(dict.fromkeys((*notes, *floors[1])))
     return [
-        Result(key, mpp, values[i] if values else None, floors[0][i] if floors[0] else None, samples, every)
+        Result(
+            key,
+            mpp,
+            values[i] if values else None,
+            floors[0][i] if floors[0] else None,
+            samples,
+            every,
+            "" if MEASURES[key].section == "pairs" else TWINS,
+        )
         for i, key in enumerate(keys)
     ]
 
 
-def _levels(dab: Dab, indices: np.ndarray) -> list[float]:
-    counts = dab.counts[indices].sum(axis=0, dtype=np.float64)
+def _levels(seen: Stained, indices: np.ndarray) -> list[float]:
+    counts = seen.counts[indices].sum(axis=0, dtype=np.float64)
+    means = seen.means[indices].mean(axis=0)
     return [
-        float(dab.means[indices].mean()),
-        percentile(counts),
-        100 * float(dab.positive[indices].mean()),
+        float(means[DAB]),
+        percentile(counts[DAB]),
+        100 * float(seen.positive[indices].mean()),
+        float(means[HAEMATOXYLIN]),
+        percentile(counts[HAEMATOXYLIN]),
     ]
 
 
-def _distances(a: Dab, i: np.ndarray, b: Dab, j: np.ndarray) -> list[float]:
+def _distances(a: Stained, i: np.ndarray, b: Stained, j: np.ndarray) -> list[float]:
     ours, theirs = (d.counts[k].sum(axis=0, dtype=np.float64) for d, k in ((a, i), (b, j)))
-    return [kl_divergence(theirs, ours), correlation(a.hues[i].mean(axis=0), b.hues[j].mean(axis=0))]
+    hues = correlation(a.hues[i].mean(axis=0), b.hues[j].mean(axis=0))
+    return [
+        kl_divergence(theirs[DAB], ours[DAB]),
+        hues,
+        kl_divergence(theirs[HAEMATOXYLIN], ours[HAEMATOXYLIN]),
+    ]

@@ -19,22 +19,27 @@ from wsigen.evaluate.report.tables import (
 from wsigen.evaluate.results import Report, warned
 
 INTRODUCTIONS = {
-    "fidelity": "Features of patches of each set beside those of real slides. Fréchet and kernel distance "
-    "compare the sets as wholes; precision and density ask of each patch whether it could be real.",
+    "fidelity": "Features of patches of each set beside those of real slides. Patches are crops of whole "
+    "slides, taken at each µm/px from wherever tissue is, so that detail is judged at every scale, and not "
+    "only the overview: with Inception's features the Fréchet distance at a µm/px is the crop-FID of Harb et "
+    "al. (2024). Fréchet and kernel distance compare the sets as wholes; precision and density ask of each "
+    "patch whether it could be real.",
     "diversity": "A set can look real and show the same few things over and over. Recall and coverage ask "
     "of each real patch whether the set has its like.",
     "realism": "A linear classifier learns to tell the set from real patches, and is asked about patches "
     "(of other slides, where there are several) that it has not seen.",
     "spectrum": "Power of detail by wavelength, as a multiple of that of the real slides.",
     "stain": "Amounts of stain by colour deconvolution, in optical density, and hues.",
-    "quality": "Measures of pictures that know nothing of tissue. None of them sees seams.",
+    "quality": "Measures of pictures that know nothing of tissue. None of them sees seams. Rows of twins "
+    "stand beside real slides of their stain.",
     "nuclei": "Counted and measured by classical segmentation, in the same way on both sides; good for "
     "comparing, not for counting.",
     "scale": "A slide's finest detail, averaged, should be what its overview shows. A slide that wsigen "
     "made is compared with the overview that it grew from, which lies beside it; and every slide with that "
     "which its file stores, where rounding and compression alone disagree.",
     "seams": "The step across the lines on which a slide was joined, beside that across all other lines, "
-    "within windows of whole slides. Twins stand beside the slides that they were translated from.",
+    "within windows of whole slides. Twins stand beside the slides that they were translated from. Slides "
+    "of one name in two sets are compared pixel by pixel: one image made with other tiles must not differ.",
     "privacy": "How near the patches of a set come to real ones, beside how near patches of different real "
     "slides come to one another. Neighbours on the same slide (or case) do not count between real and real.",
     "pairs": "The IHC twin of each H&E slide, at the same places: are nuclei still where they were, and is "

@@ -132,6 +132,8 @@ def seam_profiles(profiles: dict[str, dict[str, np.ndarray]]) -> bytes:
             if grid in found:
                 _profile(axes, found[grid], COLOURS[i % len(COLOURS)], name)
         axes.axvline(0, color=RULE, linewidth=0.8)
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, 0.7), max(high, 1.5))  # or noise would look like a seam
         axes.set_title(grid)
         axes.set_xlabel("px from the joint")
         axes.set_ylabel("step / median step")
