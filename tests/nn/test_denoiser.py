@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from wsigen.diffusion.spectrum import combine
 from wsigen.nn.denoiser import Denoiser
 
 
@@ -24,6 +25,22 @@ def test_untrained_network_returns_the_preconditioned_input():
     x, sigma, mpp = inputs()
     c_skip = 0.25 / (sigma**2 + 0.25)
     torch.testing.assert_close(net(x, sigma, mpp), c_skip[:, None, None, None] * x)
+
+
+def test_untrained_network_of_octaves_is_a_linear_filter_by_octave():
+    std = (0.1, 0.5)
+    net = Denoiser(patchify=2, block_out_channels=(32,), octave_std=std)
+    x, sigma, mpp = inputs()
+    torch.testing.assert_close(net(x, sigma, mpp), combine(x, torch.zeros_like(x), sigma, std))
+
+
+@pytest.mark.parametrize(
+    ("patchify", "levels", "octaves"), [(4, 3, 4), (2, 1, 1), (3, 2, 1), (6, 2, 2), (1, 1, 0)]
+)
+def test_octaves_are_as_many_as_any_input_can_be_halved(patchify, levels, octaves):
+    net = Denoiser(patchify=patchify, block_out_channels=(32,) * levels)
+    assert net.octaves == octaves
+    assert net.stride % 2**octaves == 0
 
 
 def test_every_image_of_a_batch_is_denoised_on_its_own(net):

@@ -66,6 +66,8 @@ def test_run_leaves_all_that_a_user_needs(config):
     assert net.config["patch_sizes"] in ([16, 32], (16, 32))
     assert tuple(net.config["mpp_range"]) == (0.5, 4.0)
     assert all(225 <= c <= 255 for c in net.config["background"])
+    detail, rest = net.config["octave_std"]  # one octave: the network's stride is 2
+    assert 0 < detail < 0.5 < rest < 1  # glass and tissue are bright, and values are in [-1, 1]
     reports = [r for r in stats(config.run_dir) if "loss" in r]
     assert [r["update"] for r in reports] == sorted(r["update"] for r in reports)
     assert all(0 <= r["data_wait_fraction"] <= 1 for r in reports)
@@ -88,7 +90,11 @@ def test_training_learns(config):
 def test_run_begins_with_the_weights_it_is_given(config, tmp_path):
     snapshot = train(config)
     on = replace(config, init=str(snapshot), run_dir=tmp_path / "on", kimg=0.008, optim=OptimConfig(lr=1e-12))
-    train(on)
+    train(replace(on, seed=1))
+    assert (
+        load_denoiser(on.run_dir / "snapshot").config["octave_std"]
+        == load_denoiser(snapshot).config["octave_std"]
+    )
     assert_same(weights(config.run_dir), weights(on.run_dir), rtol=1e-6, atol=1e-6)
 
 

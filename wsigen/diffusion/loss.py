@@ -1,8 +1,8 @@
 """Denoising score matching as in EDM (Karras et al. 2022, eq. 2 and table 1).
 
 E[λ(σ) ‖D(x + σn; σ) − x‖²] with ln σ ~ N(P_mean, P_std²) and λ(σ) = (σ² + σ_data²) / (σ σ_data)², which makes
-the loss of an untrained network 1 at every σ. EDM2 (Karras et al. 2024, eq. 21) divides each term by a learnt
-uncertainty exp(u) and adds u, so that no noise level dominates.
+the loss 1 at every σ where EDM's c_skip is all that is known. EDM2 (Karras et al. 2024, eq. 21) divides each
+term by a learnt uncertainty exp(u) and adds u, so that no noise level dominates.
 """
 
 from __future__ import annotations

@@ -6,10 +6,8 @@ level carries; the full-resolution path takes that over: a 3×3 stem whose featu
 output before two 3×3 convolutions, modulated by σ and µm/px. Pixels stay exact, so a linear constraint on
 them does too.
 
-At high noise, D is smooth: nothing finer than the noise hides can be known. For a component of no variance,
-F = -n · σ_data/√(σ² + σ_data²), so the detail is multiplied by that gate, and what remains of F at high noise
-is colour at the UNet's resolution, enlarged bilinearly. Without the gate the network must learn to silence a
-unit of white noise to a hundredth, and meanwhile samples are grainy.
+Preconditioning is by octaves of wavelength (`wsigen.diffusion.spectrum`): faint detail is asked of the
+network at its own scale, and suppressing the noise in it is not its task.
 """
 
 from __future__ import annotations
@@ -25,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wsigen.diffusion.precondition import precondition
+from wsigen.diffusion.spectrum import combine
 from wsigen.nn.snapshot import load_snapshot, resolve
 
 # One e-fold of σ or of µm/px moves the argument of the sinusoids by this; their periods are 2π to 20,000π.
@@ -44,7 +43,9 @@ class Denoiser(ModelMixin, ConfigMixin):
         layers_per_block: residual blocks per UNet level.
         pixel_channels: channels of the full-resolution stem.
         context_channels: channels per pixel that the UNet hands to the full-resolution path.
-        sigma_data: σ_data of the preconditioning.
+        sigma_data: standard deviation of the images, for the input's scale.
+        octave_std: σ_k of clean images by octave, finest first, the last one of what remains below them;
+            None takes images for one signal of ``sigma_data``, as EDM does.
         patch_sizes: patch sizes trained on, px. A record for the sampler; the network accepts others.
         mpp_range: smallest and largest µm/px trained on.
         background: colour of glass, 8 bit RGB.
@@ -59,6 +60,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         pixel_channels: int = 12,
         context_channels: int = 12,
         sigma_data: float = 0.5,
+        octave_std: tuple[float, ...] | None = None,
         patch_sizes: tuple[int, ...] = (128,),
         mpp_range: tuple[float, float] = (0.25, 150.0),
         background: tuple[int, int, int] = (243, 243, 243),
@@ -83,7 +85,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         )
         self.pixel_hidden = nn.Conv2d(joined, joined, 3, padding=1)
         self.pixel_out = nn.Conv2d(joined, 3, 3, padding=1)
-        with torch.no_grad():  # an untrained network has F = 0, hence a loss of 1
+        with torch.no_grad():  # an untrained network has F = 0
             for layer, outputs in ((self.pixel_out, slice(None)), (self.unet.conv_out, slice(-3, None))):
                 layer.weight[outputs] = 0
                 if layer.bias is not None:
@@ -93,6 +95,11 @@ class Denoiser(ModelMixin, ConfigMixin):
     def stride(self) -> int:
         """Heights and widths must be multiples of this, in pixels."""
         return self.config["patchify"] * 2 ** (len(self.config["block_out_channels"]) - 1)
+
+    @property
+    def octaves(self) -> int:
+        """How often images of any size that the network takes can be halved."""
+        return (self.stride & -self.stride).bit_length() - 1
 
     def forward(
         self,
@@ -111,15 +118,13 @@ class Denoiser(ModelMixin, ConfigMixin):
             float32, whatever precision the network computes in.
         """
         x, sigma = x.float(), sigma.float()
-        c = precondition(sigma[:, None, None, None], self.config["sigma_data"])
-        gate = self.config["sigma_data"] * c.c_in
-        F_x = self.raw(c.c_in * x, gate, 4 * c.c_noise.flatten(), mpp.float().log())
-        return c.c_skip * x + c.c_out * F_x
+        c = precondition(sigma, self.config["sigma_data"])
+        F_x = self.raw(c.c_in[:, None, None, None] * x, 4 * c.c_noise, mpp.float().log())
+        return combine(x, F_x, sigma, self.config["octave_std"] or (self.config["sigma_data"],))
 
     def raw(
         self,
         x: Float[Tensor, "b 3 h w"],
-        gate: Float[Tensor, "b 1 1 1"],
         log_sigma: Float[Tensor, " b"],
         log_mpp: Float[Tensor, " b"],
     ) -> Float[Tensor, "b 3 h w"]:
@@ -127,7 +132,6 @@ class Denoiser(ModelMixin, ConfigMixin):
 
         Args:
             x: noisy images, scaled to unit variance.
-            gate: weight of the detail, σ_data/√(σ² + σ_data²).
             log_sigma: ln σ.
             log_mpp: ln of µm/px.
         """
@@ -142,7 +146,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         h = torch.cat([stem, F.pixel_shuffle(out[:, :-3], p)], dim=1)
         h = F.silu(h) * (1 + scale) + shift
         h = F.silu(self.pixel_hidden(h))
-        return colour.float() + gate * self.pixel_out(h).float()
+        return colour.float() + self.pixel_out(h).float()
 
 
 def load_denoiser(model: str | Path = "default", device: torch.device | str = "cpu") -> Denoiser:

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from wsigen.config import DenoiserConfig, PatchGroup, TrainConfig
 from wsigen.data.index import SlideIndex, load_or_build_index
-from wsigen.data.patches import PatchDataset, PatchSchedule, collate
+from wsigen.data.patches import PatchDataset, PatchKey, PatchSchedule, collate, to_unit_range
+from wsigen.diffusion.spectrum import image_std
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.snapshot import load_snapshot, resolve
@@ -28,6 +28,8 @@ from wsigen.training.state import CHECKPOINT, RunState, TrainState
 
 # how long processes wait for the main one, which indexes slides and validates alone
 PATIENCE = timedelta(hours=2)
+MEASURED = 256
+"""Training patches from which the strength of detail is measured."""
 
 
 def make_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
@@ -60,6 +62,8 @@ def make_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
 def make_network(config: TrainConfig, index: SlideIndex) -> Denoiser:
     """The denoiser before its first update; its background is the middle one of the slides'.
 
+    Its preconditioning is measured on training patches, or that of ``init``.
+
     Args:
         config: the run; its weights are those of ``init``, or random.
         index: all slides of the run.
@@ -83,22 +87,39 @@ def make_network(config: TrainConfig, index: SlideIndex) -> Denoiser:
         mpp_range=(low, high),
         background=(red, green, blue),
     )
-    if config.init is not None:
-        net.load_state_dict(_weights_like(net, config.init))
+    if config.init is None:
+        net.register_to_config(octave_std=_octave_std(config, index, net.octaves))
+        return net
+    given = load_snapshot(Denoiser, resolve(config.init))
+    _check_alike(given, net, config)
+    net.register_to_config(octave_std=given.config["octave_std"])
+    net.load_state_dict(given.state_dict())
     return net
 
 
-def _weights_like(net: Denoiser, init: str) -> dict[str, Tensor]:
-    """The weights of the model ``init``, which has the shape of ``net``."""
-    given = load_snapshot(Denoiser, resolve(init))
+def _octave_std(config: TrainConfig, index: SlideIndex, octaves: int) -> tuple[float, ...]:
+    """σ_k of patches of the smallest size, from all µm/px."""
+    size = min(g.size for g in config.data.patches)
+    patches = PatchDataset(
+        index.split("train"),
+        seed=config.seed,
+        mpp_range=config.data.mpp_range,
+        mpp_sampling=config.data.mpp_sampling,
+        anywhere_fraction=config.data.anywhere_fraction,
+    )
+    images, *_ = collate([patches[PatchKey(i, size)] for i in range(MEASURED)])
+    return tuple(round(std, 4) for std in image_std(to_unit_range(images), octaves))
+
+
+def _check_alike(given: Denoiser, net: Denoiser, config: TrainConfig) -> None:
+    """Refuse weights of a network of another shape."""
     for part in (*(f.name for f in fields(DenoiserConfig)), "sigma_data"):
         theirs, ours = (json.dumps(n.config[part]) for n in (given, net))  # tuples and lists alike
         if theirs != ours:
             where = "loss" if part == "sigma_data" else "model"
             raise InvalidValueError(
-                f"--init {init} has {part} {theirs} and this run {ours}; set --{where}.{part} {theirs}"
+                f"--init {config.init} has {part} {theirs} and this run {ours}; set --{where}.{part} {theirs}"
             )
-    return given.state_dict()
 
 
 def run_index(config: TrainConfig, run_dir: Path, accelerator: Accelerator) -> SlideIndex:

@@ -65,7 +65,7 @@ def held_out(index: SlideIndex, *, size: int, images: int, mpp_range: tuple[floa
 def validation_loss(
     denoise: Denoise, bands: list[Band], *, sigma_data: float, device: torch.device, batch: int = 16
 ) -> Table:
-    """EDM-weighted loss of each band at each of ``SIGMAS`` (1 = an untrained network).
+    """EDM-weighted loss of each band at each of ``SIGMAS`` (1: nothing is known but σ_data).
 
     Args:
         denoise: (x, sigma, mpp) -> D_x.
