@@ -1,8 +1,8 @@
 """EDM preconditioning (Karras et al. 2022, eq. 7 and table 1).
 
 The denoiser is D_x = c_skip(σ) x + c_out(σ) F_x(c_in(σ) x; c_noise(σ)): with these coefficients the input and
-the training target of the network F have unit variance at every σ. `wsigen.diffusion.spectrum` has coefficients
-for each octave of an image.
+the training target of the network F have unit variance at every σ. `wsigen.diffusion.spectrum` has
+coefficients for each octave of an image.
 """
 
 from __future__ import annotations
