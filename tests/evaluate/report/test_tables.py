@@ -1,0 +1,130 @@
+"""Tables: which dot, which place, which number."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+
+import pytest
+
+from tests.evaluate.report.reports import about, report, row, slides
+from wsigen.evaluate.estimate import Estimate
+from wsigen.evaluate.report.tables import (
+    counts_table,
+    glance_table,
+    section_table,
+    slides_table,
+    worst_table,
+)
+from wsigen.evaluate.report.words import interval, number, times, verdict
+from wsigen.evaluate.results import Result, SetReport
+
+
+def cells(table: str) -> list[list[str]]:
+    """Text of every cell, by row."""
+    lines = re.findall(r"<tr[^>]*>(.*?)</tr>", table)
+    return [
+        [unescape(re.sub(r"<[^>]+>", " ", c)).strip() for c in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", line)]
+        for line in lines
+    ]
+
+
+def of(*rows: Result, name: str = "x"):
+    return report(sets=(SetReport(name, (), rows),))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.12345, "0.123"),
+        (12.345, "12.3"),
+        (1234.5, "1234"),
+        (-0.5, "−0.500"),
+        (1e-9, "1.00e−09"),
+        (None, "–"),
+        (float("nan"), "–"),
+        (float("inf"), "–"),
+    ],
+)
+def test_numbers_have_three_digits(value, text):
+    assert number(value) == text
+
+
+def test_intervals_and_distances_in_words():
+    assert interval(about(0.5)) == "0.400 … 0.600"
+    assert interval(Estimate(1, 1, 1)) == interval(None) == ""
+    assert (times(2.44), times(-3.0), times(None)) == ("2.4 ×", "0.0 ×", "")
+
+
+@pytest.mark.parametrize(
+    ("excess", "word"), [(None, "none"), (-5, "good"), (1.0, "good"), (1.01, "off"), (3, "off"), (3.1, "far")]
+)
+def test_verdicts_change_at_one_and_three_half_widths(excess, word):
+    assert verdict(excess) == word
+
+
+def test_a_row_for_each_scale_and_label_in_the_order_of_the_results():
+    table = section_table(
+        of(row("fid", 0.4, mpp=0.5), row("fid", 0.45, mpp=1.0), row("fid", 0.41, mpp=None)), ["fid"]
+    )
+    assert [line[-3] for line in cells(table)[1:]] == ["0.5", "1", "all"]
+    table = section_table(of(row("seam", 2.0, mpp=None, label="256 px tiles")), ["seam"])
+    assert cells(table)[1][1] == "256 px tiles"
+    table = section_table(of(row("niqe", 0.4, mpp=0.5, label="twins")), ["niqe"])
+    assert cells(table)[1][1] == "0.5 · twins"
+
+
+def test_a_set_without_a_row_has_an_empty_cell_beside_one_that_has():
+    sets = (SetReport("one", (), (row("fid", 0.4),)), SetReport("two", (), (row("kid", 0.4),)))
+    head, line = cells(section_table(report(sets=sets), ["fid"]))
+    assert head == ["measure", "µm/px", "one", "two", "real against real"]
+    assert line[2:] == ["0.400 0.300 … 0.500", "", "0.500 0.400 … 0.600"]
+
+
+def test_no_rows_no_table():
+    assert section_table(of(row("fid", 0.4)), ["kid"]) == ""
+
+
+def test_dots_say_how_far_off():
+    for value, state in ((0.5, "good"), (0.75, "off"), (2.0, "far")):
+        table = section_table(of(row("fid", value)), ["fid"])
+        assert f'<span class="dot {state}"></span>{number(value)}' in table
+    assert '<span class="dot none"></span>' in section_table(of(row("fid", 1.0, None)), ["fid"])
+
+
+def test_what_could_not_be_computed_says_why_in_its_cell():
+    table = section_table(of(row("fid", None, warnings=("too few <slides>",))), ["fid"])
+    assert cells(table)[1][2] == "too few <slides>"
+    assert "<slides>" not in table
+
+
+def test_the_tooltip_holds_samples_and_warnings():
+    table = section_table(of(row("fid", 0.4, samples="9 patches a side", warnings=('a "b"',))), ["fid"])
+    assert 'title="as real; 9 patches a side; a &quot;b&quot;"' in table
+
+
+def test_at_a_glance_the_furthest_of_each_section_counts():
+    rows = (row("fid", 0.7), row("kid", 1.5), row("recall", 0.9), row("membership", None, None, mpp=None))
+    found = {line[0]: line[1] for line in cells(glance_table(of(*rows)))[1:]}
+    assert found["Do patches look real?"].startswith("far off Kernel distance, 1 µm/px, 7.1 ×")
+    assert found["Is everything there?"] == "as between real and real"
+    assert found["Are training slides given away?"] == "not measured"
+    assert len(found) == 3
+
+
+def test_the_worst_are_ordered_and_no_more_than_asked_for():
+    one = SetReport("x", (), tuple(row("fid", 0.5 + 0.2 * i, mpp=float(i)) for i in range(9)))
+    lines = cells(worst_table(one, most=3))[1:]
+    assert [line[0] for line in lines] == [f"Fréchet distance, {i} µm/px" for i in (8, 7, 6)]
+    assert lines[0][1:] == ["11.3 ×", "2.10", "0.500"]
+    assert "Nothing is worse" in worst_table(SetReport("x", (), (row("fid", 0.5),)))
+
+
+def test_how_many_patches_were_drawn():
+    lines = cells(counts_table(report()))
+    assert lines[1][2:] == ["60", "40", "14"]
+    assert lines[2] == ["real", "2 slides, 1 groups", "30", "20", "7"]
+    by_slide = cells(slides_table(report()))
+    assert by_slide[1] == ["real", slides("r")[0].slide, "case 1", "0.25", "30", "20", "·"]
+    assert len(by_slide) == 1 + 3 * 2
