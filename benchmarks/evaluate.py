@@ -3,9 +3,9 @@
 python benchmarks/evaluate.py --sizes 4096 16384 [--patches 2000] [--workers 2] [--keep FOLDER]
 python benchmarks/evaluate.py --generated synth/ --real ../shared/data/he --table ../shared/data/mpp.csv
 
-Each evaluation is the command itself, in a process of its own. Slides of each size are as many as it takes to
-have room for the patches, so that sizes differ in nothing but the size. The last line is one JSON object:
-seconds and CPU seconds, most memory, and seconds of each stage, by size.
+Each evaluation is the command itself, in a process of its own. Of each size there are as many slides as it
+takes to have room for the patches, so that evaluations differ in nothing but the size. The last line is one
+JSON object: seconds and CPU seconds, most memory, and seconds of each stage, by size.
 """
 
 from __future__ import annotations
@@ -119,13 +119,12 @@ def make_slide(path: Path, size: int, seed: int) -> None:
 
 def bands(size: int, seed: int) -> Iterator[np.ndarray]:
     """Rows of a slide: one texture in cells, each moved and turned by chance, tinted and cut out smoothly."""
-    rng = np.random.default_rng(seed)
-    texture = he_image(5 * CELL // 2, seed=seed, mpp=MPP)[3 * CELL // 4 :, 3 * CELL // 4 :][:CELL, :CELL]
-    coarse = outline(rng)
-    for y in range(0, size, CELL):
-        yield np.concatenate(
-            [cell(texture, coarse, rng, Size(size, size), y, x) for x in range(0, size, CELL)], axis=1
-        )
+    rng, side = np.random.default_rng(seed), min(CELL, size)
+    whole = he_image(5 * side // 2, seed=seed, mpp=MPP)  # tissue with a margin of glass, which is cut off
+    texture, coarse = whole[3 * side // 4 :, 3 * side // 4 :][:side, :side], outline(rng)
+    for y in range(0, size, side):
+        cells = [cell(texture, coarse, rng, size, y, x) for x in range(0, size, side)]
+        yield np.concatenate(cells, axis=1)
 
 
 def outline(rng: np.random.Generator) -> np.ndarray:
@@ -138,19 +137,19 @@ def outline(rng: np.random.Generator) -> np.ndarray:
 
 
 def cell(
-    texture: np.ndarray, coarse: np.ndarray, rng: np.random.Generator, size: Size, y: int, x: int
+    texture: np.ndarray, coarse: np.ndarray, rng: np.random.Generator, size: int, y: int, x: int
 ) -> np.ndarray:
-    """One cell of a slide, uint8; at the slide's edge it ends there."""
-    moved = np.roll(texture, rng.integers(0, CELL, 2), axis=(0, 1))
+    """One cell of a slide of ``size``², uint8; at the slide's edge it ends there."""
+    moved = np.roll(texture, rng.integers(0, len(texture), 2), axis=(0, 1))
     turned = np.rot90(moved[:, ::-1] if rng.random() < 0.5 else moved, int(rng.integers(4)))
-    height, width = min(CELL, size.height - y), min(CELL, size.width - x)
-    scale = COARSE / size.width
+    height, width = min(len(texture), size - y), min(len(texture), size - x)
+    scale = COARSE / size
     place = np.array([[scale, 0, x * scale], [0, scale, y * scale]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     fields = cv2.warpAffine(coarse, place, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
     tissue, tint = fields[..., :1], fields[..., [1, 2, 1]]
     image = GLASS + tissue * (turned[:height, :width] + tint - GLASS)
-    return np.clip(image + rng.normal(0, 1, (height, width, 1)), 0, 255).astype(np.uint8)
+    return np.clip(image, 0, 255, out=image).astype(np.uint8)
 
 
 def measure(args: argparse.Namespace, sides: dict[str, list[str]], out: Path) -> dict[str, object]:
