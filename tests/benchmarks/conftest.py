@@ -32,5 +32,5 @@ def denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stainer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small stainer with random weights."""
     folder = tmp_path_factory.mktemp("stainer")
-    save_stainer(initialise(Generator(width=4, blocks=1), gain=1.0), folder)
+    save_stainer(initialise(Generator(width=4, blocks=1, marker="KI67"), gain=1.0), folder)
     return folder
