@@ -4,8 +4,8 @@ python benchmarks/evaluate.py --sizes 4096 16384 [--patches 2000] [--workers 2] 
 python benchmarks/evaluate.py --generated synth/ --real ../shared/data/he --table ../shared/data/mpp.csv
 
 Each evaluation is the command itself, in a process of its own. Of each size there are as many slides as it
-takes to have room for the patches, so that evaluations differ in nothing but the size. The last line is one
-JSON object: seconds and CPU seconds, most memory, and seconds of each stage, by size.
+takes to have room for the patches, so that evaluations of all sizes have as many. The last line is one JSON
+object: seconds and CPU seconds, most memory, and seconds of each stage, by size.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE, Popen
-from typing import IO
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -50,7 +50,7 @@ class Ran:
     stages: dict[str, float]
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, object]:
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Parse the command line, evaluate, print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--sizes", type=int, nargs="+", default=[4096, 16384], help="sides of slides, px")
