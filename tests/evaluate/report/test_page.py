@@ -15,7 +15,6 @@ from wsigen.evaluate.catalogue import MEASURES, SECTIONS
 from wsigen.evaluate.report.page import INTRODUCTIONS, render
 from wsigen.evaluate.report.sheets import row as strip_of
 from wsigen.evaluate.report.words import number
-from wsigen.evaluate.report.write import illustrated
 from wsigen.evaluate.results import SetReport
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -48,13 +47,14 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page():
+def page(pictured):
     strip = strip_of([np.zeros((32, 32, 3), np.uint8)])
     names = ("real", "good", "bad<i>")
     pictures = {f"patches {n} {m:g}": strip for n in names for m in SCALES}
     pictures |= {"neighbours good 0.5": strip, "overviews bad<i>": strip, "pairs": strip}
     captions = {"neighbours good 0.5": [f"{ODD}, 0.31"]}
-    return Page(render(illustrated(report(pictures=pictures, captions=captions))))
+    drawn = {**pictured.pictures, **pictures}
+    return Page(render(report(pictures=drawn, captions=captions)))
 
 
 def test_every_tag_is_closed_and_nothing_runs(page):
@@ -142,5 +142,5 @@ def test_warnings_name_the_sets_and_rows_that_they_are_about():
     assert f"one: {few}" not in text
 
 
-def test_the_page_follows_from_the_report_alone():
-    assert render(illustrated(report())) == render(illustrated(report()))
+def test_the_page_follows_from_the_report_alone(pictured):
+    assert render(pictured) == render(replace(report(), pictures=pictured.pictures))

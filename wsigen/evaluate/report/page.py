@@ -158,7 +158,7 @@ def _extras(report: Report, key: str) -> list[tuple[str, str]]:
             (
                 f"overviews {one.name}",
                 f"{one.name}, whole slides: those most like a real slide (above), turned as they match, and "
-                "that slide (below); distance 0 is the same, unrelated ones are mostly beyond 0.3",
+                "that slide (below), with their distance: 0 is the same picture",
             )
             for one in report.sets
         ]

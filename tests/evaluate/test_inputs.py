@@ -1,0 +1,95 @@
+"""Which slides are compared, and what is said about them before any is read closely."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.evaluate.slides import slides
+from wsigen import __version__
+from wsigen.config.evaluate import EvaluateConfig
+from wsigen.errors import InvalidValueError, OutputError, SlideError
+from wsigen.evaluate.inputs import (
+    choose_device,
+    choose_threads,
+    config_dict,
+    load_inputs,
+    refuse_existing,
+    versions,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    top = tmp_path_factory.mktemp("inputs")
+    for name, seeds in (("real", range(4)), ("ours", range(10, 12)), ("train", range(20, 22))):
+        slides(top / name, seeds, size=320)
+    return top
+
+
+def config(folder: Path, **options) -> EvaluateConfig:
+    paths = {"real": str(folder / "real"), "generated": str(folder / "ours")}
+    return EvaluateConfig(**(paths | {"mpp": "1", "patch": 64, "patches": 32} | options))
+
+
+def test_sets_are_named_and_their_shares_counted(folder):
+    found = load_inputs(config(folder, compare=f"again={folder / 'ours'}", train=str(folder / "train")))
+    assert [s.name for s in found.drawn] == ["real", "generated", "again", "train"]
+    assert [s.patches for s in found.shares(found.sets[0])] == [{"1": 16}, {"1": 16}]
+    assert sum(s.patches["1"] for s in found.shares(found.real)) == 64
+    assert found.twins is None
+    assert "generated has 2 slides, fewer than 4: its intervals are those of its patches" in str(
+        found.warnings
+    )
+
+
+def test_real_slides_that_are_judged_as_well_are_said(folder):
+    found = load_inputs(config(folder, generated=str(folder / "real")))
+    assert "4 slides are both in generated and in real" in found.warnings
+
+
+def test_held_out_slides_must_not_be_trained_on(folder):
+    with pytest.raises(SlideError, match="is in train and in real; membership cannot be told"):
+        load_inputs(config(folder, train=str(folder / "real")))
+
+
+def test_scales_that_nobody_has_are_an_error_with_the_reason(folder):
+    with pytest.raises(
+        InvalidValueError, match=r"nothing can be compared: 0\.25 µm/px is left out: no slide"
+    ):
+        load_inputs(config(folder, mpp="0.25"))
+    found = load_inputs(config(folder, mpp="0.25,1"))
+    assert found.warnings[0].endswith("(the finest has 1 µm/px, and nothing is enlarged)")
+
+
+@pytest.mark.parametrize("name", ["index.html", "report.json"])
+def test_existing_reports_are_kept(folder, tmp_path, name):
+    refuse_existing(config(folder, out=tmp_path))
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputError, match=f"{name}.*pass --overwrite to replace it"):
+        refuse_existing(config(folder, out=tmp_path))
+    refuse_existing(config(folder, out=tmp_path, overwrite=True))
+
+
+def test_devices():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type in ("cpu", "cuda")
+    for name in ("toaster", "cuda:99"):
+        with pytest.raises(
+            InvalidValueError, match=f"--device {name} cannot be used here .*; use auto or cpu"
+        ):
+            choose_device(name)
+
+
+def test_threads():
+    assert choose_threads(3) == 3
+    assert choose_threads(0) >= 1
+
+
+def test_what_made_the_numbers_is_recorded(folder):
+    assert versions()["wsigen"] == __version__
+    assert {"numpy", "torch", "torch-fidelity", "scikit-image"} < set(versions())
+    assert config_dict(config(folder, out=Path("x")))["out"] == "x"
+    assert config_dict(config(folder))["seed"] == 0
