@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from wsigen.diffusion.spectrum import combine
-from wsigen.nn.denoiser import Denoiser
+from wsigen.nn.denoiser import Denoiser, load_denoiser
+from wsigen.nn.snapshot import save_snapshot
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +28,17 @@ def test_untrained_network_returns_the_preconditioned_input():
     torch.testing.assert_close(net(x, sigma, mpp), c_skip[:, None, None, None] * x)
 
 
-def test_untrained_network_of_octaves_is_a_linear_filter_by_octave():
-    std = (0.1, 0.5)
-    net = Denoiser(patchify=2, block_out_channels=(32,), octave_std=std)
+def test_untrained_network_of_octaves_is_a_linear_filter(tmp_path):
+    net = Denoiser(patchify=2, block_out_channels=(32,))
+    std = [[0.2, 0.01, 0.02], [1.0, 0.1, 0.3]]
+    net.set_octave_std(std)
     x, sigma, mpp = inputs()
-    torch.testing.assert_close(net(x, sigma, mpp), combine(x, torch.zeros_like(x), sigma, std))
+    filtered = combine(x, torch.zeros_like(x), sigma, torch.tensor(std))
+    torch.testing.assert_close(net(x, sigma, mpp), filtered)
+    save_snapshot(net, tmp_path / "snapshot")
+    kept = load_denoiser(tmp_path / "snapshot")
+    assert kept.config["octave_std"] == std
+    torch.testing.assert_close(kept(x, sigma, mpp), filtered)
 
 
 @pytest.mark.parametrize(

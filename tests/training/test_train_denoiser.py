@@ -67,7 +67,8 @@ def test_run_leaves_all_that_a_user_needs(config):
     assert tuple(net.config["mpp_range"]) == (0.5, 4.0)
     assert all(225 <= c <= 255 for c in net.config["background"])
     detail, rest = net.config["octave_std"]  # one octave: the network's stride is 2
-    assert 0 < detail < 0.5 < rest < 1  # glass and tissue are bright, and values are in [-1, 1]
+    assert 0 < detail[0] < 0.5 < rest[0] < 3**0.5  # glass and tissue are bright, and values are in [-1, 1]
+    assert max(detail[1:]) < 0.5 * detail[0]  # colour is fainter than light
     reports = [r for r in stats(config.run_dir) if "loss" in r]
     assert [r["update"] for r in reports] == sorted(r["update"] for r in reports)
     assert all(0 <= r["data_wait_fraction"] <= 1 for r in reports)

@@ -4,20 +4,20 @@ EDM takes an image for one signal of standard deviation σ_data. Tissue has most
 wavelengths: at σ = 1 its finest octave is an order of magnitude weaker than σ_data, and F would have to
 cancel what c_skip lets through to within a few percent. What it misses stays in the samples as grain.
 
-Here an image is split into the octaves of a Laplacian pyramid (Burt & Adelson 1983), and each has
-coefficients of its own. With σ_k the root mean square of octave k in clean images and n_k that of unit white
-noise,
+Here an image is turned into luminance and two differences of colour, which in stained tissue are fainter
+still, and each of the three is split into the octaves of a Laplacian pyramid (Burt & Adelson 1983) with
+coefficients of their own. With σ_k the root mean square of one of these parts in clean images and n_k that of
+unit white noise,
 
     c_skip,k = σ_k² / (σ_k² + n_k²σ²)          c_out,k = n_k σ σ_k / √(σ_k² + n_k²σ²)
 
 so that F = 0 is the Wiener filter of images that are nothing but a spectrum, and the target of F has unit
-variance in every octave. Without octaves, this is EDM's preconditioning.
+variance in every part. With one σ_k for all, this is EDM's preconditioning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -30,6 +30,19 @@ NOISE = (209 / 256) ** 0.5
 
 Octaves = list[Tensor]
 """Finest first, each half the height and width of the one before; the last one is what remains."""
+
+
+def to_opponent(x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """(r + g + b)/√3, (r - b)/√2, (r - 2g + b)/√6: a rotation, so white noise stays white."""
+    red, green, blue = x.unbind(1)
+    sides = red + blue
+    return torch.stack([(sides + green) / 3**0.5, (red - blue) / 2**0.5, (sides - 2 * green) / 6**0.5], 1)
+
+
+def to_rgb(x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """The inverse of ``to_opponent``."""
+    light, across, green = x[:, 0] / 3**0.5, x[:, 1] / 2**0.5, x[:, 2] / 6**0.5
+    return torch.stack([light + across + green, light - 2 * green, light - across + green], 1)
 
 
 def split(x: Float[Tensor, "b c h w"], octaves: int) -> Octaves:
@@ -60,35 +73,40 @@ def noise_std(octaves: int) -> tuple[float, ...]:
     return (*(NOISE * 0.5**k for k in range(octaves)), 0.5**octaves)
 
 
-def image_std(images: Float[Tensor, "b c h w"], octaves: int) -> tuple[float, ...]:
-    """σ_k: root mean squares of the parts of clean images."""
-    return tuple(float(part.square().mean().sqrt()) for part in split(images, octaves))
+def image_std(images: Float[Tensor, "b 3 h w"], octaves: int) -> Float[Tensor, "parts 3"]:
+    """σ_k: root mean squares of the parts of clean images.
+
+    Returns:
+        Rows: octaves, finest first, and what remains below them; columns: luminance, differences of colour.
+    """
+    parts = split(to_opponent(images), octaves)
+    return torch.stack([part.square().mean(dim=(0, 2, 3)).sqrt() for part in parts])
 
 
 def combine(
-    x: Float[Tensor, "b c h w"],
-    F_x: Float[Tensor, "b c h w"],
+    x: Float[Tensor, "b 3 h w"],
+    F_x: Float[Tensor, "b 3 h w"],
     sigma: Float[Tensor, " b"],
-    std: Sequence[float],
-) -> Float[Tensor, "b c h w"]:
+    std: Float[Tensor, "parts 3"],
+) -> Float[Tensor, "b 3 h w"]:
     """D_x = Σ_k c_skip,k x_k + c_out,k F_k.
 
     Args:
-        x: noisy images.
-        F_x: what the network says.
+        x: noisy images, RGB.
+        F_x: what the network says, of luminance and differences of colour.
         sigma: noise level of each image.
-        std: σ_k, finest first, the last one of what remains below the octaves.
+        std: σ_k, as from ``image_std``.
     """
     octaves = len(std) - 1
-    level = sigma[:, None, None, None]
+    level, signals = sigma[:, None, None, None], std[:, None, :, None, None]
     parts = []
     for x_k, F_k, signal, n in zip(
-        split(x, octaves), split(F_x, octaves), std, noise_std(octaves), strict=True
+        split(to_opponent(x), octaves), split(F_x, octaves), signals, noise_std(octaves), strict=True
     ):
         noise = n * level
-        total = noise.square() + signal**2
-        parts.append(signal**2 / total * x_k + noise * signal * total.rsqrt() * F_k)
-    return merge(parts)
+        total = noise.square() + signal.square()
+        parts.append(signal.square() / total * x_k + noise * signal * total.rsqrt() * F_k)
+    return to_rgb(merge(parts))
 
 
 def _enlarge(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ network at its own scale, and suppressing the noise in it is not its task.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -44,8 +45,8 @@ class Denoiser(ModelMixin, ConfigMixin):
         pixel_channels: channels of the full-resolution stem.
         context_channels: channels per pixel that the UNet hands to the full-resolution path.
         sigma_data: standard deviation of the images, for the input's scale.
-        octave_std: σ_k of clean images by octave, finest first, the last one of what remains below them;
-            None takes images for one signal of ``sigma_data``, as EDM does.
+        octave_std: σ_k of clean images, see ``set_octave_std``; None takes them for one signal of
+            ``sigma_data``, as EDM does.
         patch_sizes: patch sizes trained on, px. A record for the sampler; the network accepts others.
         mpp_range: smallest and largest µm/px trained on.
         background: colour of glass, 8 bit RGB.
@@ -60,7 +61,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         pixel_channels: int = 12,
         context_channels: int = 12,
         sigma_data: float = 0.5,
-        octave_std: tuple[float, ...] | None = None,
+        octave_std: Sequence[Sequence[float]] | None = None,
         patch_sizes: tuple[int, ...] = (128,),
         mpp_range: tuple[float, float] = (0.25, 150.0),
         background: tuple[int, int, int] = (243, 243, 243),
@@ -85,6 +86,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         )
         self.pixel_hidden = nn.Conv2d(joined, joined, 3, padding=1)
         self.pixel_out = nn.Conv2d(joined, 3, 3, padding=1)
+        self._keep_std(octave_std)
         with torch.no_grad():  # an untrained network has F = 0
             for layer, outputs in ((self.pixel_out, slice(None)), (self.unet.conv_out, slice(-3, None))):
                 layer.weight[outputs] = 0
@@ -100,6 +102,20 @@ class Denoiser(ModelMixin, ConfigMixin):
     def octaves(self) -> int:
         """How often images of any size that the network takes can be halved."""
         return (self.stride & -self.stride).bit_length() - 1
+
+    def set_octave_std(self, std: Sequence[Sequence[float]]) -> None:
+        """Set the strengths of detail that the preconditioning counts on.
+
+        Args:
+            std: σ_k of clean images: of each octave, finest first, and of what remains below them, those of
+                luminance and of the two differences of colour (`wsigen.diffusion.spectrum`).
+        """
+        self.register_to_config(octave_std=[list(row) for row in std])
+        self._keep_std(std)
+
+    def _keep_std(self, std: Sequence[Sequence[float]] | None) -> None:
+        values = torch.tensor(std or [[self.config["sigma_data"]] * 3])
+        self.register_buffer("_octave_std", values, persistent=False)
 
     def forward(
         self,
@@ -120,7 +136,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         x, sigma = x.float(), sigma.float()
         c = precondition(sigma, self.config["sigma_data"])
         F_x = self.raw(c.c_in[:, None, None, None] * x, 4 * c.c_noise, mpp.float().log())
-        return combine(x, F_x, sigma, self.config["octave_std"] or (self.config["sigma_data"],))
+        return combine(x, F_x, sigma, self.get_buffer("_octave_std"))
 
     def raw(
         self,
@@ -128,7 +144,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         log_sigma: Float[Tensor, " b"],
         log_mpp: Float[Tensor, " b"],
     ) -> Float[Tensor, "b 3 h w"]:
-        """F_x, the network without preconditioning.
+        """F_x, the network without preconditioning: luminance and differences of colour.
 
         Args:
             x: noisy images, scaled to unit variance.

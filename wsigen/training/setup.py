@@ -88,16 +88,17 @@ def make_network(config: TrainConfig, index: SlideIndex) -> Denoiser:
         background=(red, green, blue),
     )
     if config.init is None:
-        net.register_to_config(octave_std=_octave_std(config, index, net.octaves))
+        net.set_octave_std(_octave_std(config, index, net.octaves))
         return net
     given = load_snapshot(Denoiser, resolve(config.init))
     _check_alike(given, net, config)
-    net.register_to_config(octave_std=given.config["octave_std"])
+    if given.config["octave_std"]:
+        net.set_octave_std(given.config["octave_std"])
     net.load_state_dict(given.state_dict())
     return net
 
 
-def _octave_std(config: TrainConfig, index: SlideIndex, octaves: int) -> tuple[float, ...]:
+def _octave_std(config: TrainConfig, index: SlideIndex, octaves: int) -> list[list[float]]:
     """σ_k of patches of the smallest size, from all µm/px."""
     size = min(g.size for g in config.data.patches)
     patches = PatchDataset(
@@ -108,7 +109,7 @@ def _octave_std(config: TrainConfig, index: SlideIndex, octaves: int) -> tuple[f
         anywhere_fraction=config.data.anywhere_fraction,
     )
     images, *_ = collate([patches[PatchKey(i, size)] for i in range(MEASURED)])
-    return tuple(round(std, 4) for std in image_std(to_unit_range(images), octaves))
+    return [[round(std, 4) for std in row] for row in image_std(to_unit_range(images), octaves).tolist()]
 
 
 def _check_alike(given: Denoiser, net: Denoiser, config: TrainConfig) -> None:
