@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 
 from tests.commands import ROOT
+from tests.evaluate.report.reports import report
 from wsigen.diffusion.schedule import karras_sigmas
 from wsigen.diffusion.solvers import SOLVERS
+from wsigen.evaluate import descriptor, draw, hunt, inputs, observe, privacy, sets, splits, windows
+from wsigen.evaluate.catalogue import MEASURES
+from wsigen.evaluate.results import SCHEMA
 from wsigen.sampling.noise import BLOCK_HEIGHT, BLOCK_WIDTH
 from wsigen.sampling.shift import SHIFTS, ShiftPlan
 from wsigen.sampling.wavefront import ORDERS, rows_alive
@@ -58,3 +65,46 @@ def test_evaluations_of_the_solver_table() -> None:
         formula = formulas[re.split(r" \(", evaluations)[0]]
         solver = SOLVERS[name.strip("`")]
         assert [solver.evaluations(n) for n in (1, 9, 40)] == [formula(n) for n in (1, 9, 40)]
+
+
+EVALUATION = (DOCS / "evaluation.md").read_text(encoding="utf-8")
+
+
+def test_every_measure_is_explained() -> None:
+    patterns = set(re.findall(r"`([a-z0-9_]+\*?)`", EVALUATION)) - {"*"}
+    assert [key for key in MEASURES if not any(fnmatch(key, p) for p in patterns)] == []
+
+
+def test_numbers_of_an_evaluation_are_those_of_the_code() -> None:
+    for words in (
+        f"| `weight-free` (default) | {descriptor.WeightFree.dimensions} numbers:",
+        f"of up to {draw.ATTEMPTS} tries",
+        f"no room for {sets.FEWEST} patches",
+        f"Of {observe.SAMPLES} patches a set",
+        f"at most {windows.MOST_SLIDES} slides a set",
+        f"mean of up to {splits.SPLITS} splits",
+        f"nearer than {privacy.COPY_DISTANCE}, *and* than {privacy.COPY_SHARE} × the distance",
+        f"{inputs.MIN_GROUPS} on",
+        f"{hunt.BUDGET:.0e}".replace("3e+08", "3·10⁸"),
+        f"{hunt.FEWEST_QUERIES // 2} at the least",
+        f"`{SCHEMA}`",
+    ):
+        assert words in re.sub(r"\s+", " ", EVALUATION), words
+
+
+def test_report_is_read_as_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [code] = re.findall(r"^```python\n(.*?)^```", EVALUATION, re.MULTILINE | re.DOTALL)
+    keys = set(re.findall(r"`([a-z_]+)`", "\n".join(r[0] for r in _rows("evaluation.md", "| key | holds |"))))
+    values = report().as_dict()
+    assert keys == set(values)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.json").write_text(json.dumps(values), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AssertionError, match="good holds copies"):  # its value is 0.55
+        exec(compile(code, "evaluation.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert all(line.startswith("good ") for line in lines)
+    assert float(lines[0].rsplit(" ", 1)[1]) == pytest.approx(0.5)
