@@ -1,7 +1,7 @@
 """Seconds and memory of ``wsigen evaluate``, on slides of several sizes made up for the purpose.
 
 python benchmarks/evaluate.py --sizes 4096 16384 [--patches 2000] [--workers 2] [--keep FOLDER]
-python benchmarks/evaluate.py --generated synth/ --real ../shared/data/he --table ../shared/data/mpp.csv
+python benchmarks/evaluate.py --generated synth/ --real ../shared/data/he --table ../shared/data/SOURCES.csv
 
 Each evaluation is the command itself, in a process of its own. Of each size there are as many slides as it
 takes to have room for the patches, so that evaluations of all sizes have as many. The last line is one JSON
