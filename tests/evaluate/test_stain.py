@@ -217,3 +217,10 @@ def test_stacks_of_patches_are_one_image():
     whole = dab_summary(stack)
     np.testing.assert_array_equal(total.counts, whole.counts)
     assert total.mean == pytest.approx(whole.mean)
+
+
+def test_hues_are_counted_as_a_histogram_of_all_pixels_counts_them():
+    image = np.random.default_rng(3).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    hue = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[..., 0]
+    counts, _ = np.histogram(hue, 10, (0, 256))
+    np.testing.assert_allclose(hue_histogram(image), counts / np.linalg.norm(counts))
