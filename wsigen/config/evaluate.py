@@ -23,7 +23,8 @@ class EvaluateConfig:
         real: real slides, which say what is right.
         generated: slides to judge.
         compare: more sets of slides to judge against the same real ones, each as NAME=PATHS, such as
-            fast=slides/fast paper=slides/paper; without NAME= a set is called as its folder.
+            fast=slides/fast paper=slides/paper; without NAME= a set is called as its folder. Slides that have
+            the name and size of one in the first set are compared with it pixel by pixel.
         train: slides that the model learnt from, for the membership score; none of them may be in real.
         pairs: IHC twins of the generated H&E slides: a_SYN.ome.tif belongs to a_HE.ome.tif.
         real_pairs: real slides of the same IHC stain, to compare the twins with.
@@ -31,7 +32,8 @@ class EvaluateConfig:
         mpp: µm/px to compare at.
         patch: side of the patches, px.
         patches: how many patches of a side, shared out between the values of mpp.
-        stain: "he", or "ihc" where all slides are IHC: which second stain is unmixed.
+        stain: "he", or "ihc" where all slides are IHC, as twins judged as a set of their own: which second
+            stain is unmixed.
         features: weight-free, inception, inception:PATH, timm:NAME or transformers:NAME.
         joint_classifiers: updates of small networks that look for joints and judge twins, such as 400; 0 for
             none, since each takes about a minute on a core.
