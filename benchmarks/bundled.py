@@ -204,7 +204,7 @@ def sheet(report: Report) -> bytes:
     """Strips of real and generated patches, one above the other, then twins: a JPEG."""
     names = [f"patches {kind} {mpp:g}" for mpp in report.scales for kind in ("real", report.sets[0].name)]
     found = [report.pictures[n] for n in (*names, "pairs") if n in report.pictures]
-    strips = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in found]
+    strips = [np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)) for data in found]
     width = max(s.shape[1] for s in strips)
     padded = [np.pad(s, ((0, 8), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips]
     return cv2.imencode(".jpg", np.concatenate(padded), [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()

@@ -3,7 +3,8 @@
 python benchmarks/denoiser.py --model default --slides ../shared/data/he --table ../shared/data/SOURCES.csv
 
 Prints a Markdown table for the model card; the last line is one JSON object: for "model", "untrained" and
-"mean_colour" the EDM-weighted loss by µm/px band and noise level. With --sheet, draws a picture of samples.
+"mean_colour" the EDM-weighted loss by µm/px band and noise level. Untrained is the linear filter that its
+preconditioning is. With --sheet, draws a picture of samples.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from wsigen.data.index import SlideIndex, build_index
+from wsigen.diffusion.spectrum import combine
 from wsigen.nn.denoiser import load_denoiser
 from wsigen.synthesis.runtime import InPrecision, choose_device, choose_dtype
 from wsigen.training.preview import sample_sheet
@@ -44,8 +46,10 @@ def main() -> None:
     background = torch.tensor([b.images.float().mean(dim=(0, 2, 3)).tolist() for b in bands]).mean(dim=0)
     mean = (background / 127.5 - 1)[None, :, None, None].to(device)
 
+    octave_std = net.get_buffer("_octave_std")
+
     def untrained(x: Tensor, sigma: Tensor, mpp: Tensor) -> Tensor:
-        return x * (sigma_data**2 / (sigma**2 + sigma_data**2))[:, None, None, None]
+        return combine(x, torch.zeros_like(x), sigma, octave_std)
 
     def mean_colour(x: Tensor, sigma: Tensor, mpp: Tensor) -> Tensor:
         return mean.expand_as(x)
