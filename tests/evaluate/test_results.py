@@ -48,6 +48,16 @@ def test_excess_takes_the_sides_that_face_each_other():
     assert low.excess == pytest.approx(8 / math.hypot(4, 3))
 
 
+@pytest.mark.parametrize(
+    ("value", "floor", "expected"),
+    [(1.0, 0.9, -0.1), (1.05, 0.9, -0.05), (1.3, 0.9, 0.2), (0.7, 0.9, 0.2), (0.9, 0.9, 0.0)],
+)
+def test_nearer_to_the_best_value_than_real_ones_is_no_worse(value, floor, expected):
+    """Of the contrast of detail, which is best at 1."""
+    found = result(value, floor, half=0.01, key="scale_detail").excess
+    assert found == pytest.approx(expected / math.hypot(0.01, 0.01))
+
+
 def test_no_floor_no_interval_no_excess():
     assert Result("fid", None, Estimate(1, 0, 2)).excess is None
     assert Result("fid", None, None, Estimate(1, 0, 2)).excess is None

@@ -61,6 +61,8 @@ class Result:
         if not math.isfinite(apart):
             return None
         worse = {"lower": apart, "higher": -apart, "same": abs(apart)}[self.measure.better]
+        if self.measure.ideal is not None:
+            worse = abs(self.value.value - self.measure.ideal) - abs(self.floor.value - self.measure.ideal)
         if worse == 0:
             return 0.0
         up, down = (self.floor, self.value) if apart > 0 else (self.value, self.floor)

@@ -125,6 +125,21 @@ def test_a_faint_hard_edge_is_seen_by_the_jump_alone(real, tmp_path):
     assert edge.excess > 1 > soft.excess
 
 
+def test_real_slides_are_looked_at_where_ours_are_joined(tmp_path):
+    """Else the edges of JPEG at multiples of 8 px would be the floor of joints that lie elsewhere."""
+    (tmp_path / "real").mkdir()
+    for seed in range(4):
+        image = he_image(SIDE, seed, mpp=1.0)
+        image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], 1)
+        write_tiff(tmp_path / "real" / f"s{seed}.tif", image, 1.0, compression="zstd")
+    blocky, floors = slide_set("real", tmp_path / "real"), []
+    for phase in (0, 11):
+        joints = [{"name": "patches", "pitch": PITCH, "rows": [phase], "cols": [phase]}]
+        judged = write_set(tmp_path / f"x{phase}", range(20, 22), facts={"joints": joints})
+        floors.append(row(seam_rows(judged, blocky, seed=0)[0], "edge", "patches").floor.value)
+    assert floors[0] > 1.3 > 1.1 > floors[1]
+
+
 def test_small_slides_have_no_score(real, tmp_path):
     small = slide_set("x", slides(tmp_path / "x", range(2), size=256))
     rows, profiles = seam_rows(small, real, seed=0)

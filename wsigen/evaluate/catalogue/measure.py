@@ -36,6 +36,7 @@ class Measure:
         source: where its definition is from.
         unit: of the value.
         bounds: where intervals end at the latest.
+        ideal: of "same", where there is a best value: nearer to it than real ones is no worse.
     """
 
     section: str
@@ -45,3 +46,4 @@ class Measure:
     source: str
     unit: str = ""
     bounds: tuple[float, float] = (0.0, math.inf)
+    ideal: float | None = None

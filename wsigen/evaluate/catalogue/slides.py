@@ -28,6 +28,7 @@ SLIDES: dict[str, Measure] = {
         "same",
         "Good is 1: below 1 the detail is blurrier than its overview.",
         "ratio of standard deviations after the local mean is taken out",
+        ideal=1.0,
     ),
     "seam": Measure(
         "seams",

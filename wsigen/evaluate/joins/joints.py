@@ -41,7 +41,8 @@ def joint_rows(
         mpp = entries[0].mpp
         fine = some_slides(as_fine(real.entries, mpp))
         mine, cautions = heeding(lambda g=grid, e=entries: _visible(e, g, None, updates, device, seed))
-        floor, notes = heeding(lambda g=grid, e=fine, m=mpp: _visible(e, g, m, updates, device, seed))
+        lines = own_grid(entries[0], grid)
+        floor, notes = heeding(lambda g=lines, e=fine, m=mpp: _visible(e, g, m, updates, device, seed))
         label = f"{mark}{grid.name}"
         rows.append(Result("joint_auc", None, mine, floor, "", (*cautions, *notes), label))
     return rows

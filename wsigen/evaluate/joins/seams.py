@@ -56,7 +56,8 @@ def seam_rows(
     for grid, entries in by_grid.items():
         mpp = entries[0].mpp
         mine = _scored([(e, own_grid(e, grid), e.mpp) for e in entries], seed)
-        theirs = _scored([(e, grid, mpp) for e in some_slides(as_fine(real.entries, mpp))], seed)
+        lines = _together([own_grid(e, grid) for e in entries])
+        theirs = _scored([(e, lines, mpp) for e in some_slides(as_fine(real.entries, mpp))], seed)
         rows += [
             _row(key, grid, [s[key] for s in mine], [s[key] for s in theirs], len(entries))
             for key in (STEPS if grid.rows is not None else ("seam",))
@@ -96,6 +97,18 @@ def score_slide(entry: SlideEntry, grid: Grid, mpp: float, seed: int) -> dict[st
         key: _both([_at_joints(pooled[key, axis], joints[axis], entry.group) for axis in (0, 1)])
         for key in STEPS
     }
+
+
+def _together(same: Sequence[Grid]) -> Grid:
+    """Grids of one name as one that has the joints of them all.
+
+    Real slides are looked at where ours have their joints: at multiples of 8 px they have edges of JPEG.
+    """
+    rows, cols = ([getattr(g, axis) for g in same] for axis in ("rows", "cols"))
+    joints = [
+        None if None in given else tuple(sorted({j for g in given for j in g})) for given in (rows, cols)
+    ]
+    return Grid(same[0].name, same[0].pitch, *joints)
 
 
 def _both(found: Sequence[Scored]) -> Scored:

@@ -91,8 +91,8 @@ def _glance(report: Report) -> str:
         "slides, which is what a perfect set would get. Distances from the floor are in half-widths of both "
         "95 % intervals together: up to 1 × is chance "
         '(<span class="dot good"></span>as real), up to 3 × <span class="dot off"></span>off, beyond that '
-        '<span class="dot far"></span>far off. Of a hundred measures a few are beyond 1 × by chance; and slides '
-        "of other organs or another scanner than the real ones are off as well, however real they are.</p>"
+        '<span class="dot far"></span>far off. Of a hundred measures a few are beyond 1 × by chance; '
+        "slides of other organs or of another scanner than the real ones are off, however real they are.</p>"
     )
     parts.append(glance_table(report))
     titles = [f"<h3>{escape(s.name)}: furthest from the floor</h3>" for s in report.sets]
