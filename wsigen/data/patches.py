@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch.utils.data import Dataset, Sampler
 
 from wsigen.config import PatchGroup
@@ -133,7 +134,9 @@ class PatchDataset(Dataset[Patch]):
         if self.augment:
             image = np.rot90(image, int(rng.integers(4)))
             image = image[:, ::-1] if rng.random() < 0.5 else image
-        return Patch(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), mpp, key.number)
+        return Patch(
+            torch.from_numpy(np.ascontiguousarray(rearrange(image, "h w c -> c h w"))), mpp, key.number
+        )
 
     def require(self, size: int) -> None:
         """Refuse, before a run begins, patches of ``size`` px that no slide can serve at any µm/px.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -85,7 +86,7 @@ class GuideRows:
         if self._skip and self._occupied:
             occupied = self._skip.occupied(rows, self._background)
             self._occupied.write(region, torch.from_numpy(occupied)[None])
-        self._rows.write(region, torch.from_numpy(rows).permute(2, 0, 1))
+        self._rows.write(region, rearrange(torch.from_numpy(rows), "h w c -> c h w"))
         self._next = region.y1
 
     def patch(self, region: Region, out: Float[Tensor, "3 gh gw"]) -> None:

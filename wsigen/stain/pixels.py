@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -14,7 +15,7 @@ def to_network(pixels: UInt8[Tensor, "b h w 3"], dtype: torch.dtype) -> Float[Te
         pixels: on the network's device.
         dtype: of the network.
     """
-    return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1).to(dtype)
+    return rearrange(pixels, "b h w c -> b c h w").float().div_(127.5).sub_(1).to(dtype)
 
 
 def to_pixels(
@@ -32,7 +33,7 @@ def to_pixels(
     Determinism: kernels that multiply and add in one rounding are avoided, so that a pixel does not depend on
         where in a tile it lies.
     """
-    pixels = values.permute(1, 2, 0).float() + 1
+    pixels = rearrange(values, "c h w -> h w c").float() + 1
     pixels.mul_(127.5)
     if source is not None and opacity is not None:
         shown = opacity[:, :, None]

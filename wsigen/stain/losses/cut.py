@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -59,7 +60,7 @@ def take_places(features: Float[Tensor, "b c h w"], places: Int[Tensor, "b n"]) 
     """The feature vectors at given row-major places of each image, without a copy of the map."""
     width = features.shape[3]
     image = torch.arange(len(features), device=features.device)[:, None]
-    return features.permute(0, 2, 3, 1)[image, places // width, places % width]
+    return rearrange(features, "b c h w -> b h w c")[image, places // width, places % width]
 
 
 def info_nce(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch.nn.functional import avg_pool2d
 
 from wsigen.errors import SlideError
@@ -91,7 +92,7 @@ def stain_stats(encoder: Encoder, thumbnail: Thumbnail) -> FeatureStats:
     pad = [(0, max(2 * STRIDE, -(-n // STRIDE) * STRIDE) - n) for n in (height, width)]
     image = np.pad(thumbnail.image, (*pad, (0, 0)), mode="edge")
     device = next(encoder.parameters()).device
-    pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
+    pixels = rearrange(torch.from_numpy(image).to(device), "h w c -> 1 c h w").float() / 127.5 - 1
     counted = torch.from_numpy(np.pad(tissue, pad)).to(device)[None, None].float()
     with torch.inference_mode():
         stats = feature_stats(encoder(pixels), avg_pool2d(counted, STRIDE))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import UInt8
 from PIL import Image
 from torch import nn
@@ -128,7 +129,7 @@ def _finite(value: float) -> float | None:
 
 
 def _pixels(images: UInt8[torch.Tensor, "n 3 h w"]) -> np.ndarray:
-    return images.permute(0, 2, 3, 1).contiguous().numpy()
+    return rearrange(images, "b c h w -> b h w c").contiguous().numpy()
 
 
 def save_sheet(path: Path, kept: HeldOut, translated: UInt8[torch.Tensor, "n 3 h w"], columns: int) -> None:
