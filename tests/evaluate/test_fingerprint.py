@@ -15,7 +15,6 @@ from wsigen.evaluate.fingerprint import (
     fingerprints,
     nearest_fingerprints,
     relief,
-    search,
     turned,
 )
 
@@ -107,37 +106,9 @@ def test_chunks_do_not_matter(real):
     np.testing.assert_allclose(nearest.distance[252:288], nearest.distance[:36], atol=1e-6)
 
 
-def test_search_finds_the_place_on_the_slide_at_any_orientation():
-    patch_px, cell = 256, 8
-    slides = [he_image(1024, seed=s) for s in (5, 6)]
-    places = [(0, 312, 400), (1, 300, 480), (1, 413, 333)]
-    queries = fingerprints(
-        np.ascontiguousarray(np.rot90(recoloured(slides[s][y : y + patch_px, x : x + patch_px]), k))
-        for k, (s, y, x) in enumerate(places)
-    )
-    reduced = [cv2.resize(s, (1024 // cell, 1024 // cell), interpolation=cv2.INTER_AREA) for s in slides]
-    nearest, corners = search(queries, map(relief, reduced))
-    np.testing.assert_array_equal(nearest.index, [0, 1, 1])
-    assert np.abs(corners - [[y / cell, x / cell] for _, y, x in places]).max() <= 0.6
-    assert nearest.distance.max() < 0.3
-    np.testing.assert_array_equal(nearest.orientation, [0, 3, 2])
-    unrelated, _ = search(queries[:1], map(relief, reduced[1:]))
-    assert unrelated.distance[0] > 0.35
-
-
-def test_search_of_glass_finds_nothing():
-    glass = relief(np.full((64, 80, 3), 243, np.uint8))
-    nearest, _ = search(fingerprint(he_image(128, seed=7))[None], [glass])
-    assert nearest.distance[0] == 1
-    blank, _ = search(np.zeros((1, SIDE, SIDE), np.float32), [relief(he_image(64, seed=8))])
-    assert blank.distance[0] == 1
-
-
 def test_bad_sizes_are_named():
     with pytest.raises(InvalidValueError, match="at least 32 px"):
         fingerprint(np.zeros((31, 64, 3), np.uint8))
-    with pytest.raises(InvalidValueError, match="32 × 32 cells"):
-        search(np.zeros((1, SIDE, SIDE), np.float32), [np.zeros((31, 40), np.float32)])
     with pytest.raises(InvalidValueError, match="no patches"):
         nearest_fingerprints(np.zeros((1, SIDE, SIDE), np.float32), np.zeros((0, SIDE, SIDE), np.float32))
     with pytest.raises(InvalidValueError, match="uint8"):

@@ -22,7 +22,7 @@ ORIENTATIONS = 8
 _FLOOR = 0.03
 """OD added to the local deviation: the texture of glass and flat areas stays small."""
 
-_BLANK = 0.3
+BLANK = 0.3
 """A fingerprint shorter than this (before it is normalised) is that of glass, and matches nothing."""
 
 _CHUNK = 256
@@ -146,50 +146,7 @@ def nearest_fingerprints(
     return Nearest(*(np.concatenate(column) for column in columns))
 
 
-def search(queries: np.ndarray, overviews: Iterable[np.ndarray]) -> tuple[Nearest, np.ndarray]:
-    """The nearest place on whole slides to each query, at any position and orientation.
-
-    Normalised cross-correlation of each fingerprint with the slides' `relief` at every cell: no copy escapes
-    between the patches of a grid.
-
-    Args:
-        queries: fingerprints (n, 32, 32).
-        overviews: `relief` of each slide (or strip of one) read at 32 cells per patch, at least 32 × 32.
-
-    Returns:
-        The nearest, whose ``index`` is that of the overview; and (y, x) of its upper left cell, int (n, 2).
-
-    Memory: a few maps as large as one overview (one float32 per cell).
-    """
-    distance = np.full(len(queries), np.inf, np.float32)
-    index, orientation, place = (
-        np.zeros(shape, int) for shape in (len(queries), len(queries), (len(queries), 2))
-    )
-    all_turned = [turned(queries, k) for k in range(ORIENTATIONS)]
-    for number, overview in enumerate(overviews):
-        lengths = _lengths(overview)
-        for k, maps in enumerate(all_turned):
-            for i, query in enumerate(maps):
-                match = cv2.matchTemplate(overview, query, cv2.TM_CCORR) / lengths
-                _, value, _, (x, y) = cv2.minMaxLoc(match)
-                if 1 - value < distance[i]:
-                    distance[i], index[i], orientation[i], place[i] = 1 - value, number, k, (y, x)
-    return Nearest(np.clip(distance, 0, 2), index, orientation), place
-
-
-def _lengths(overview: np.ndarray) -> np.ndarray:
-    """Length of each 32 × 32 window less its mean; infinite where there is nothing to match."""
-    if min(overview.shape) < SIDE:
-        raise InvalidValueError(f"an overview must have at least {SIDE} × {SIDE} cells, got {overview.shape}")
-    integral, squares = cv2.integral2(overview)
-    total, square = (
-        i[SIDE:, SIDE:] - i[SIDE:, :-SIDE] - i[:-SIDE, SIDE:] + i[:-SIDE, :-SIDE] for i in (integral, squares)
-    )
-    energy = square - total**2 / SIDE**2
-    return np.where(energy > _BLANK**2, np.sqrt(np.maximum(energy, _BLANK**2)), np.inf).astype(np.float32)
-
-
 def _unit(image: np.ndarray) -> np.ndarray:
     centred = image - image.mean()
     length = float(np.linalg.norm(centred))
-    return centred / length if length > _BLANK else np.zeros_like(centred)
+    return centred / length if length > BLANK else np.zeros_like(centred)

@@ -10,7 +10,8 @@ import numpy as np
 from wsigen.data.entry import SlideEntry
 from wsigen.errors import SlideError
 from wsigen.evaluate.draw import ahead
-from wsigen.evaluate.fingerprint import SIDE, relief, search
+from wsigen.evaluate.fingerprint import SIDE, relief
+from wsigen.evaluate.search import search
 from wsigen.geometry import Region
 
 BLOCK = 768
