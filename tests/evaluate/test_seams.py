@@ -166,3 +166,16 @@ def test_stronger_seams_score_higher():
         ]
         assert ratios == sorted(ratios)
         assert ratios[-1] > 2
+
+
+@given(seed=st.integers(0, 99), height=st.integers(1, 40), where=st.integers(0, 10**6), by=st.integers(1, 60))
+def test_a_difference_of_one_value_is_found_where_it_is(seed, height, where, by):
+    image = np.random.default_rng(seed).integers(60, 190, (height, 12, 3), dtype=np.uint8)
+    y, x, c = np.unravel_index(where % image.size, image.shape)
+    other = image.copy()
+    other[y, x, c] += by
+    for a, b in ((image, other), (other, image)):
+        found = difference(a, b)
+        assert (found.largest, found.at) == (by, (y, x))
+        assert found.mean == pytest.approx(by / image.size)
+        assert found.share == pytest.approx(1 / (height * 12))

@@ -44,6 +44,22 @@ def test_levelled_shares(room, count):
     assert not open_ or max(shares.values()) - min(open_) <= 1  # nobody is ahead of who could take more
 
 
+@given(
+    sides=st.lists(st.integers(60, 900), min_size=1, max_size=6),
+    groups=st.integers(1, 3),
+    count=st.integers(0, 400),
+)
+def test_all_that_is_wanted_is_allotted_where_there_is_room(sides, groups, count):
+    by_group: dict[str, list] = {}
+    for i, side in enumerate(sides):
+        by_group.setdefault(f"g{i % groups}", []).append(entry(f"s{i}", f"g{i % groups}", side=side))
+    found = allot(by_group, 60, 0.5, count)
+    room = {e.slide: capacity(e, 60, 0.5) for some in by_group.values() for e in some}
+    assert sum(found.values()) == min(count, sum(room.values()))
+    assert all(0 < number <= room[slide] for slide, number in found.items())
+    assert allot(dict(reversed(by_group.items())), 60, 0.5, count) == found  # whatever their order
+
+
 def test_groups_are_those_of_slides_that_can_serve():
     fine, coarse = entry("fine", "case", mpp=0.25), entry("coarse", "case", mpp=2.0)
     found = SlideSet("real", (coarse, fine, entry("b", mpp=0.5)))

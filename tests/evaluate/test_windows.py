@@ -34,6 +34,22 @@ def test_joints_that_the_provenance_names_are_used(tmp_path):
     assert found == [TILES, Grid("last patches", 128, (40,), (8, 16))]
 
 
+@pytest.mark.parametrize(
+    "joints",
+    [
+        "none",
+        7,
+        [7],
+        [{}],
+        [{"pitch": "128"}],
+        [{"pitch": 1, "rows": [0], "cols": [0]}],
+        [{"pitch": 64, "rows": 3}],
+    ],
+)
+def test_joints_that_another_program_means_otherwise_are_none(tmp_path, joints):
+    assert grids(made(tmp_path, {"joints": joints})) == [TILES]
+
+
 def test_the_pitch_of_a_twins_statistics(tmp_path):
     assert grids(made(tmp_path, {"stats_pitch": 512})) == [TILES, Grid("512 px statistics", 512)]
     nested = {"stain": {"stats_pitch": 1024}, "norm": {"kind": "dn"}}

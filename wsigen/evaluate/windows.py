@@ -54,16 +54,29 @@ def grids(entry: SlideEntry) -> list[Grid]:
     provenance says so (``joints``: ``rows`` and ``cols`` of a ``pitch``), only their distance is known.
     """
     facts, found = provenance(entry), [TILES]
-    for joints in facts.get("joints") or ():
+    named = [j for j in _as_list(facts.get("joints")) if _is_grid(j)]
+    for joints in named:
         name = str(joints.get("name") or f"{joints['pitch']} px joints")
-        found.append(Grid(name, int(joints["pitch"]), tuple(joints["rows"]), tuple(joints["cols"])))
+        found.append(Grid(name, joints["pitch"], tuple(joints["rows"]), tuple(joints["cols"])))
     if all(isinstance(facts.get(key), int) for key in ("size", "k", "stages")):
         patch = facts["size"] // facts["k"] ** facts["stages"]
-        if not facts.get("joints") and patch >= 16:
+        if not named and patch >= 16:
             found.append(Grid(f"{patch} px patches", patch, None, None))
     pitches = [v for k, v in flatten(facts).items() if k.rpartition(".")[2] == "stats_pitch" and v.isdigit()]
     found += [Grid(f"{p} px statistics", int(p)) for p in dict.fromkeys(pitches) if int(p) >= 16]
     return found
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_grid(joints: Any) -> bool:
+    """Whether it is what wsigen writes; other programs may use the word for something else."""
+    if not isinstance(joints, dict) or not isinstance(joints.get("pitch"), int) or joints["pitch"] < 2:
+        return False
+    lines = [_as_list(joints.get(axis)) for axis in ("rows", "cols")]
+    return all(lines) and all(isinstance(j, int) for j in (*lines[0], *lines[1]))
 
 
 def by_name(entries: Sequence[SlideEntry]) -> dict[Grid, list[SlideEntry]]:

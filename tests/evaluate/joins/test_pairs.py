@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,6 +156,24 @@ def test_small_networks_see_planted_joints(tmp_path):
     assert found.label == "twins: 256 px tiles"
     assert found.value.value > 0.9
     assert found.floor.value < found.value.value
+
+
+def test_networks_look_at_the_joints_of_each_slide(tmp_path):
+    """Lines at other places on every slide, which only its provenance knows; real slides have none."""
+    for name in ("joined", "whole"):
+        (tmp_path / name).mkdir()
+        for seed in range(4):
+            image, phase = he_image(512, seed, mpp=1.0), 20 + 24 * seed
+            if name == "joined":
+                image[phase::128], image[:, phase::128] = 60, 60
+                joints = [{"name": "patches", "pitch": 128, "rows": [phase], "cols": [phase]}]
+                (tmp_path / name / f"s{seed}_HE.json").write_text(json.dumps({"joints": joints}))
+            write_tiff(tmp_path / name / f"s{seed}_HE.tif", image, 1.0, compression="zstd")
+    joined, whole = (slide_set(name, tmp_path / name) for name in ("joined", "whole"))
+    found = {r.label: r for r in joint_rows(joined, whole, **TRAINING)}
+    assert set(found) == {"256 px tiles", "patches"}
+    assert found["patches"].value.value > 0.9
+    assert found["patches"].floor.value < 0.8
 
 
 def test_too_few_windows_are_no_ground_for_a_verdict(he):

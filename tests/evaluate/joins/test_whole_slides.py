@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -254,3 +255,23 @@ def test_copied_overviews(real, tmp_path):
 def test_an_overview_is_never_enlarged(real):
     assert overview(real.entries[0]).shape == (256, 256, 3)
     assert overview(real.entries[0], 5000).shape == (SIDE, SIDE, 3)
+
+
+def test_slides_that_are_specks_as_a_whole_have_no_overview_to_compare(real, tmp_path):
+    specks = replace(real, entries=tuple(replace(e, height=20) for e in real.entries))
+    rows, alike = overview_rows(specks, real, None)
+    assert rows[0].value is None
+    assert "not measured: slides are smaller than 32 px as a whole" in rows[0].warnings[0]
+    assert alike == []
+
+
+def test_unrelated_overviews_are_those_of_held_out_slides_where_training_slides_are_known(tmp_path):
+    """Held-out slides may share a case name with training slides; they are compared with all of them."""
+    train = slide_set("train", slides(tmp_path / "train", range(12), size=192, mpp=4.0))
+    held = slide_set("real", slides(tmp_path / "held", range(20, 32), size=192, mpp=4.0))
+    (copied,), alike = overview_rows(train, held, train)
+    assert copied.value.value == 100
+    assert copied.samples == "12 slides, 12 real ones"
+    assert all(a.ours.slide == a.theirs.slide and a.distance < 0.02 for a in alike)
+    (honest,), _ = overview_rows(held, held, train)
+    assert honest.value.value == 0

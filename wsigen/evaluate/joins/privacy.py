@@ -17,7 +17,7 @@ from wsigen.evaluate.collect import heeding
 from wsigen.evaluate.draw import Spot
 from wsigen.evaluate.estimate import Estimate, jackknife
 from wsigen.evaluate.fingerprint import nearest_fingerprints
-from wsigen.evaluate.hunt import BUDGET, FEWEST_QUERIES, Field, Found, hunt, telling
+from wsigen.evaluate.hunt import BUDGET, FEWEST_QUERIES, MOST_UNRELATED, Field, Found, hunt, telling
 from wsigen.evaluate.joins.sides import Comparison
 from wsigen.evaluate.observe import Patches
 from wsigen.evaluate.privacy import (
@@ -106,9 +106,10 @@ class Privacy:
         field = Field.of(slides.entries, patch, mpp)
         self.whole = len(field.entries)
         self.field = field.within(BUDGET / FEWEST_QUERIES, seed) if field.entries else field
-        room = int(BUDGET / max(1, self.field.cells()))
-        self.queries = max(FEWEST_QUERIES, room) // 2
-        self.null = self._null()
+        room = max(FEWEST_QUERIES, int(BUDGET / max(1, self.field.cells())))
+        unrelated = min(MOST_UNRELATED, room // 2)
+        self.queries = room - unrelated
+        self.null = self._null(unrelated)
 
     def compare(self, c: Comparison) -> Findings:
         """One set against the gallery."""
@@ -210,11 +211,11 @@ class Privacy:
             [copying_test(real[s.one], train, real[s.other], seed=self.seed).statistic for s in splits]
         )
 
-    def _null(self) -> np.ndarray:
+    def _null(self, most: int) -> np.ndarray:
         """How near unrelated real patches come, wherever they are looked for."""
         rng = np.random.default_rng([self.seed, 0x40])
         recognisable = np.flatnonzero(telling(self.real.prints))
-        chosen = np.sort(rng.permutation(recognisable)[: self.queries])
+        chosen = np.sort(rng.permutation(recognisable)[:most])
         return self._hunt(self.real, chosen, apart=self.train is None).distance
 
     def _hunt(self, patches: Patches, chosen: np.ndarray, *, apart: bool) -> Found:
