@@ -18,7 +18,7 @@ BLOCK = 768
 BUDGET = 1e10
 """Queries times cells: about 40 s on one core."""
 FEWEST_QUERIES, MOST_UNRELATED = 64, 400
-"""Patches that are looked for at the least; and real ones at the most, to know how near unrelated ones come."""
+"""Patches that are looked for at the least; and real ones at the most, to see how near unrelated ones are."""
 TELLING = 0.1
 """A print with less of its cells in play is that of a speck on glass, which resembles any other."""
 

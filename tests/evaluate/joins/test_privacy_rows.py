@@ -154,3 +154,29 @@ def test_shares_have_wilsons_interval():
     assert (half.value, half.low, half.high) == pytest.approx((50, 23.659, 76.341), abs=1e-2)
     assert (none.value, none.low, none.high) == pytest.approx((0, 0, 27.753), abs=1e-2)
     assert (every.value, every.low, every.high) == pytest.approx((100, 72.247, 100), abs=1e-2)
+
+
+def test_a_budget_is_shared_and_what_it_leaves_out_is_said(real, real_seen, monkeypatch):
+    each = Privacy(real_seen, None, real, mpp=1.0, patch=PATCH, seed=0, threads=1).field.cells() // 6
+    monkeypatch.setattr("wsigen.evaluate.joins.privacy.BUDGET", 20 * 4 * each)
+    monkeypatch.setattr("wsigen.evaluate.joins.privacy.FEWEST_QUERIES", 20)
+    monkeypatch.setattr("wsigen.evaluate.joins.privacy.MOST_UNRELATED", 11)
+    privacy = Privacy(real_seen, None, real, mpp=1.0, patch=PATCH, seed=0, threads=1)
+    assert (len(privacy.field.entries), len(privacy.null), privacy.queries) == (4, 10, 10)
+    row = by_key(privacy.compare(compared(real_seen, real_seen)).rows)["copies"]
+    assert row.warnings[-2:] == (
+        "4 of 6 slides were searched",
+        f"10 of {len(real_seen)} patches were searched for, those most like a real one",
+    )
+    monkeypatch.setattr("wsigen.evaluate.joins.privacy.BUDGET", 100 * 6 * each)
+    larger = Privacy(real_seen, None, real, mpp=1.0, patch=PATCH, seed=0, threads=1)
+    assert (len(larger.field.entries), len(larger.null), larger.queries) == (6, 11, 89)
+
+
+def test_one_copied_slide_among_strangers_is_found(privacy, real_seen, tmp_path):
+    slides(tmp_path / "ours", range(40, 43), size=448)
+    write_tiff(tmp_path / "ours" / "copy.tif", disguised(he_image(448, 3, mpp=1.0)), 1.0)
+    ours = seen(load_set("ours", str(tmp_path / "ours")))
+    found = privacy.compare(compared(ours, real_seen))
+    assert by_key(found.rows)["copies"].value.value == pytest.approx(25, abs=5)
+    assert {n.spot.entry.slide for n in found.neighbours if n.distance < 0.3} == {"copy.tif"}
