@@ -85,8 +85,10 @@ def test_numbers_of_an_evaluation_are_those_of_the_code() -> None:
         f"mean of up to {splits.SPLITS} splits",
         f"nearer than {privacy.COPY_DISTANCE}, *and* than {privacy.COPY_SHARE} × the distance",
         f"{inputs.MIN_GROUPS} on",
-        f"{hunt.BUDGET:.0e}".replace("3e+08", "3·10⁸"),
-        f"{hunt.FEWEST_QUERIES // 2} at the least",
+        f"{hunt.BUDGET:.0e}".replace("1e+10", "10¹⁰ comparisons"),
+        f"for unrelated real patches, of which {hunt.MOST_UNRELATED} suffice",
+        f"{hunt.BUDGET / hunt.FEWEST_QUERIES / 2500**2:.0f} are searched at 0.5 µm/px, "
+        f"for {hunt.FEWEST_QUERIES // 2} patches",
         f"`{SCHEMA}`",
     ):
         assert words in re.sub(r"\s+", " ", EVALUATION), words
