@@ -93,3 +93,25 @@ def test_what_made_the_numbers_is_recorded(folder):
     assert {"numpy", "torch", "torch-fidelity", "scikit-image"} < set(versions())
     assert config_dict(config(folder, out=Path("x")))["out"] == "x"
     assert config_dict(config(folder))["seed"] == 0
+
+
+def test_names_of_twins_need_no_patches_of_their_own(folder, tmp_path):
+    """Twins are loaded beside the sets, and no patch is allotted to them."""
+    for name in ("ihc", "real_ihc"):
+        slides(tmp_path / name, range(30, 32), size=320)
+    options = {"pairs": str(tmp_path / "ihc"), "real_pairs": str(tmp_path / "real_ihc")}
+    found = load_inputs(config(folder, **options))
+    assert found.twins is not None
+    assert found.real_twins is not None
+    assert (found.twins.name, found.real_twins.name) == ("twins", "real twins")
+    assert len(found.twins.entries) == 2
+    assert set(found.plans[0].allotted) == {"generated", "real"}
+
+
+def test_a_table_names_cases_of_real_slides_and_not_of_generated_ones(folder, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("slide,group\n" + "".join(f"s{i}.tif,case{i // 2}\n" for i in range(4)))
+    found = load_inputs(config(folder, table=table))
+    assert {e.group for e in found.real.entries} == {"case0", "case1"}
+    assert {e.group for e in found.sets[0].entries} == {"s10.tif", "s11.tif"}
+    assert "2 real slides (or cases) only" in found.plans[0].warnings[0]

@@ -9,9 +9,9 @@ from wsigen.cli.parse import parse
 from wsigen.config import SampleConfig
 
 DESCRIPTION = (
-    "Synthesise H&E slides. Writes OUT/NAME_HE.ome.tif with its provenance (.json), a thumbnail (.jpg) and the "
-    "overview that it was made from (.png); with --stain, OUT/NAME_IHC-MARKER.ome.tif of the same pixels as "
-    "well. Interrupted, the same command goes on where it stopped."
+    "Synthesise H&E slides. Writes OUT/NAME_HE.ome.tif with its provenance (.json), a thumbnail (.jpg) and "
+    "the overview that it was made from (.png); with --stain, OUT/NAME_IHC-MARKER.ome.tif of the same pixels "
+    "as well. Interrupted, the same command goes on where it stopped."
 )
 
 
