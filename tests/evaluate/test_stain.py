@@ -23,6 +23,7 @@ from wsigen.evaluate.stain import (
     hue_correlation,
     hue_histogram,
     kl_divergence,
+    mean_density,
     optical_density,
     stain_densities,
 )
@@ -224,3 +225,20 @@ def test_hues_are_counted_as_a_histogram_of_all_pixels_counts_them():
     hue = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[..., 0]
     counts, _ = np.histogram(hue, 10, (0, 256))
     np.testing.assert_allclose(hue_histogram(image), counts / np.linalg.norm(counts))
+
+
+def test_mean_density_is_the_mean_of_the_channels():
+    rgb = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    found = mean_density(rgb)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, optical_density(rgb).mean(axis=-1))
+    grey = np.full((2, 3, 3), 51, np.uint8)  # a fifth of 255
+    assert mean_density(grey) == pytest.approx(np.full((2, 3), np.log10(5)), abs=1e-6)
+
+
+def test_hue_is_counted_in_ten_bins_whatever_the_shape():
+    rgb = np.random.default_rng(1).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    hue = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[..., 0]
+    counts = np.array([((hue >= 25.6 * k) & (hue < 25.6 * (k + 1))).sum() for k in range(10)])
+    assert hue_histogram(rgb) == pytest.approx(counts / np.linalg.norm(counts), abs=1e-12)
+    assert np.array_equal(hue_histogram(rgb), hue_histogram(rgb.reshape(-1, 3)))

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.stain import density_table
+from wsigen.evaluate.stain import mean_density
 
 SIDE, SMOOTH, SURROUNDINGS = 32, 1.0, 4.0
 ORIENTATIONS = 8
@@ -78,7 +78,7 @@ def relief(rgb: np.ndarray) -> np.ndarray:
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[-1] != 3:
         raise InvalidValueError(f"fingerprints are of uint8 (h, w, 3), got {rgb.dtype} {rgb.shape}")
-    density = cv2.LUT(rgb, np.ascontiguousarray(density_table()[:, 0])).mean(axis=-1)
+    density = mean_density(rgb)
     smooth = cv2.GaussianBlur(density, (0, 0), SMOOTH)
     apart = smooth - cv2.GaussianBlur(smooth, (0, 0), SURROUNDINGS)
     deviation = np.sqrt(cv2.GaussianBlur(apart * apart, (0, 0), SURROUNDINGS))

@@ -11,13 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-import cv2
 import numpy as np
 
 from wsigen.errors import InvalidValueError
 from wsigen.evaluate.estimate import Estimate, jackknife
 from wsigen.evaluate.fidelity import Labels, sample_labels
-from wsigen.evaluate.stain import density_table
+from wsigen.evaluate.stain import mean_density
 
 OCTAVES = 6
 NYQUIST_LINES = 3
@@ -55,7 +54,7 @@ def octave_powers(patch: np.ndarray) -> np.ndarray:
         raise InvalidValueError(
             f"a spectrum needs uint8 (h, w, 3) of at least 64 px, got {patch.dtype} {patch.shape}"
         )
-    density = cv2.LUT(patch, np.ascontiguousarray(density_table()[:, 0])).mean(axis=-1)
+    density = mean_density(patch)
     window, bands, weights = _geometry(*density.shape)
     power = np.square(np.abs(np.fft.rfft2((density - density.mean()) * window))) / np.square(window).sum()
     return bands @ power.ravel() / weights

@@ -79,6 +79,15 @@ def optical_density(rgb: np.ndarray, background: tuple[float, float, float] = WH
     return cv2.LUT(rgb.reshape(-1, 1, 3), density_table(background)[None]).reshape(rgb.shape)
 
 
+def mean_density(rgb: np.ndarray) -> np.ndarray:
+    """Mean of the channels' optical density on white glass, float32 (h, w), of uint8 (h, w, 3)."""
+    density = cv2.LUT(rgb, np.ascontiguousarray(density_table()[:, 0]))
+    total = density[..., 0] + density[..., 1]  # the same to the last bit as mean(axis=-1), many times as fast
+    total += density[..., 2]
+    total /= 3
+    return total
+
+
 def density_table(background: tuple[float, float, float] = WHITE) -> np.ndarray:
     """Optical density of each grey level, float32 (256, 3)."""
     levels = np.maximum(np.arange(256), 1)[:, None]
@@ -242,7 +251,7 @@ def hue_histogram(rgb: np.ndarray) -> np.ndarray:
         float64 (10,), of length 1.
     """
     _require_rgb(rgb)
-    hue = cv2.cvtColor(rgb.reshape(-1, 1, 3), cv2.COLOR_RGB2HSV)[..., 0]
+    hue = cv2.cvtColor(rgb.reshape(1, -1, 3), cv2.COLOR_RGB2HSV)[..., 0]  # many short rows would be slow
     by_hue = np.bincount(hue.ravel(), minlength=256)  # ten times as fast as the histogram of all pixels
     counts, _ = np.histogram(np.arange(256), HUE_BINS, (0, HUE_TOP), weights=by_hue)
     return counts / np.linalg.norm(counts)
