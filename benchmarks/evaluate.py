@@ -204,11 +204,12 @@ def timed(stream: IO[bytes], begun: float) -> dict[str, float]:
 
 
 def lines(stream: IO[bytes]) -> Iterator[str]:
-    """What ends with a carriage return or a new line, as soon as it does."""
+    """What carriage returns and new lines part, as soon as it is there; a bar has its return in front."""
     waiting = b""
     while part := os.read(stream.fileno(), 1 << 16):
         *whole, waiting = re.split(rb"[\r\n]", waiting + part)
-        yield from (line.decode(errors="replace") for line in whole)
+        shown = [*whole, waiting] if b"%|" in waiting else whole
+        yield from (line.decode(errors="replace") for line in shown)
     yield waiting.decode(errors="replace")
 
 
