@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,17 @@ def test_distances_are_exact_far_from_the_origin():
     x, y = normal(20, 3, 8, 1e4), normal(30, 3, 9, 1e4)
     np.testing.assert_allclose(pairwise_distances(x, y), cdist(x, y), rtol=1e-5)
     assert pairwise_distances(x, x).diagonal().max() < 1e-5
+
+
+def test_distances_of_many_take_four_bytes_each():
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(1100, 8)), rng.normal(size=(1500, 8))
+    tracemalloc.start()
+    found = pairwise_distances(x, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * found.size + 4 * 512 * 1500 * 8 + 1e6  # and what a few rows take
+    np.testing.assert_allclose(found, cdist(x, y), rtol=1e-5)
 
 
 def test_too_few_samples_for_k_are_refused():

@@ -15,6 +15,8 @@ from wsigen.errors import InvalidValueError
 from wsigen.evaluate.estimate import Estimate, jackknife
 from wsigen.evaluate.fidelity import Labels, as_features, sample_labels
 
+_ROWS = 512
+
 
 @dataclass(frozen=True)
 class Manifold:
@@ -97,11 +99,17 @@ def pairwise_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     Args:
         x: features (n, d).
         y: features (m, d).
+
+    Memory: 4 bytes per pair.
     """
     centre = y.mean(0)  # keeps |x|² + |y|² - 2 xᵀy accurate where the features are far from 0
     x, y = np.asarray(x - centre, np.float64), np.asarray(y - centre, np.float64)
-    squares = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * (x @ y.T)
-    return np.sqrt(np.maximum(squares, 0)).astype(np.float32)
+    lengths, found = np.square(y).sum(1), np.empty((len(x), len(y)), np.float32)
+    for start in range(0, len(x), _ROWS):
+        some = x[start : start + _ROWS]
+        squares = np.square(some).sum(1)[:, None] + lengths - 2 * (some @ y.T)
+        found[start : start + _ROWS] = np.sqrt(np.maximum(squares, 0))
+    return found
 
 
 def _four(gg: np.ndarray, rr: np.ndarray, gr: np.ndarray, k: int, k_density: int) -> np.ndarray:
