@@ -10,6 +10,7 @@ import torch
 from tests.evaluate.slides import slides
 from wsigen import __version__
 from wsigen.config.evaluate import EvaluateConfig
+from wsigen.data.index import Failure
 from wsigen.errors import InvalidValueError, OutputError, SlideError
 from wsigen.evaluate.inputs import (
     choose_device,
@@ -19,6 +20,7 @@ from wsigen.evaluate.inputs import (
     refuse_existing,
     versions,
 )
+from wsigen.slide.provenance import beside
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,22 @@ def test_sets_are_named_and_their_shares_counted(folder):
 def test_real_slides_that_are_judged_as_well_are_said(folder):
     found = load_inputs(config(folder, generated=str(folder / "real")))
     assert "4 slides are both in generated and in real" in found.warnings
+
+
+def test_a_folder_of_pairs_is_judged_by_the_slides_of_one_stain(folder, tmp_path):
+    pairs = slides(tmp_path / "pairs", range(30, 33), size=320)
+    he, ihc, unknown = sorted(pairs.glob("*.tif"))
+    beside(he, ".json").write_text('{"synthetic": true, "seed": 1}', encoding="utf-8")
+    beside(ihc, ".json").write_text('{"synthetic": true, "marker": "SYN"}', encoding="utf-8")
+    found = load_inputs(config(folder, generated=str(pairs))).sets[0]
+    assert [e.slide for e in found.entries] == [he.name, unknown.name]
+    assert [str(f) for f in found.failures] == [
+        str(Failure(ihc.name, "is SYN IHC, not H&E; give it as --pairs"))
+    ]
+    brown = load_inputs(config(folder, generated=str(pairs), stain="ihc")).sets[0]
+    assert [e.slide for e in brown.entries] == [ihc.name, unknown.name]
+    with pytest.raises(SlideError, match="is SYN IHC, not H&E; give it as --pairs"):
+        load_inputs(config(folder, generated=str(ihc)))
 
 
 def test_held_out_slides_must_not_be_trained_on(folder):

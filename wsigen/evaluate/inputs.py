@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ import torch
 
 from wsigen import __version__
 from wsigen.config.evaluate import REAL, TRAIN, EvaluateConfig, as_list
-from wsigen.errors import InvalidValueError, OutputError
+from wsigen.data.index import Failure
+from wsigen.errors import InvalidValueError, OutputError, SlideError
 from wsigen.evaluate.estimate import MIN_GROUPS
 from wsigen.evaluate.plan import ScalePlan, plan_scales
 from wsigen.evaluate.results import Share
 from wsigen.evaluate.sets import SlideSet, load_set, refuse_common
+from wsigen.evaluate.windows import provenance
 
 PAGE, VALUES = "index.html", "report.json"
 _PACKAGES = ("numpy", "scipy", "torch", "torch-fidelity", "opencv-python-headless", "scikit-image")
@@ -69,11 +71,12 @@ def load_inputs(config: EvaluateConfig) -> Inputs:
     """Look at all slides, and decide what is drawn.
 
     Raises:
-        SlideError: a set has no slide that can be used, or a slide is both in real and in train.
+        SlideError: a set has no slide that can be used, or none of the stain, or a slide is both in real and
+            in train.
         InvalidValueError: no µm/px at which all sides can be compared.
     """
     real = load_set(REAL, config.real, config.table)
-    sets = tuple(load_set(name, paths) for name, paths in config.sets.items())
+    sets = tuple(of_stain(load_set(name, paths), config.stain) for name, paths in config.sets.items())
     train = load_set(TRAIN, as_list(config.train), config.table) if config.train else None
     if train:
         refuse_common(train, real, "membership cannot be told from held-out slides that were trained on")
@@ -90,6 +93,31 @@ def load_inputs(config: EvaluateConfig) -> Inputs:
         )
     )
     return Inputs(config, sets, real, train, twins, real_twins, tuple(plans), tuple(warnings))
+
+
+def of_stain(one: SlideSet, stain: str) -> SlideSet:
+    """The set without slides that say that they are of another stain: a folder of pairs has both.
+
+    Args:
+        one: a set.
+        stain: "he" or "ihc"; slides that say nothing are taken for it.
+
+    Raises:
+        SlideError: no slide is left.
+    """
+    kept, failures = [], list(one.failures)
+    for entry in one.entries:
+        facts = provenance(entry)
+        marker = facts.get("marker")
+        if stain == "he" and marker:
+            failures.append(Failure(entry.slide, f"is {marker} IHC, not H&E; give it as --pairs"))
+        elif stain == "ihc" and facts.get("synthetic") and not marker:
+            failures.append(Failure(entry.slide, "is H&E, and --stain ihc was asked for"))
+        else:
+            kept.append(entry)
+    if not kept:
+        raise SlideError(one.entries[0].path, failures[-1].reason)
+    return replace(one, entries=tuple(kept), failures=tuple(failures))
 
 
 def refuse_existing(config: EvaluateConfig) -> None:
