@@ -3,7 +3,8 @@
 A fingerprint is the patch's mean optical density at 32 × 32, smoothed by one cell, less its local mean and
 over its local deviation (4 cells). Changes of stain, brightness and contrast, blur, noise and JPEG hardly
 move it; the distance 1 - correlation is taken at the best of the 8 orientations. On real slides unrelated
-patches are at 0.5 or more, copies below 0.1, copies shifted by half a cell (1/64 of the patch) below 0.3.
+patches are mostly at 0.5 or more, copies below 0.1, copies shifted by half a cell (1/64 of the patch) below
+0.3.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ def _extras(report: Report, key: str) -> list[tuple[str, str]]:
             (
                 f"neighbours {one.name} {mpp:g}",
                 f"{one.name}, {mpp:g} µm/px: the patches most like a real place (above), turned as they "
-                "match, and that place (below); distance 0 is the same, unrelated ones are beyond 0.5",
+                "match, and that place (below); distance 0 is the same, unrelated ones are mostly beyond 0.5",
             )
             for one in report.sets
             for mpp in report.scales
