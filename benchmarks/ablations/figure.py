@@ -20,7 +20,8 @@ mpl.use("Agg")
 
 LARGEST = 150_000
 _COLOURS = (256, 128, 64, 32, 16)
-_FONT, _LINE, _GAP = 11, 13, 6
+_TYPEFACE = str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")  # Pillow's own has no µ
+_FONT, _LINE, _GAP = 10, 13, 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def draw_sheet(rows: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None
         OutputError: the folder cannot be written to.
     """
     height, width = (max(c.shape[i] for crops in rows.values() for c in crops.values()) for i in (0, 1))
-    columns, font = max(map(len, rows.values())), ImageFont.load_default(_FONT)
+    columns, font = max(map(len, rows.values())), ImageFont.truetype(_TYPEFACE, _FONT)
     names = {
         (row, name): _wrapped(f"{row}: {name}" if row else name, width) for row in rows for name in rows[row]
     }
