@@ -139,7 +139,9 @@ def test_membership_of_a_set_that_copies_its_training_slides(real_seen, tmp_path
     rows = by_key(privacy.compare(compared(strangers, real_seen)).rows)
     assert rows["copies"].value.value == 0
     assert 0.3 < rows["membership"].value.value < 0.7
-    assert rows["membership"].floor.value == pytest.approx(0.5, abs=0.15)
+    chance = rows["membership"].floor
+    assert chance.value == pytest.approx(0.5, abs=1e-6)  # either half may be taken for the one trained on
+    assert chance.low + chance.high == pytest.approx(1, abs=1e-6)
     assert abs(rows["copying"].value.value) < 3
 
 

@@ -192,6 +192,8 @@ class Privacy:
             lambda: copying_test(ours.features, train.features, real.features, seed=self.seed)
         )
         value = found and _standard(found.statistic)
+        # either half may be the one that was trained on: with one split, one direction would be half the chance
+        splits = [turned for s in splits for turned in (s, Split(s.other, s.one))]
         floors, notes = heeding(lambda: self._copying_floor(splits))
         rows = [Result("copying", c.mpp, value, floors, c.samples, (*cautions, *notes))]
         near = [feature_distances(p.features, ours.features, self.scale).min(axis=1) for p in (train, real)]
