@@ -192,7 +192,7 @@ class Privacy:
             lambda: copying_test(ours.features, train.features, real.features, seed=self.seed)
         )
         value = found and _standard(found.statistic)
-        # either half may be the one that was trained on: with one split, one direction would be half the chance
+        # either half may be the one that was trained on: one direction alone says half of what chance does
         splits = [turned for s in splits for turned in (s, Split(s.other, s.one))]
         floors, notes = heeding(lambda: self._copying_floor(splits))
         rows = [Result("copying", c.mpp, value, floors, c.samples, (*cautions, *notes))]
