@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,6 +109,23 @@ def test_save_and_load(index, tmp_path):
     np.testing.assert_array_equal(loaded.entries[1].mask, index.entries[1].mask)
     moved = SlideIndex.load(tmp_path / "i.parquet", folder=Path("/elsewhere"))
     assert moved.entries[2].path == Path("/elsewhere/deep/c.tif")
+
+
+def test_the_table_says_how_fine_a_slide_is_to_be_learnt_from(folder, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("slide,finest_mpp\na.tif,4.0\n")
+    index, _ = build_index([folder / "a.tif", folder / "b.ome.tif"], table, progress=False)
+    assert [(e.finest_mpp, e.finest) for e in index.entries] == [(4.0, 4.0), (0.0, 0.5)]
+    index.save(tmp_path / "i.parquet")
+    assert SlideIndex.load(tmp_path / "i.parquet") == index
+
+
+def test_indexes_without_finest_mpp_can_still_be_read(index, tmp_path):
+    path = tmp_path / "old.parquet"
+    index.save(path)
+    pq.write_table(pq.read_table(path).drop_columns(["finest_mpp"]), path)
+    assert SlideIndex.load(path) == index
+    assert {e.finest_mpp for e in SlideIndex.load(path).entries} == {0.0}
 
 
 def test_the_same_slides_give_the_same_index(index, folder, tmp_path):
@@ -226,10 +244,13 @@ def test_slides_without_glass_borrow_its_colour(tmp_path):
     border=st.sampled_from([0.0, 0.049, 0.05, 1.0]),
     size=st.sampled_from([64, 128, 256, 512]),
     asked=st.floats(0.05, 200),
+    finest=st.sampled_from([0.0, 1.0, 4.0]),
 )
-def test_which_patches_a_slide_serves(index, mpp, height, width, border, size, asked):
-    entry: SlideEntry = replace(index.entries[0], mpp=mpp, height=height, width=width, border_tissue=border)
-    fine = asked >= 0.95 * mpp
+def test_which_patches_a_slide_serves(index, mpp, height, width, border, size, asked, finest):
+    entry: SlideEntry = replace(
+        index.entries[0], mpp=mpp, height=height, width=width, border_tissue=border, finest_mpp=finest
+    )
+    fine = asked >= 0.95 * mpp and asked >= finest
     fits = size * asked <= min(height, width) * mpp
     assert entry.serves(size, asked) == (fine and (fits or border < 0.05))
     assert (entry in SlideIndex((entry,)).usable(size, asked)) == entry.serves(size, asked)

@@ -1,5 +1,6 @@
 import multiprocessing
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,6 +138,33 @@ def test_processes_and_accumulation_share_out_the_same_updates(processes, accumu
         micro = range(u * accumulation, (u + 1) * accumulation)
         updates.append(sorted(k for i in micro for part in parts for k in part[i]))
     assert updates == keys_of()
+
+
+def test_a_patch_size_may_keep_to_its_own_scales(index):
+    """And the images of the others are those that they were."""
+    groups = [GROUPS[0], replace(GROUPS[1], mpp_range=(2.0, 4.0))]
+    before, now = (
+        [key for batch in PatchSchedule(g, seed=5, images=120) for key in batch] for g in (GROUPS, groups)
+    )
+    dataset = PatchDataset(index, seed=5, mpp_range=(0.5, 4.0))
+    scales = []
+    for a, b in zip(before, now, strict=True):
+        assert (a.number, a.size) == (b.number, b.size)
+        if b.size == 32:
+            assert a == b
+            continue
+        scales.append(dataset[b].mpp)
+        u = np.log(dataset[a].mpp / 0.5) / np.log(8)  # the same quantile of the other range
+        assert scales[-1] == pytest.approx(2.0 * 2.0**u)
+    assert min(scales) >= 2.0
+    assert len(scales) >= 20
+
+
+def test_scales_of_one_patch_size_that_no_slide_can_serve_are_refused_before_a_run(index):
+    dataset = PatchDataset(index, mpp_range=(0.25, 4))
+    dataset.require(64, (0.5, 1.0))
+    with pytest.raises(InvalidValueError, match=r"no slide can serve 64 px patches within \(0.25, 0.3\)"):
+        dataset.require(64, (0.25, 0.3))
 
 
 def test_resumed_schedule_goes_on_with_the_same_updates():

@@ -39,6 +39,8 @@ def test_usable_range(entry, crop):
     assert usable_range(entry, 64) == "0.5-"
     assert usable_range(crop, 64) == "0.5-8"
     assert usable_range(crop, 2048) == "none"
+    assert usable_range(replace(entry, finest_mpp=2.0), 64) == "2-"
+    assert usable_range(replace(crop, finest_mpp=2.0), 64) == "2-8"
 
 
 def test_the_table_adds_up(entry, crop):

@@ -19,8 +19,8 @@ def load(tmp_path: Path, text: str) -> SlideTable:
 
 
 def test_all_columns(tmp_path):
-    table = load(tmp_path, "slide,mpp,group,split\na/b.svs, 0.25 ,P1,val\nc.tif,,,\n")
-    assert table.match(["a/b.svs", "c.tif"]) == {"a/b.svs": Row(0.25, "P1", "val"), "c.tif": Row()}
+    table = load(tmp_path, "slide,mpp,group,split,finest_mpp\na/b.svs, 0.25 ,P1,val, 1.0\nc.tif,,,,\n")
+    assert table.match(["a/b.svs", "c.tif"]) == {"a/b.svs": Row(0.25, "P1", "val", 1.0), "c.tif": Row()}
 
 
 @pytest.mark.parametrize("header", ["file,mpp", "Slide, MPP", "\ufeffslide,mpp,other", "other,mpp,slide"])
@@ -64,6 +64,7 @@ def test_unused_rows_are_warned_of(tmp_path, caplog):
         ("slide,mpp\na,wide\n", r"line 2: mpp must be a number in \(0, 1000\] µm/px, got 'wide'"),
         ("slide,mpp\na,1\nb,-1\n", "line 3: mpp must be"),
         ("slide,mpp\na,nan\n", "line 2: mpp must be"),
+        ("slide,finest_mpp\na,0\n", r"line 2: finest_mpp must be a number in \(0, 1000\] µm/px, got '0'"),
         ("slide,split\na,validation\n", "line 2: split must be one of train, val, test, got 'validation'"),
         ("slide,mpp\na,1\na,2\n", "line 3: 'a' comes twice"),
     ],

@@ -16,16 +16,20 @@ class PatchGroup:
         size: side in pixels.
         batch: images per update, over all processes.
         weight: how often this size is drawn, relative to the others.
+        mpp_range: smallest and largest µm/px of these patches; without it, those of ``data.mpp_range``.
     """
 
     size: int = 128
     batch: int = 16
     weight: float = 1.0
+    mpp_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         check(self.size > 0, "data.patches.size", self.size, "> 0")
         check(self.batch > 0, "data.patches.batch", self.batch, "> 0")
         check(self.weight > 0, "data.patches.weight", self.weight, "> 0")
+        if self.mpp_range is not None:
+            _check_range("data.patches.mpp_range", self.mpp_range)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +38,9 @@ class DataConfig:
 
     Args:
         slides: a folder of slides, one slide, or an index made by ``wsigen index``.
-        table: CSV with columns slide, and optionally mpp, group, split.
+        table: CSV with columns slide, and optionally mpp, group, split, finest_mpp.
         patches: the mix of patch sizes.
-        mpp_range: smallest and largest µm/px to learn.
+        mpp_range: smallest and largest µm/px to learn; a patch size may keep to a part of it.
         mpp_sampling: "log-uniform", or "uniform" as in Harb et al. 2024.
         anywhere_fraction: share of patches placed without regard to tissue.
         val_fraction: share of slide groups kept for validation, unless the table says which.
@@ -53,8 +57,12 @@ class DataConfig:
     workers: int = 1
 
     def __post_init__(self) -> None:
+        _check_range("data.mpp_range", self.mpp_range)
         low, high = self.mpp_range
-        check(0 < low < high, "data.mpp_range", self.mpp_range, "two numbers with 0 < smallest < largest")
+        for group in self.patches:
+            smallest, largest = group.mpp_range or self.mpp_range
+            within = f"within data.mpp_range {self.mpp_range}"
+            check(low <= smallest < largest <= high, "data.patches.mpp_range", group.mpp_range, within)
         known = ("log-uniform", "uniform")
         check(
             self.mpp_sampling in known, "data.mpp_sampling", self.mpp_sampling, f"one of {', '.join(known)}"
@@ -63,6 +71,11 @@ class DataConfig:
         check(0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, "in (0, 1)")
         check(len(self.patches) > 0, "data.patches", self.patches, "at least one patch size")
         check(self.workers >= 0, "data.workers", self.workers, ">= 0")
+
+
+def _check_range(flag: str, mpp_range: tuple[float, float]) -> None:
+    low, high = mpp_range
+    check(0 < low < high, flag, mpp_range, "two numbers with 0 < smallest < largest")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         ("border_tissue", pa.float64()),
         ("mask_mpp", pa.float64()),
         ("mask_png", pa.binary()),
+        ("finest_mpp", pa.float64()),
     ]
 )
 
@@ -55,6 +56,8 @@ class SlideEntry:
         border_tissue: share of the slide's outermost pixels that are tissue.
         mask_mpp: µm/px of the mask.
         mask_png: the tissue mask, a PNG.
+        finest_mpp: smallest µm/px to learn from it, 0 for its own: what is stored finer is not the tissue's,
+            as in a slide that was compressed heavily.
     """
 
     slide: str
@@ -70,6 +73,12 @@ class SlideEntry:
     border_tissue: float
     mask_mpp: float
     mask_png: bytes
+    finest_mpp: float = 0.0
+
+    @property
+    def finest(self) -> float:
+        """The µm/px of its finest detail that is worth learning."""
+        return max(self.mpp, self.finest_mpp)
 
     @property
     def size(self) -> Size:
@@ -101,12 +110,13 @@ class SlideEntry:
     def serves(self, patch_size: int, mpp: float) -> bool:
         """Whether patches of ``patch_size`` px at ``mpp`` µm/px can be cut without inventing anything.
 
-        Nothing is enlarged; and a patch larger than the slide is padded with glass only where the slide
-        itself ends in glass.
+        Nothing is enlarged, nor read finer than ``finest_mpp``; and a patch larger than the slide is padded
+        with glass only where the slide itself ends in glass.
         """
         extent = patch_size * mpp
         fits = extent <= self.mpp * min(self.height, self.width)
-        return mpp >= self.mpp * FINEST and (fits or self.border_tissue < CLEAR_BORDER)
+        fine = max(self.mpp * FINEST, self.finest_mpp)
+        return mpp >= fine and (fits or self.border_tissue < CLEAR_BORDER)
 
     def tissue_share(self, centre: tuple[float, float], extent_um: float) -> float:
         """How much of a square patch is tissue, in [0, 1], by the mask; what is beyond the slide is not.
@@ -128,7 +138,8 @@ class SlideEntry:
     def from_row(cls, row: dict[str, Any], folder: Path | None = None) -> SlideEntry:
         """An entry from a row of ``SCHEMA``; with ``folder``, of a slide that was moved there."""
         path = Path(row["path"]) if folder is None else folder.absolute() / row["slide"]
-        return cls(**{**row, "path": path, "background": tuple(row["background"])})
+        finest = row["finest_mpp"] or 0.0  # older indexes have no such column
+        return cls(**{**row, "path": path, "background": tuple(row["background"]), "finest_mpp": finest})
 
     def __getstate__(self) -> dict[str, object]:
         return {k: v for k, v in self.__dict__.items() if k not in ("mask", "tissue_cells")}

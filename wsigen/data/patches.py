@@ -27,10 +27,17 @@ log = logging.getLogger(__name__)
 
 
 class PatchKey(NamedTuple):
-    """Which training image: its running number and its size in pixels."""
+    """Which training image.
+
+    Attributes:
+        number: its running number.
+        size: side, px.
+        mpp_range: smallest and largest µm/px to draw from; None: those of the data set.
+    """
 
     number: int
     size: int
+    mpp_range: tuple[float, float] | None = None
 
 
 class Patch(NamedTuple):
@@ -117,7 +124,7 @@ class PatchDataset(Dataset[Patch]):
     def __getitem__(self, key: PatchKey) -> Patch:
         rng = np.random.Generator(np.random.Philox(key=[self.seed, key.number]))
         for _ in range(ATTEMPTS):  # a µm/px that no slide can serve, or a damaged place, is drawn again
-            mpp = draw_mpp(rng.random(), self.mpp_range, self.mpp_sampling)
+            mpp = draw_mpp(rng.random(), key.mpp_range or self.mpp_range, self.mpp_sampling)
             usable = self.index.usable(key.size, mpp)
             if not usable:
                 continue
@@ -130,7 +137,7 @@ class PatchDataset(Dataset[Patch]):
             if image is not None:
                 break
         else:
-            raise self._nothing(key.size)
+            raise self._nothing(key.size, key.mpp_range)
         if self.augment:
             image = np.rot90(image, int(rng.integers(4)))
             image = image[:, ::-1] if rng.random() < 0.5 else image
@@ -138,16 +145,20 @@ class PatchDataset(Dataset[Patch]):
             torch.from_numpy(np.ascontiguousarray(rearrange(image, "h w c -> c h w"))), mpp, key.number
         )
 
-    def require(self, size: int) -> None:
-        """Refuse, before a run begins, patches of ``size`` px that no slide can serve at any µm/px.
+    def require(self, size: int, mpp_range: tuple[float, float] | None = None) -> None:
+        """Refuse, before a run begins, patches that no slide can serve at any µm/px.
+
+        Args:
+            size: side, px.
+            mpp_range: smallest and largest µm/px; None: those of the data set.
 
         Raises:
             InvalidValueError: there is no such slide.
         """
         quantiles = np.linspace(0, 1, 257).tolist()
-        scales = (draw_mpp(u, self.mpp_range, self.mpp_sampling) for u in quantiles)
+        scales = (draw_mpp(u, mpp_range or self.mpp_range, self.mpp_sampling) for u in quantiles)
         if not any(self.index.usable(size, mpp) for mpp in scales):
-            raise self._nothing(size)
+            raise self._nothing(size, mpp_range)
 
     def _draw_slide(self, usable: list[SlideEntry], rng: np.random.Generator) -> SlideEntry:
         if self.weight == "slide":
@@ -155,11 +166,11 @@ class PatchDataset(Dataset[Patch]):
         areas = np.cumsum([e.tissue_um2 for e in usable])
         return usable[int(np.searchsorted(areas / areas[-1], rng.random(), side="right"))]
 
-    def _nothing(self, size: int) -> InvalidValueError:
+    def _nothing(self, size: int, mpp_range: tuple[float, float] | None) -> InvalidValueError:
         why = f" ({len(self._damaged)} slides are damaged)" if self._damaged else ""
         less = ", ask for less min_tissue" if self.min_tissue else ""
         return InvalidValueError(
-            f"no slide can serve {size} px patches within {self.mpp_range} µm/px{why}; "
+            f"no slide can serve {size} px patches within {mpp_range or self.mpp_range} µm/px{why}; "
             f"widen mpp_range, use smaller patches{less}, or see `wsigen index` for what the slides offer"
         )
 
@@ -257,7 +268,7 @@ class PatchSchedule(Sampler[list[PatchKey]]):
         self.accumulation, self.rank, self.processes = accumulation, rank, processes
 
     def group(self, update: int) -> PatchGroup:
-        """The patch size drawn for an update."""
+        """The patch size, and its range of µm/px, drawn for an update."""
         weights = np.cumsum([g.weight for g in self.groups])
         u = np.random.Generator(np.random.Philox(key=[self.seed, update], counter=1)).random()
         return self.groups[int(np.searchsorted(weights / weights[-1], u, side="right"))]
@@ -269,7 +280,7 @@ class PatchSchedule(Sampler[list[PatchKey]]):
             share = g.batch // (self.processes * self.accumulation)
             for micro in range(self.accumulation):
                 start = number + (micro * self.processes + self.rank) * share
-                yield [PatchKey(start + i, g.size) for i in range(share)]
+                yield [PatchKey(start + i, g.size, g.mpp_range) for i in range(share)]
             number += g.batch
             update += 1
 

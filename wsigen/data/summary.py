@@ -25,11 +25,11 @@ def independent_patches(entry: SlideEntry, patch_size: int, mpp: float) -> int:
 
 def usable_range(entry: SlideEntry, patch_size: int) -> str:
     """The µm/px at which a slide serves patches: "0.25-2", "0.25-" (glass around: no end) or "none"."""
-    if not entry.serves(patch_size, entry.mpp):
+    if not entry.serves(patch_size, entry.finest):
         return "none"
     if entry.serves(patch_size, 1e6):
-        return f"{entry.mpp:.3g}-"
-    return f"{entry.mpp:.3g}-{min(entry.height, entry.width) * entry.mpp / patch_size:.3g}"
+        return f"{entry.finest:.3g}-"
+    return f"{entry.finest:.3g}-{min(entry.height, entry.width) * entry.mpp / patch_size:.3g}"
 
 
 def summary(index: SlideIndex, failures: Sequence[Failure] = (), patch_size: int = 256) -> str:

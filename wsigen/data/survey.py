@@ -108,6 +108,7 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
         border_tissue=border_fraction(mask),
         mask_mpp=mask_mpp,
         mask_png=_to_png(mask),
+        finest_mpp=row.finest_mpp or 0.0,
     )
     return Survey(entry, glass)
 

@@ -1,4 +1,4 @@
-"""The user's table: what the files do not say about themselves (µm/px, group, split)."""
+"""The user's table: what the files do not say about themselves (µm/px, group, split, finest µm/px)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from wsigen.errors import InvalidValueError, PathError
 
 SPLITS = ("train", "val", "test")
-COLUMNS = ("slide", "mpp", "group", "split")
+COLUMNS = ("slide", "mpp", "group", "split", "finest_mpp")
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +27,13 @@ class Row:
         group: slides of one group are always in one split. What stands before the first "/" counts, so that
             ``BS25/HE`` and ``BS25/CHR``, two stains of one case, stay together.
         split: "train", "val" or "test".
+        finest_mpp: smallest µm/px at which the slide is to be learnt from.
     """
 
     mpp: float | None = None
     group: str | None = None
     split: str | None = None
+    finest_mpp: float | None = None
 
 
 class SlideTable:
@@ -49,7 +51,7 @@ class SlideTable:
 
     @classmethod
     def load(cls, path: Path) -> SlideTable:
-        """Read a CSV with a column ``slide`` (or ``file``), and any of ``mpp``, ``group``, ``split``.
+        """Read a CSV with a column ``slide`` (or ``file``), and any of the other ``COLUMNS``.
 
         Raises:
             PathError: it cannot be read, has no such columns, or a value that makes no sense.
@@ -113,16 +115,23 @@ def _check_columns(path: Path, columns: list[str]) -> str:
 
 
 def _row(path: Path, where: str, line: dict[str, str | None]) -> Row:
-    mpp, group, split = ((line.get(c) or "").strip() or None for c in COLUMNS[1:])
+    mpp, group, split, finest = ((line.get(c) or "").strip() or None for c in COLUMNS[1:])
+    if split is not None and split not in SPLITS:
+        raise PathError(path, f"{where}: split must be one of {', '.join(SPLITS)}, got {split!r}")
+    mpp, finest = (_mpp(path, where, *given) for given in (("mpp", mpp), ("finest_mpp", finest)))
+    return Row(mpp, group, split, finest)
+
+
+def _mpp(path: Path, where: str, column: str, value: str | None) -> float | None:
     try:
-        number = float(mpp) if mpp is not None else None
+        number = float(value) if value is not None else None
         if number is not None and not 0 < number <= 1000:
             raise ValueError
     except ValueError:
-        raise PathError(path, f"{where}: mpp must be a number in (0, 1000] µm/px, got {mpp!r}") from None
-    if split is not None and split not in SPLITS:
-        raise PathError(path, f"{where}: split must be one of {', '.join(SPLITS)}, got {split!r}")
-    return Row(number, group, split)
+        raise PathError(
+            path, f"{where}: {column} must be a number in (0, 1000] µm/px, got {value!r}"
+        ) from None
+    return number
 
 
 def group_splits(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from torch.utils.data import DataLoader, Dataset
 
-from wsigen.config import DenoiserConfig, PatchGroup, TrainConfig
+from wsigen.config import DenoiserConfig, PatchGroup, TrainConfig, UpscalerTrainConfig
 from wsigen.data.index import SlideIndex, load_or_build_index
 from wsigen.data.patches import PatchDataset, PatchKey, PatchSchedule, collate, to_unit_range
 from wsigen.diffusion.spectrum import image_std
@@ -24,7 +24,7 @@ from wsigen.nn.snapshot import load_snapshot, resolve
 from wsigen.training.folder import check_same_run
 from wsigen.training.interrupt import ignore_ctrl_c
 from wsigen.training.loop import RunConfig
-from wsigen.training.state import CHECKPOINT, RunState, TrainState
+from wsigen.training.state import CHECKPOINT, RunState
 
 # how long processes wait for the main one, which indexes slides and validates alone
 PATIENCE = timedelta(hours=2)
@@ -76,16 +76,13 @@ def make_network(config: TrainConfig, index: SlideIndex) -> Denoiser:
         Random weights follow from ``config.seed``.
     """
     torch.manual_seed(config.seed)
-    red, green, blue = (
-        sorted(e.background[c] for e in index.entries)[len(index.entries) // 2] for c in range(3)
-    )
     low, high = config.data.mpp_range
     net = Denoiser(
         **asdict(config.model),
         sigma_data=config.loss.sigma_data,
-        patch_sizes=tuple(g.size for g in config.data.patches),
+        patch_sizes=tuple(dict.fromkeys(g.size for g in config.data.patches)),
         mpp_range=(low, high),
-        background=(red, green, blue),
+        background=background_of(index),
     )
     if config.init is None:
         net.set_octave_std(_octave_std(config, index, net.octaves))
@@ -96,6 +93,14 @@ def make_network(config: TrainConfig, index: SlideIndex) -> Denoiser:
         net.set_octave_std(given.config["octave_std"])
     net.load_state_dict(given.state_dict())
     return net
+
+
+def background_of(index: SlideIndex) -> tuple[int, int, int]:
+    """The middle one of the slides' background colours, channel by channel."""
+    red, green, blue = (
+        sorted(e.background[c] for e in index.entries)[len(index.entries) // 2] for c in range(3)
+    )
+    return red, green, blue
 
 
 def _octave_std(config: TrainConfig, index: SlideIndex, octaves: int) -> list[list[float]]:
@@ -123,13 +128,19 @@ def _check_alike(given: Denoiser, net: Denoiser, config: TrainConfig) -> None:
             )
 
 
-def run_index(config: TrainConfig, run_dir: Path, accelerator: Accelerator) -> SlideIndex:
+def run_index(
+    config: TrainConfig | UpscalerTrainConfig,
+    run_dir: Path,
+    accelerator: Accelerator,
+    parts: Sequence[str] = ("model", "loss", "seed"),
+) -> SlideIndex:
     """The slides of this run, indexed until there is a checkpoint and then kept in the run folder.
 
     Args:
         config: the run.
         run_dir: its folder.
         accelerator: the main process indexes, the others wait.
+        parts: of the configuration, which a run cannot change on the way.
 
     Raises:
         InvalidValueError: if the folder holds a run of another network or seed.
@@ -140,7 +151,7 @@ def run_index(config: TrainConfig, run_dir: Path, accelerator: Accelerator) -> S
         check_same_run(
             config,
             run_dir,
-            parts=("model", "loss", "seed"),
+            parts=parts,
             data=("slides", "table", "val_fraction"),
             index=path.name,
         )
@@ -157,7 +168,11 @@ def run_index(config: TrainConfig, run_dir: Path, accelerator: Accelerator) -> S
 
 
 def make_loader(
-    config: TrainConfig, index: SlideIndex, state: TrainState, images: int, accelerator: Accelerator
+    config: TrainConfig | UpscalerTrainConfig,
+    index: SlideIndex,
+    state: RunState,
+    images: int,
+    accelerator: Accelerator,
 ) -> DataLoader[Any]:
     """The batches of this process from the update that ``state`` has reached to the end of the run.
 
@@ -179,7 +194,7 @@ def make_loader(
         anywhere_fraction=config.data.anywhere_fraction,
     )
     for group in config.data.patches:
-        dataset.require(group.size)
+        dataset.require(group.size, group.mpp_range)
     return batches(
         dataset,
         collate,
@@ -187,7 +202,7 @@ def make_loader(
         config.data.patches,
         state=state,
         images=images,
-        accumulation=config.accumulation,
+        accumulation=getattr(config, "accumulation", 1),
         accelerator=accelerator,
     )
 
