@@ -257,6 +257,16 @@ def hue_histogram(rgb: np.ndarray) -> np.ndarray:
     return counts / np.linalg.norm(counts)
 
 
+def saturation(rgb: np.ndarray) -> float:
+    """Mean saturation of HSV, (largest - smallest) / largest of a pixel's three levels, in [0, 1].
+
+    Args:
+        rgb: uint8 (..., 3).
+    """
+    _require_rgb(rgb)
+    return float(cv2.cvtColor(rgb.reshape(1, -1, 3), cv2.COLOR_RGB2HSV)[..., 1].mean()) / 255
+
+
 def hue_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Pearson correlation of two images' hue histograms, in [-1, 1]; 1 = same hues.
 

@@ -1,0 +1,221 @@
+"""What no spectrum sees: whether waves of an image are in step (phase), as outlines, fibres and nuclei are.
+
+Noise with the spectrum of tissue has its power in every octave and is not tissue. Three measures tell the two
+apart, all of luminance in optical density and over tissue alone:
+
+- **coherence**: does the image have a direction at a place? (λ1 - λ2)² / (λ1 + λ2)² of the structure tensor
+  (Bigün & Granlund 1987, integrated over a few µm): 1 where everything runs one way, near 0 in noise.
+- **edges**: is detail where coarser detail is? Correlation of the magnitudes of neighbouring octaves of a
+  Laplacian pyramid: an outline is in all octaves at one place, noise in each at another.
+- **relief**: is there light from one side? Skewness of the derivative along a direction, the largest over
+  directions. Turned by 180° it changes its sign, so where tissue lies every way it is 0; networks trained
+  against a discriminator can settle on nuclei that are all embossed from one side.
+
+All three stay the same when an image is turned by 90° or flipped.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from wsigen.errors import InvalidValueError
+from wsigen.evaluate.stain import correlation, mean_density
+
+PAIRS = 3
+"""Pairs of neighbouring octaves whose edges are compared: 0 and 1 (the finest) to 2 and 3."""
+SMALLEST = 64
+"""Side of an image, px: the coarsest octave needs room."""
+DIRECTIONS = 32
+"""Directions in which relief is sought, evenly over the circle; a multiple of 8, so that turns keep them."""
+TENSOR_UM, TENSOR_PX = 2.0, 2.0
+"""Standard deviation of the Gaussian that integrates the structure tensor: 2 µm, at least 2 px."""
+TISSUE_OD, TISSUE_PX = 0.06, 4.0
+"""Mean optical density from which a place is tissue, after a Gaussian of 4 px."""
+MOMENTS = 8
+"""Numbers that `relief_moments` gives."""
+_FEWEST = 256
+"""Pixels of tissue below which a patch says nothing."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The phase of one patch.
+
+    Attributes:
+        coherence: mean over tissue, in [0, 1]; NaN without tissue.
+        edges: correlation of the magnitudes of octaves 0 and 1, 1 and 2, 2 and 3, in [-1, 1]; NaN without.
+        moments: of derivatives, float64 (8,), see `relief_moments`; those of patches add up.
+    """
+
+    coherence: float
+    edges: tuple[float, ...]
+    moments: np.ndarray
+
+    @property
+    def relief(self) -> float:
+        """Of this patch alone; see `relief`."""
+        return relief(self.moments)
+
+    def as_row(self) -> np.ndarray:
+        """Coherence, edges and moments one after another, float64 (12,)."""
+        return np.array([self.coherence, *self.edges, *self.moments])
+
+
+def phase(patch: np.ndarray, mpp: float) -> Phase:
+    """Measure the phase of a patch.
+
+    Args:
+        patch: uint8 (h, w, 3), at least 64 px.
+        mpp: its µm/px.
+
+    Raises:
+        InvalidValueError: a patch that is too small or not uint8 RGB.
+    """
+    if patch.dtype != np.uint8 or patch.ndim != 3 or patch.shape[-1] != 3:
+        raise InvalidValueError(f"phase needs uint8 (h, w, 3), got {patch.dtype} {patch.shape}")
+    luminance = mean_density(patch)
+    tissue = tissue_of(luminance)
+    if np.count_nonzero(tissue) < _FEWEST:
+        return Phase(math.nan, (math.nan,) * PAIRS, np.zeros(MOMENTS))
+    return Phase(
+        coherence(luminance, max(TENSOR_UM / mpp, TENSOR_PX), tissue),
+        edge_agreement(luminance, tissue),
+        relief_moments(luminance, tissue),
+    )
+
+
+def tissue_of(luminance: np.ndarray) -> np.ndarray:
+    """Where a patch is tissue, bool (h, w), of its mean optical density."""
+    return cv2.GaussianBlur(luminance, (0, 0), TISSUE_PX) >= TISSUE_OD
+
+
+def coherence(luminance: np.ndarray, sigma: float, mask: np.ndarray | None = None) -> float:
+    """Mean coherence of the structure tensor, ((J_xx - J_yy)² + 4 J_xy²) / (J_xx + J_yy)².
+
+    Places nearer than 2 σ to the border are left out, where the Gaussian has nothing to integrate.
+
+    Args:
+        luminance: float (h, w), at least 64 px.
+        sigma: standard deviation of the Gaussian that integrates the tensor, px.
+        mask: bool (h, w), what counts; None: everything.
+
+    Returns:
+        In [0, 1]; NaN where nothing counts. Of white noise about 2 Σ W ρ², with W the autocorrelation of the
+        Gaussian and ρ that of the gradient.
+    """
+    _require(luminance)
+    gy, gx = _gradient(luminance)
+    xx, yy, xy = (cv2.GaussianBlur(p, (0, 0), sigma) for p in (gx * gx, gy * gy, gx * gy))
+    trace = xx + yy
+    counted = trace > 1e-12
+    if mask is not None:
+        counted &= mask
+    inner = min(math.ceil(2 * sigma), min(luminance.shape) // 4)
+    centre = (slice(inner, -inner),) * 2
+    values = (np.square(xx - yy) + 4 * np.square(xy))[centre] / np.square(np.maximum(trace, 1e-6))[centre]
+    values = values[counted[centre]]
+    return float(values.mean(dtype=np.float64)) if values.size else math.nan
+
+
+def edge_agreement(luminance: np.ndarray, mask: np.ndarray | None = None) -> tuple[float, ...]:
+    """Correlation of |octave k| with |octave k + 1| enlarged, for k = 0 (the finest), 1 and 2.
+
+    Octave k is what is lost when the image, already halved k times by averaging areas, is halved once more
+    and enlarged bilinearly.
+
+    Args:
+        luminance: float (h, w), at least 64 px; what is over a multiple of 16 is cut off.
+        mask: bool (h, w), what counts; None: everything. At octave k a place counts that is half so.
+
+    Returns:
+        Three values in [-1, 1]; NaN where nothing counts or nothing varies. Of noise about 0.
+    """
+    _require(luminance)
+    height, width = (n // 2 ** (PAIRS + 1) * 2 ** (PAIRS + 1) for n in luminance.shape)
+    image = np.ascontiguousarray(luminance[:height, :width], dtype=np.float32)
+    counted = (
+        np.ones((height, width), np.float32) if mask is None else mask[:height, :width].astype(np.float32)
+    )
+    octaves, masks = [], []
+    for _ in range(PAIRS + 1):
+        half = _halved(image)
+        octaves.append(np.abs(image - _doubled(half)))
+        masks.append(counted >= 0.5)
+        image, counted = half, _halved(counted)
+    return tuple(
+        correlation(fine[m], _doubled(coarse)[m])
+        for fine, coarse, m in zip(octaves, octaves[1:], masks, strict=False)
+    )
+
+
+def relief_moments(luminance: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """Pixels and sums of the products of the derivatives (p, q) along x and y, from which relief follows.
+
+    Args:
+        luminance: float (h, w), at least 64 px.
+        mask: bool (h, w), what counts; None: everything.
+
+    Returns:
+        float64 (8,): count, Σ p², Σ pq, Σ q², Σ p³, Σ p²q, Σ pq², Σ q³. Those of patches add up.
+    """
+    _require(luminance)
+    q, p = (g.astype(np.float64) for g in _gradient(luminance))
+    if mask is not None:
+        p, q = p[mask], q[mask]
+    pp, qq = p * p, q * q
+    return np.array([p.size, *(float(x.sum()) for x in (pp, p * q, qq, pp * p, pp * q, p * qq, qq * q))])
+
+
+def relief(moments: np.ndarray) -> float:
+    """Skewness of the derivative along a direction, the largest over directions.
+
+    Σ d³ / n / (Σ d² / n)^(3/2) with d = p cos θ + q sin θ. The mean of d is left in: it is the slope of the
+    image as a whole, which is nothing beside its detail.
+
+    Args:
+        moments: float64 (8,) of `relief_moments`, or a sum of several: then the relief that all have in
+            common, which is 0 where each has it from another side.
+
+    Returns:
+        At least 0; NaN where nothing counts or nothing varies.
+    """
+    n, pp, pq, qq, ppp, ppq, pqq, qqq = moments
+    if n < 1 or pp + qq <= 1e-12 * n:
+        return math.nan
+    angle = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
+    c, s = np.cos(angle), np.sin(angle)
+    second = (c * c * pp + 2 * c * s * pq + s * s * qq) / n
+    third = (c**3 * ppp + 3 * c * c * s * ppq + 3 * c * s * s * pqq + s**3 * qqq) / n
+    varies = second > 1e-6 * second.max()
+    return float((third[varies] / second[varies] ** 1.5).max())
+
+
+def _gradient(luminance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Derivatives along y and x, float32, by Scharr's filter, which errs alike in all directions."""
+    image = np.ascontiguousarray(luminance, dtype=np.float32)
+    border = cv2.BORDER_REFLECT
+    return (
+        cv2.Scharr(image, cv2.CV_32F, 0, 1, scale=1 / 32, borderType=border),
+        cv2.Scharr(image, cv2.CV_32F, 1, 0, scale=1 / 32, borderType=border),
+    )
+
+
+def _halved(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape
+    return cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+
+
+def _doubled(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape
+    return cv2.resize(image, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
+
+
+def _require(luminance: np.ndarray) -> None:
+    if luminance.ndim != 2 or min(luminance.shape) < SMALLEST:
+        raise InvalidValueError(
+            f"phase needs an image (h, w) of at least {SMALLEST} px either way, got {luminance.shape}"
+        )
