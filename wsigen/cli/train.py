@@ -1,4 +1,4 @@
-"""``wsigen train`` and ``train.py``: learn a denoiser, or a stain translator, from slides."""
+"""``wsigen train`` and ``train.py``: learn a denoiser, an upscaler, or a stain translator, from slides."""
 
 from __future__ import annotations
 
@@ -11,28 +11,33 @@ from typing import Any
 import yaml
 
 from wsigen.cli.parse import parse
-from wsigen.config import STAIN_METHODS, TrainConfig
+from wsigen.config import STAIN_METHODS, TrainConfig, UpscalerTrainConfig
 from wsigen.errors import InvalidValueError
 
 DENOISER = "denoiser"
+METHODS: dict[str, type[Any]] = {DENOISER: TrainConfig, "upscaler": UpscalerTrainConfig, **STAIN_METHODS}
 DESCRIPTION = (
-    "Train the denoiser on whole-slide images; with --method, or a `method:` in the YAML file, a stain "
-    f"translator ({', '.join(STAIN_METHODS)}): `train --method cut --help` shows its options. The same "
-    "command again continues an interrupted run. Use `accelerate launch train.py …` for several processes."
+    "Train the denoiser on whole-slide images; with --method, or a `method:` in the YAML file, the upscaler "
+    f"or a stain translator ({', '.join(STAIN_METHODS)}): `train --method cut --help` shows its options. The "
+    "same command again continues an interrupted run. Use `accelerate launch train.py …` for several "
+    "processes."
 )
 
 
 def run(argv: Sequence[str], prog: str = "wsigen train") -> None:
     """Parse ``argv`` and train."""
     method, argv = _method(argv)
-    kind: type[Any] = TrainConfig if method == DENOISER else STAIN_METHODS[method]
-    config, file = parse(kind, argv, prog=prog, description=DESCRIPTION, dashes=False)
+    config, file = parse(METHODS[method], argv, prog=prog, description=DESCRIPTION, dashes=False)
     if config.run_dir is None:
         config = dataclasses.replace(config, run_dir=Path("runs") / (file.stem if file else method))
     if method == DENOISER:
         from wsigen.training.denoiser import train
 
         train(config)
+    elif method == "upscaler":
+        from wsigen.training.upscaler.train import train_upscaler
+
+        train_upscaler(config)
     else:
         from wsigen.training.stain.train import train_stainer
 
@@ -50,9 +55,8 @@ def _method(argv: Sequence[str]) -> tuple[str, list[str]]:
             )
         chosen = said or chosen
     chosen = chosen or DENOISER
-    known = (DENOISER, *STAIN_METHODS)
-    if chosen not in known:
-        raise InvalidValueError(f"method must be one of {', '.join(known)}, got {chosen}")
+    if chosen not in METHODS:
+        raise InvalidValueError(f"method must be one of {', '.join(METHODS)}, got {chosen}")
     return chosen, rest if chosen == DENOISER else [*rest, f"--method={chosen}"]
 
 

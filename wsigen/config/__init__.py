@@ -30,10 +30,12 @@ from wsigen.config.train import (
     TrainConfig,
 )
 from wsigen.config.translate import TranslateConfig
+from wsigen.config.upscaler import CriticConfig, UpscalerConfig, UpscalerLossConfig, UpscalerTrainConfig
 
 __all__ = [
     "STAIN_METHODS",
     "AdainConfig",
+    "CriticConfig",
     "CutConfig",
     "CutLossConfig",
     "CycleGanConfig",
@@ -57,6 +59,9 @@ __all__ = [
     "StyleLossConfig",
     "TrainConfig",
     "TranslateConfig",
+    "UpscalerConfig",
+    "UpscalerLossConfig",
+    "UpscalerTrainConfig",
     "check",
     "parse_bytes",
 ]

@@ -9,7 +9,7 @@ bilinear guide. Each block is modulated by µm/px (FiLM, Perez et al. 2018).
 
 from __future__ import annotations
 
-from pathlib import Path
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +80,7 @@ class Upscaler(ModelMixin, ConfigMixin):
         self,
         channels: tuple[int, ...] = (48, 96, 128),
         blocks: tuple[int, ...] = (2, 3, 2),
-        head_channels: tuple[int, int] = (32, 16),
+        head_channels: tuple[int, int] = (48, 24),
         noise_channels: int = 9,
         k: int = 2,
         mpp_range: tuple[float, float] = (0.25, 80.0),
@@ -91,8 +91,8 @@ class Upscaler(ModelMixin, ConfigMixin):
         self.embedding = ScaleEmbedding(EMBEDDING)
         self.stem = nn.Conv2d(3 + noise_channels, first, 3, padding=1)
         self.down_blocks = nn.ModuleList(_blocks(c, n) for c, n in zip(channels, blocks, strict=True))
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(channels, channels[1:]))
-        self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(channels, channels[1:]))
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(channels))
+        self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairwise(channels))
         self.up_blocks = _blocks(first, blocks[0])
         self.head = nn.Conv2d(first, wide, 3, padding=1)
         self.fine1 = nn.Conv2d(wide, thin, 3, padding=1)

@@ -1,0 +1,53 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from wsigen.training.upscaler.losses import (
+    LEAST_ENERGY,
+    discriminator_hinge,
+    energy_difference,
+    guide_error,
+    turned,
+    upscaler_hinge,
+)
+
+
+def scores(*values: float):
+    return [torch.full((2, 1, 3, 3), v) for v in values]
+
+
+def test_hinge_is_two_a_head_where_nothing_is_known_and_zero_beyond_the_margin():
+    assert discriminator_hinge(scores(0, 0), scores(0, 0)) == 4
+    assert discriminator_hinge(scores(1.5, 2), scores(-1, -3)) == 0
+    assert discriminator_hinge(scores(0.5), scores(0.25)) == pytest.approx(0.5 + 1.25)
+    assert upscaler_hinge(scores(0.5, -2)) == pytest.approx(1.5)
+
+
+def test_guide_error_is_of_the_means_alone():
+    torch.manual_seed(0)
+    y = torch.rand(1, 3, 8, 8)
+    detail = torch.randn(1, 3, 16, 16)
+    detail -= F.interpolate(F.avg_pool2d(detail, 2), scale_factor=2, mode="nearest")
+    x = F.interpolate(y, scale_factor=2, mode="nearest") + detail
+    assert guide_error(x, y, 2) < 1e-6
+    assert guide_error(x + 0.25, y, 2) == pytest.approx(0.25, abs=1e-6)
+
+
+def test_energy_difference_is_the_logarithm_of_the_ratio_and_blind_to_phase():
+    torch.manual_seed(0)
+    board = ((torch.arange(64)[:, None] + torch.arange(64)) % 2 * 2.0 - 1).expand(1, 3, 64, 64)
+    assert energy_difference(board, board) == 0
+    assert energy_difference(-board, board) == 0
+    expected = math.log((4 + LEAST_ENERGY) / (1 + LEAST_ENERGY))
+    assert energy_difference(2 * board, board, octaves=1) == pytest.approx(expected, rel=1e-5)
+    # Detail far below a grey level is not asked for.
+    assert energy_difference(1e-3 * board, torch.zeros_like(board), octaves=1) < 0.01
+
+
+def test_turned_are_the_eight_symmetries_of_the_square():
+    x = torch.arange(9.0).reshape(1, 1, 3, 3)
+    images = {tuple(turned(x, n, flip=f).flatten().tolist()) for n in range(4) for f in (False, True)}
+    assert len(images) == 8
+    assert torch.equal(turned(x, 1, flip=False), torch.rot90(x, 1, (2, 3)))

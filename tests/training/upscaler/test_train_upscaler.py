@@ -1,0 +1,155 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from wsigen.config import (
+    CriticConfig,
+    DataConfig,
+    PatchGroup,
+    UpscalerConfig,
+    UpscalerLossConfig,
+    UpscalerTrainConfig,
+)
+from wsigen.errors import DivergedError, InvalidValueError
+from wsigen.nn.snapshot import WEIGHTS, load_snapshot
+from wsigen.nn.upscaler import Upscaler
+from wsigen.training.upscaler.train import train_upscaler
+from wsigen.training.upscaler.update import UpscalerUpdate
+
+
+@pytest.fixture
+def config(slides, tmp_path) -> UpscalerTrainConfig:
+    return UpscalerTrainConfig(
+        data=DataConfig(
+            slides=slides,
+            patches=[PatchGroup(size=32, batch=2), PatchGroup(size=64, batch=1, mpp_range=(0.5, 1.0))],
+            mpp_range=(0.5, 4.0),
+            workers=0,
+        ),
+        model=UpscalerConfig(channels=(8, 16), blocks=(1, 1), head_channels=(8, 8)),
+        discriminator=CriticConfig(channels=(8, 16)),
+        loss=UpscalerLossConfig(symmetry_every=2, r1_every=3),
+        kimg=0.024,
+        run_dir=tmp_path / "run",
+        report_every=2,
+        val_images=2,
+        preview_mpp=2.0,
+    )
+
+
+def weights(run_dir):
+    return load_file(run_dir / "snapshot" / WEIGHTS)
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def stats(run_dir):
+    return [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
+
+
+def test_run_leaves_a_snapshot_numbers_and_pictures(config):
+    net = load_snapshot(Upscaler, train_upscaler(config))
+    assert tuple(net.config["mpp_range"]) == (0.5, 4.0)
+    assert all(225 <= c <= 255 for c in net.config["background"])
+    reports = [r for r in stats(config.run_dir) if "loss" in r]
+    assert {"adversarial", "discriminator", "guide", "l1", "energy", "lr"} <= reports[0].keys()
+    validation = [r["val"] for r in stats(config.run_dir) if "val" in r][-1]
+    assert set(validation) == {"0.5-1", "1-4"}
+    assert len(validation["0.5-1"]["power"]) == 3
+    assert all(p > 0 for p in validation["1-4"]["power"])
+    assert validation["1-4"]["haematoxylin"] == pytest.approx(1, abs=0.7)  # the guide has the colours
+    assert "nuclei" in validation["0.5-1"]
+    assert "nuclei" not in validation["1-4"]
+    (stages,) = config.run_dir.glob("stages-*.png")
+    with Image.open(stages) as image:
+        assert image.size == (2 * 32, 2 * 3 * 32)
+    (chains,) = config.run_dir.glob("chains-*.png")
+    with Image.open(chains) as image:
+        assert image.size == (4 * 384, 3 * 384)
+
+
+def test_resumed_run_equals_one_that_never_stopped(config, tmp_path):
+    straight = replace(config, run_dir=tmp_path / "straight")
+    train_upscaler(straight)
+    train_upscaler(replace(config, kimg=0.01))
+    # The fall of the learning rate follows from the length of the run: a run cut short is another run.
+    longer = replace(config, optim=replace(config.optim, cooldown=0.0))
+    first, second = (replace(longer, run_dir=tmp_path / n) for n in ("first", "second"))
+    train_upscaler(first)
+    train_upscaler(replace(second, kimg=0.01))
+    train_upscaler(second)
+    assert_same(weights(first.run_dir), weights(second.run_dir))
+
+
+def test_run_begins_with_the_weights_it_is_given(config, tmp_path):
+    snapshot = train_upscaler(config)
+    optim = replace(config.optim, lr=1e-12)
+    on = replace(config, init=str(snapshot), run_dir=tmp_path / "on", kimg=0.004, optim=optim, seed=1)
+    train_upscaler(on)
+    for name, value in weights(config.run_dir).items():
+        torch.testing.assert_close(weights(on.run_dir)[name], value, rtol=1e-5, atol=1e-6)
+    other = replace(on, model=replace(config.model, channels=(8, 24)), run_dir=tmp_path / "other")
+    with pytest.raises(InvalidValueError, match=r"channels \[8, 16\] and this run \[8, 24\]; set --model.ch"):
+        train_upscaler(other)
+
+
+def test_run_of_another_loss_is_refused(config):
+    train_upscaler(config)
+    with pytest.raises(InvalidValueError, match="holds a run with loss"):
+        train_upscaler(replace(config, loss=replace(config.loss, guide=3.0), kimg=0.1))
+
+
+def test_diverged_weights_are_never_kept(config, monkeypatch):
+    good = train_upscaler(config)
+    before = weights(config.run_dir)
+    call = UpscalerUpdate.__call__
+
+    def spoil(self, *args):
+        losses = call(self, *args)
+        self.G.out.bias.data[0] = float("nan")
+        return losses
+
+    monkeypatch.setattr(UpscalerUpdate, "__call__", spoil)
+    with pytest.raises(DivergedError, match=r"is not finite at update .*; the last good checkpoint is kept"):
+        train_upscaler(replace(config, kimg=0.04))
+    assert_same(weights(good.parent), before)
+
+
+def test_it_learns_how_strong_detail_is_that_the_guide_has_not(config):
+    config = replace(
+        config,
+        data=replace(config.data, patches=[PatchGroup(size=32, batch=4, mpp_range=(0.5, 0.6))]),
+        loss=UpscalerLossConfig(depth=0, energy=3.0),
+        optim=replace(config.optim, lr=2e-3, cooldown=0.0),
+        kimg=0.6,
+        validate_every=10,
+    )
+    train_upscaler(config)
+    energy = [r["energy"] for r in stats(config.run_dir) if "energy" in r]
+    assert sum(energy[-10:]) < 0.7 * sum(energy[:10])
+
+
+def test_patches_fit_both_networks(config):
+    deeper = replace(config, model=UpscalerConfig(channels=(8, 16, 16), blocks=(1, 1, 1)))
+    assert (config.least_size(0), config.least_size(2), deeper.least_size(1)) == (4, 16, 16)
+    narrow = replace(config.data, patches=[PatchGroup(size=36)])
+    assert replace(config, data=narrow).data.patches[0].size == 36
+    with pytest.raises(InvalidValueError, match=r"data.patches.size must be a multiple of 8 .*, got 36"):
+        replace(deeper, data=narrow)
+    with pytest.raises(InvalidValueError, match=r"data.patches.size must be a multiple of 8 .*, got 36"):
+        replace(config, data=narrow, discriminator=CriticConfig(channels=(8, 8, 8)))
+
+
+def test_shapes_that_cannot_be_are_named():
+    with pytest.raises(InvalidValueError, match=r"model.blocks must be 2 numbers"):
+        UpscalerConfig(channels=(8, 8), blocks=(1,))
+    with pytest.raises(InvalidValueError, match=r"discriminator.channels must be two or more multiples of 8"):
+        CriticConfig(channels=(8, 12))

@@ -1,0 +1,172 @@
+"""What the training of an upscaler can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from wsigen.config.check import check
+from wsigen.config.train import DataConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscalerConfig:
+    """Shape of the network; see ``wsigen.nn.upscaler.Upscaler``.
+
+    Args:
+        channels: features at the guide's resolution and at each coarser one, a half of it each.
+        blocks: residual blocks at each of them.
+        head_channels: features of the head at the guide's and at the output's resolution.
+        noise_channels: channels of the noise, at the guide's resolution.
+        k: factor between guide and output.
+    """
+
+    channels: tuple[int, ...] = (48, 96, 128)
+    blocks: tuple[int, ...] = (2, 3, 2)
+    head_channels: tuple[int, int] = (48, 24)
+    noise_channels: int = 9
+    k: int = 2
+
+    def __post_init__(self) -> None:
+        check(len(self.channels) > 0, "model.channels", self.channels, "at least one number")
+        same = len(self.blocks) == len(self.channels)
+        check(same, "model.blocks", self.blocks, f"{len(self.channels)} numbers, one per entry of channels")
+        check(min((*self.channels, *self.head_channels)) > 0, "model.channels", self.channels, "> 0")
+        check(min(self.blocks) >= 0, "model.blocks", self.blocks, ">= 0")
+        check(self.noise_channels >= 1, "model.noise_channels", self.noise_channels, ">= 1")
+        check(self.k >= 2, "model.k", self.k, ">= 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticConfig:
+    """Shape of the discriminator; see ``wsigen.nn.discriminator.Discriminator``.
+
+    Args:
+        channels: features at strides 2, 4, 8, …, multiples of 8.
+    """
+
+    channels: tuple[int, ...] = (48, 96, 144, 192)
+
+    def __post_init__(self) -> None:
+        fits = len(self.channels) >= 2 and all(c > 0 and c % 8 == 0 for c in self.channels)
+        check(fits, "discriminator.channels", self.channels, "two or more multiples of 8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscalerLossConfig:
+    """Terms of the upscaler's loss beside the adversarial one, and what its guides come from.
+
+    Args:
+        guide: weight of |A x - y|, the relaxed constraint of Harb et al. 2024: k × k means follow the guide.
+        l1: weight of |x - real|, where the guide is the real image reduced.
+        energy: weight of the difference of the logarithms of local energy, in the two finest octaves.
+        symmetry: weight of |T G(y, z) - G(T y, T z)| for the symmetries T of the square.
+        symmetry_every: updates from one with that term to the next.
+        r1: weight γ/2 of the discriminator's gradient at real images (Mescheder et al. 2018).
+        r1_every: updates from one with that term to the next; it counts as many times as much.
+        depth: the guide of an image comes from 0 to this many of the upscaler's own stages.
+        guide_noise: largest standard deviation of noise on the guide.
+    """
+
+    guide: float = 10.0
+    l1: float = 2.0
+    energy: float = 0.3
+    symmetry: float = 10.0
+    symmetry_every: int = 4
+    r1: float = 0.1
+    r1_every: int = 16
+    depth: int = 2
+    guide_noise: float = 0.04
+
+    def __post_init__(self) -> None:
+        for name in ("guide", "l1", "energy", "symmetry", "r1", "guide_noise", "depth"):
+            check(getattr(self, name) >= 0, f"loss.{name}", getattr(self, name), ">= 0")
+        for name in ("symmetry_every", "r1_every"):
+            check(getattr(self, name) >= 1, f"loss.{name}", getattr(self, name), ">= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscalerOptimConfig:
+    """Adam at a constant rate with a linear fall to 0 at the end, for both networks alike.
+
+    Args:
+        lr: learning rate.
+        cooldown: share of the run at its end over which the rate falls to 0.
+        betas: Adam's running-average coefficients.
+        ema_sigma_rel: relative width of the weight average (Karras et al. 2024, section 3.1).
+    """
+
+    lr: float = 2e-4
+    cooldown: float = 0.2
+    betas: tuple[float, float] = (0.5, 0.99)
+    ema_sigma_rel: float = 0.05
+
+    def __post_init__(self) -> None:
+        check(self.lr > 0, "optim.lr", self.lr, "> 0")
+        check(0 <= self.cooldown <= 1, "optim.cooldown", self.cooldown, "in [0, 1]")
+        check(all(0 <= b < 1 for b in self.betas), "optim.betas", self.betas, "in [0, 1)")
+        check(0 < self.ema_sigma_rel <= 0.28, "optim.ema_sigma_rel", self.ema_sigma_rel, "in (0, 0.28]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscalerTrainConfig:
+    """One training run of the upscaler.
+
+    Args:
+        data: slides and how to cut them.
+        method: always "upscaler".
+        model: shape of the network.
+        discriminator: shape of what it is trained against.
+        loss: terms of the loss.
+        optim: optimisers.
+        kimg: thousands of images to train on.
+        seed: everything random follows from it.
+        run_dir: output folder; default ``runs/<config's name>``. Holding a checkpoint, it is continued.
+        init: weights of the upscaler to begin with, instead of random ones: a snapshot folder or a hub id.
+        mixed_precision: "bf16" or "no", on CPU and GPU.
+        compile: run the networks through ``torch.compile``.
+        report_every: updates between lines in stats.jsonl.
+        checkpoint_every: minutes between checkpoints.
+        validate_every: thousands of images between validations.
+        val_images: images per band of µm/px in validation.
+        preview_mpp: µm/px of the real overviews from which whole chains are shown, down to the finest scale.
+        tracker: name of an accelerate tracker ("tensorboard", "wandb", …) or none.
+    """
+
+    data: DataConfig
+    method: Literal["upscaler"] = "upscaler"
+    model: UpscalerConfig = field(default_factory=UpscalerConfig)
+    discriminator: CriticConfig = field(default_factory=CriticConfig)
+    loss: UpscalerLossConfig = field(default_factory=UpscalerLossConfig)
+    optim: UpscalerOptimConfig = field(default_factory=UpscalerOptimConfig)
+    kimg: float = 1000.0
+    seed: int = 0
+    run_dir: Path | None = None
+    init: str | None = None
+    mixed_precision: str = "no"
+    compile: bool = False
+    report_every: int = 50
+    checkpoint_every: float = 10.0
+    validate_every: float = 10.0
+    val_images: int = 32
+    preview_mpp: float = 8.0
+    tracker: str | None = None
+
+    def __post_init__(self) -> None:
+        check(self.kimg > 0, "kimg", self.kimg, "> 0")
+        check(0 <= self.seed < 2**62, "seed", self.seed, "between 0 and 2**62")
+        check(self.mixed_precision in ("bf16", "no"), "mixed_precision", self.mixed_precision, "bf16 or no")
+        check(self.checkpoint_every > 0, "checkpoint_every", self.checkpoint_every, "> 0 minutes")
+        check(self.report_every >= 1, "report_every", self.report_every, ">= 1")
+        check(self.validate_every > 0, "validate_every", self.validate_every, "> 0")
+        check(self.val_images >= 1, "val_images", self.val_images, ">= 1")
+        check(self.preview_mpp > 0, "preview_mpp", self.preview_mpp, "> 0 µm/px")
+        stride = max(self.least_size(0), 2 ** len(self.discriminator.channels))
+        for group in self.data.patches:
+            fits = group.size % stride == 0
+            check(fits, "data.patches.size", group.size, f"a multiple of {stride} for these networks")
+
+    def least_size(self, depth: int) -> int:
+        """Of which a patch must be a multiple if its guide comes from ``depth`` stages before."""
+        return int(self.model.k ** (depth + 1) * 2 ** (len(self.model.channels) - 1))

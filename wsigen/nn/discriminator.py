@@ -1,0 +1,89 @@
+"""The discriminator that the upscaler is trained against. It exists in training only.
+
+It sees an image alone, not the guide: the guide's faults are nothing that the upscaler could mend. Its input
+is the image and its two finest octaves, amplified, since most of the variance of tissue is at wavelengths
+that the guide decides; with group norm and these it learns, without either it does not. It judges in several
+heads, each at a coarser grid of places, and is told µm/px by projection (Miyato & Koyama 2018).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wsigen.nn.upscaler import ScaleEmbedding
+
+OCTAVE_GAINS = (6.0, 4.0)
+"""By which the two finest octaves are multiplied: about the reciprocal of their standard deviation."""
+SLOPE = 0.2
+GROUPS = 8
+
+
+class Judge(nn.Module):
+    """A score for each place: one convolution, and a projection of the features on an embedding of µm/px."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.score = nn.Conv2d(channels, 1, 3, padding=1)
+        self.scale = ScaleEmbedding(channels)
+        nn.init.normal_(self.score.weight, std=0.02)
+        nn.init.zeros_(self.score.bias)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, h: Float[Tensor, "b c h w"], mpp: Float[Tensor, " b"]) -> Float[Tensor, "b 1 h w"]:
+        """Scores, > 0 for what looks real."""
+        return self.score(h) + (h * self.scale(mpp)[:, :, None, None]).mean(dim=1, keepdim=True)
+
+
+class Discriminator(nn.Module):
+    """Real or drawn, at many places and several scales.
+
+    Args:
+        channels: features at strides 2, 4, 8, …; from stride 4 on there is a head at each.
+    """
+
+    def __init__(self, channels: tuple[int, ...] = (48, 96, 144, 192)) -> None:
+        super().__init__()
+        inputs = (9, *channels)
+        self.down = nn.ModuleList(
+            nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in zip(inputs, channels, strict=False)
+        )
+        self.keep = nn.ModuleList(nn.Conv2d(c, c, 3, padding=1) for c in channels)
+        for layer in (*self.down, *self.keep):
+            nn.init.kaiming_normal_(layer.weight, SLOPE)  # pyright: ignore[reportArgumentType]
+            nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+        self.judges = nn.ModuleList(Judge(c) for c in channels[1:])
+
+    def forward(
+        self, x: Float[Tensor, "b 3 h w"], mpp: Float[Tensor, " b"]
+    ) -> list[Float[Tensor, "b 1 hh ww"]]:
+        """Scores of each head, finest first.
+
+        Args:
+            x: images in [-1, 1]; height and width are multiples of 2 to the number of ``channels``.
+            mpp: their µm/px.
+        """
+        h, scores = with_octaves(x), []
+        for i, (down, keep) in enumerate(zip(self.down, self.keep, strict=True)):
+            h = down(h)
+            h = _activate(keep(F.leaky_relu(h, SLOPE) if i == 0 else _activate(h)))
+            if i:
+                scores.append(self.judges[i - 1](h, mpp))
+        return scores
+
+
+def with_octaves(x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 9 h w"]:
+    """The image and its two finest octaves, amplified, all at its resolution."""
+    half = F.avg_pool2d(x, 2)
+    quarter = F.avg_pool2d(half, 2)
+    fine, coarse = x - _enlarge(half), _enlarge(half - _enlarge(quarter))
+    return torch.cat([x, OCTAVE_GAINS[0] * fine, OCTAVE_GAINS[1] * coarse], dim=1)
+
+
+def _activate(h: Tensor) -> Tensor:
+    return F.leaky_relu(F.group_norm(h, GROUPS), SLOPE)
+
+
+def _enlarge(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

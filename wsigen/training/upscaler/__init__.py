@@ -1,0 +1,1 @@
+"""Training of the upscaler against a discriminator."""
