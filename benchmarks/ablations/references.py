@@ -23,8 +23,8 @@ from wsigen.diffusion.solvers import Estimate
 from wsigen.diffusion.step import guided, integrate
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
-from wsigen.sampling.guiderows import to_unit
 from wsigen.sampling.noise import NoiseField
+from wsigen.sampling.pixels import to_unit
 from wsigen.sampling.stage import StageSpec
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.sampling.stores import GLASS, ImageSource, noise_image
 from wsigen.geometry import Region
 from wsigen.sampling.background import SkipRule
-from wsigen.sampling.guiderows import GuideRows, to_unit
+from wsigen.sampling.guiderows import GuideRows
+from wsigen.sampling.pixels import to_unit
 
 CPU = torch.device("cpu")
 

@@ -89,3 +89,11 @@ def test_values_are_those_of_earlier_versions():
 def test_seeds_out_of_range_are_refused(seed):
     with pytest.raises(InvalidValueError, match="seed must be between"):
         NoiseField(seed, 0)
+
+
+def test_fewer_channels_are_the_first_of_more():
+    more = NoiseField(7, 3, channels=9).region(WHOLE)
+    assert more.shape == (9, WHOLE.height, WHOLE.width)
+    assert np.array_equal(more[:3], VALUES)
+    between = np.corrcoef(more.reshape(9, -1)) - np.eye(9)
+    assert np.abs(between).max() < 5 / np.sqrt(WHOLE.height * WHOLE.width)

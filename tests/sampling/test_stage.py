@@ -26,8 +26,8 @@ from wsigen.diffusion.solvers import SOLVERS
 from wsigen.diffusion.step import at_mpp, integrate
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
-from wsigen.sampling.guiderows import to_unit
 from wsigen.sampling.noise import NoiseField
+from wsigen.sampling.pixels import to_unit
 from wsigen.sampling.shift import SHIFTS
 from wsigen.sampling.stage import Machine, StageProgress, StageRun, StageSpec
 

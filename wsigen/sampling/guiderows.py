@@ -11,14 +11,10 @@ from torch import Tensor
 from wsigen.geometry import Region
 from wsigen.sampling.background import Colour, SkipRule
 from wsigen.sampling.band import RowBand
+from wsigen.sampling.pixels import to_unit
 from wsigen.sampling.rows import RowSource
 
 _CHUNK = 256
-
-
-def to_unit(values: Tensor) -> Float[Tensor, ...]:
-    """Pixels 0 to 255 as values in [-1, 1]."""
-    return values.to(torch.float32).div_(127.5).sub_(1)
 
 
 def held_rows(needed: int, skip: SkipRule | None, extent: int) -> int:

@@ -31,11 +31,12 @@ def check_seed(seed: int) -> int:
 
 
 class NoiseField:
-    """Independent N(0, 1) values, three per pixel of the plane of one stage.
+    """Independent N(0, 1) values, some per pixel of the plane of one stage.
 
     Args:
         seed: of the slide, 0 to 2⁶⁴ - 1.
         stage: of the cascade.
+        channels: values per pixel; a field of fewer channels is the first ones of a field of more.
         pool: threads for `prefetch`; without, prefetching does nothing.
         cached_blocks: finished blocks to keep, since patches that stick out ask for the same ones at every
             step.
@@ -43,16 +44,23 @@ class NoiseField:
     Raises:
         InvalidValueError: a seed out of range.
 
-    Memory: 192 KiB per cached or prefetched block.
+    Memory: 64 KiB per channel of each cached or prefetched block.
 
     Determinism: values depend on (seed, stage, position) alone; neither on the regions asked for and their
     order, nor on caching, prefetching or threads. NumPy's ziggurat sampler makes them.
     """
 
     def __init__(
-        self, seed: int, stage: int, *, pool: Executor | None = None, cached_blocks: int = 64
+        self,
+        seed: int,
+        stage: int,
+        *,
+        channels: int = 3,
+        pool: Executor | None = None,
+        cached_blocks: int = 64,
     ) -> None:
         self._key = np.array([check_seed(seed), stage], np.uint64)
+        self.channels = channels
         self._pool = pool
         self._cached_blocks = cached_blocks
         self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
@@ -60,8 +68,8 @@ class NoiseField:
         self._lock = Lock()
 
     def region(self, region: Region) -> np.ndarray:
-        """Noise of a region anywhere in the plane: float32 (3, height, width)."""
-        out = np.empty((3, region.height, region.width), np.float32)
+        """Noise of a region anywhere in the plane: float32 (channels, height, width)."""
+        out = np.empty((self.channels, region.height, region.width), np.float32)
         self.fill(region, out)
         return out
 
@@ -70,7 +78,7 @@ class NoiseField:
 
         Args:
             region: anywhere in the plane.
-            out: float32 (3, height, width), overwritten.
+            out: float32 (channels, height, width), overwritten.
             keep: whether blocks may be cached; not worth it where each is needed once.
         """
         for row, col in _blocks(region):
@@ -110,7 +118,7 @@ class NoiseField:
         # higher words.
         counter = np.array([0, 0, row % _UINT64, col % _UINT64], np.uint64)
         generator = np.random.Generator(np.random.Philox(key=self._key, counter=counter))
-        return generator.standard_normal((3, BLOCK_HEIGHT, BLOCK_WIDTH), np.float32)
+        return generator.standard_normal((self.channels, BLOCK_HEIGHT, BLOCK_WIDTH), np.float32)
 
 
 def _blocks(region: Region) -> list[tuple[int, int]]:

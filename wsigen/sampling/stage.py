@@ -21,6 +21,7 @@ from wsigen.sampling.background import Colour, SkipRule
 from wsigen.sampling.canvas import Canvas, outside
 from wsigen.sampling.guiderows import GuideRows
 from wsigen.sampling.noise import BLOCK_HEIGHT, BLOCK_WIDTH, NoiseField
+from wsigen.sampling.pixels import to_pixels
 from wsigen.sampling.rows import RowSink, RowSource
 from wsigen.sampling.shift import StepGrid
 from wsigen.sampling.wavefront import RowTask, first_rows, row_tasks, rows_alive
@@ -313,7 +314,7 @@ class StageRun:
         estimate = self._estimate_for(y, step, batch.glass)
         x, history = self.spec.solver.step(estimate, batch.x[:count], self.spec.sigmas, step, history)
         if finished is not None:
-            x = self._pixels(x)
+            x = to_pixels(x, self.spec.stage, self.spec.mpp)
         for slot, col in enumerate(batch.cols):
             self._write(x[slot], None if history is None else history[slot], grid, task, col, finished)
         self._patches += count
@@ -352,15 +353,6 @@ class StageRun:
         self._canvas.state.write(inside, part)
         if history is not None and self._canvas.history:
             self._canvas.history.write(inside, history[:, spot.y : spot.y1, spot.x : spot.x1])
-
-    def _pixels(self, x: Tensor) -> Tensor:
-        if not torch.isfinite(x).all():
-            raise InvalidValueError(
-                f"the model returned values that are not numbers, in stage {self.spec.stage} at "
-                f"{self.spec.mpp:g} µm/px; its weights are damaged, or its number format is too narrow: "
-                "choose another --model, or --dtype float32"
-            )
-        return x.add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
     def _finished_rows(self, grid: StepGrid, task: RowTask) -> _Rows | None:
         if task.step < self.spec.steps - 1:
