@@ -10,16 +10,18 @@ import pytest
 import yaml
 
 from tests.commands import ROOT, parsed, split
-from wsigen.config import STAIN_METHODS, StainDataConfig
+from wsigen.config import STAIN_METHODS, StainDataConfig, UpscalerTrainConfig
 from wsigen.errors import InvalidValueError
 from wsigen.nn.denoiser import Denoiser
+from wsigen.nn.upscaler import Upscaler
 from wsigen.sampling.plan import stage_specs
 from wsigen.sampling.preset import Preset, preset_from_dict
 from wsigen.synthesis.presets import load_preset, preset_names
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 DENOISERS = [path for path in CONFIGS if path.stem.startswith("denoiser")]
-TRANSLATORS = [path for path in CONFIGS if path not in DENOISERS]
+UPSCALERS = [path for path in CONFIGS if path.stem.startswith("upscaler")]
+TRANSLATORS = [path for path in CONFIGS if path not in (*DENOISERS, *UPSCALERS)]
 PRESETS = sorted((ROOT / "wsigen" / "presets").glob("*.yaml"))
 
 
@@ -32,8 +34,8 @@ def _values(path: Path) -> dict:
 
 
 def _train_config(path: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> Any:
-    slides = ["--data.source", "HE", "--data.target", "IHC"] if "method" in _values(path) else []
-    slides = slides or ["--data.slides", "PATH"]
+    both = ["--data.source", "HE", "--data.target", "IHC"]
+    slides = both if path in TRANSLATORS else ["--data.slides", "PATH"]
     config, file = parsed("train", ["--config", str(path), *slides, *more], monkeypatch)
     assert file == path
     return config
@@ -41,6 +43,7 @@ def _train_config(path: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> An
 
 def test_there_are_configs() -> None:
     assert {_name(p) for p in DENOISERS} >= {"denoiser", "denoiser-512", "denoiser-cpu"}
+    assert {_name(p) for p in UPSCALERS} >= {"upscaler-cpu"}
     assert {_values(path)["method"] for path in TRANSLATORS} == STAIN_METHODS.keys()
     assert preset_names() == [_name(p) for p in PRESETS] == ["fast", "paper"]
 
@@ -123,6 +126,22 @@ def test_network_of_the_config_can_be_built_for_its_patches(
     low, high = config.data.mpp_range
     assert low <= 0.5
     assert high >= 64, "the base image of a 0.5 µm/px slide in seven stages has 64 µm/px"
+
+
+@pytest.mark.parametrize("path", UPSCALERS, ids=_name)
+def test_upscaler_of_the_config_can_be_built_and_reaches_from_base_image_to_slide(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    config = _train_config(path, monkeypatch)
+    assert type(config) is UpscalerTrainConfig
+    with torch.device("meta"):
+        net = Upscaler(**asdict(config.model))
+    assert net.k == 2
+    low, high = config.data.mpp_range
+    assert low <= 0.5
+    assert high >= 32, "the first stage below a base image of 64 µm/px has 32 µm/px"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=_name)
