@@ -246,7 +246,7 @@ def _panels(one: Chain) -> list[tuple[np.ndarray, str]]:
     for mpp in (2.0, 0.5):
         crop, same = _shown(case, one.centre, mpp)
         at = one.centre if same else crop.centre or one.centre
-        lossy = "" if crop.finest <= mpp else ", lossy"
+        lossy = "" if crop.holds(mpp) else ", lossy"
         there = "" if same else ", elsewhere"
         panels.append((read(crop, at, mpp, PANEL), f"real, {mpp:g} um/px{there}{lossy}"))
         panels.append((middle(one.images[mpp], PANEL), f"made, {mpp:g} um/px"))
@@ -256,7 +256,7 @@ def _panels(one: Chain) -> list[tuple[np.ndarray, str]]:
 def _shown(case: Case, centre: tuple[float, float], mpp: float) -> tuple[Crop, bool]:
     """The file that shows a place, or another place, with most detail; and whether it is that place."""
     fine = [c for c in case.crops if c.mpp <= mpp * 1.1] or [case.overview]
-    ranked = sorted(fine, key=lambda c: (not _covers(c, centre, PANEL * mpp), c.finest > mpp))
+    ranked = sorted(fine, key=lambda c: (not _covers(c, centre, PANEL * mpp), not c.holds(mpp)))
     return ranked[0], _covers(ranked[0], centre, PANEL * mpp)
 
 

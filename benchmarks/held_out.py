@@ -50,6 +50,10 @@ class Crop:
     corner: tuple[float, float] | None
     size: tuple[int, int]
 
+    def holds(self, mpp: float) -> bool:
+        """Whether it has the slide's own detail at a µm/px, to within a hundredth."""
+        return self.finest <= 1.01 * mpp
+
     @property
     def centre(self) -> tuple[float, float] | None:
         """(y, x) of its middle on the slide, µm."""
@@ -79,7 +83,7 @@ class Case:
 
     def holding(self, mpp: float) -> list[Crop]:
         """The files that hold the slide's own detail at a µm/px."""
-        return [c for c in self.crops if c.finest <= mpp]
+        return [c for c in self.crops if c.holds(mpp)]
 
 
 def cases(

@@ -5,8 +5,9 @@ apart, all of luminance in optical density and over tissue alone:
 
 - **coherence**: does the image have a direction at a place? (λ1 - λ2)² / (λ1 + λ2)² of the structure tensor
   (Bigün & Granlund 1987, integrated over a few µm): 1 where everything runs one way, near 0 in noise.
-- **edges**: is detail where coarser detail is? Correlation of the magnitudes of neighbouring octaves of a
-  Laplacian pyramid: an outline is in all octaves at one place, noise in each at another.
+- **edges**: is detail where coarser detail is? Correlation of the magnitudes of neighbouring octaves: an outline
+  is in all octaves at one place, noise in each at another. The octaves do not overlap: those of a Laplacian
+  pyramid do, and then agree in any image that has more power in coarser ones, whatever its phase.
 - **relief**: is there light from one side? Skewness of the derivative along a direction, the largest over
   directions. Turned by 180° it changes its sign, so where tissue lies every way it is 0; networks trained
   against a discriminator can settle on nuclei that are all embossed from one side.
@@ -18,9 +19,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 import cv2
 import numpy as np
+from scipy.fft import dctn, idctn
 
 from wsigen.errors import InvalidValueError
 from wsigen.evaluate.stain import correlation, mean_density
@@ -122,34 +126,29 @@ def coherence(luminance: np.ndarray, sigma: float, mask: np.ndarray | None = Non
 
 
 def edge_agreement(luminance: np.ndarray, mask: np.ndarray | None = None) -> tuple[float, ...]:
-    """Correlation of |octave k| with |octave k + 1| enlarged, for k = 0 (the finest), 1 and 2.
+    """Correlation of the magnitudes of octaves k and k + 1, for k = 0 (the finest), 1 and 2.
 
-    Octave k is what is lost when the image, already halved k times by averaging areas, is halved once more
-    and enlarged bilinearly.
+    Octave k is what lies in (2⁻ᵏ⁻¹, 2⁻ᵏ) of the Nyquist frequency, in any direction, weighted by a squared
+    cosine of the logarithm of frequency; the borders reflect. Both magnitudes are averaged by a Gaussian of
+    2ᵏ px, so that the places where a wave crosses zero do not count.
 
     Args:
-        luminance: float (h, w), at least 64 px; what is over a multiple of 16 is cut off.
-        mask: bool (h, w), what counts; None: everything. At octave k a place counts that is half so.
+        luminance: float (h, w), at least 64 px.
+        mask: bool (h, w), what counts; None: everything.
 
     Returns:
-        Three values in [-1, 1]; NaN where nothing counts or nothing varies. Of noise about 0.
+        Three values in [-1, 1]; NaN where nothing counts or nothing varies. Of Gaussian noise with any
+        spectrum 0 on average.
     """
     _require(luminance)
-    height, width = (n // 2 ** (PAIRS + 1) * 2 ** (PAIRS + 1) for n in luminance.shape)
-    image = np.ascontiguousarray(luminance[:height, :width], dtype=np.float32)
-    counted = (
-        np.ones((height, width), np.float32) if mask is None else mask[:height, :width].astype(np.float32)
-    )
-    octaves, masks = [], []
-    for _ in range(PAIRS + 1):
-        half = _halved(image)
-        octaves.append(np.abs(image - _doubled(half)))
-        masks.append(counted >= 0.5)
-        image, counted = half, _halved(counted)
-    return tuple(
-        correlation(fine[m], _doubled(coarse)[m])
-        for fine, coarse, m in zip(octaves, octaves[1:], masks, strict=False)
-    )
+    waves = dctn(np.asarray(luminance, np.float32), norm="ortho")
+    octaves = [np.abs(idctn(waves * band, norm="ortho")) for band in _octaves(*luminance.shape)]
+    everything = slice(None) if mask is None else mask
+    found = []
+    for k, pair in enumerate(pairwise(octaves)):
+        fine, coarse = (cv2.GaussianBlur(o, (0, 0), 2.0**k)[everything] for o in pair)
+        found.append(correlation(fine, coarse))
+    return tuple(found)
 
 
 def relief_moments(luminance: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
@@ -204,14 +203,13 @@ def _gradient(luminance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _halved(image: np.ndarray) -> np.ndarray:
-    height, width = image.shape
-    return cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-
-
-def _doubled(image: np.ndarray) -> np.ndarray:
-    height, width = image.shape
-    return cv2.resize(image, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
+@lru_cache(maxsize=8)
+def _octaves(height: int, width: int) -> list[np.ndarray]:
+    """Weights of the frequencies of a cosine transform in each octave, float32 (h, w)."""
+    radius = np.hypot(np.arange(height)[:, None] / height, np.arange(width)[None] / width)
+    depth = -np.log2(np.maximum(radius, 1e-9))
+    from_middle = [depth - k - 0.5 for k in range(PAIRS + 1)]
+    return [np.where(np.abs(d) < 0.5, np.cos(np.pi * d) ** 2, 0).astype(np.float32) for d in from_middle]
 
 
 def _require(luminance: np.ndarray) -> None:
