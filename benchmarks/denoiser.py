@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--slides", type=Path, required=True, help="folder of slides, or an index")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--images", type=int, default=32, help="held-out patches per band")
+    parser.add_argument("--size", type=int, help="side of the patches, px; default: the model's first")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--sheet", type=Path, help="PNG of samples at several µm/px")
     parser.add_argument("--sheet-mpp", type=float, nargs="+", default=[0.5, 1, 2, 4, 8, 16, 32, 64])
@@ -40,16 +41,14 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     device = choose_device(args.device)
     net = load_denoiser(args.model, device)
-    sigma_data, size = net.config["sigma_data"], min(net.config["patch_sizes"])
+    sigma_data, size = net.config["sigma_data"], args.size or net.config["patch_sizes"][0]
     index = _index(args).split("val")
     bands = held_out(index, size=size, images=args.images, mpp_range=net.config["mpp_range"])
     background = torch.tensor([b.images.float().mean(dim=(0, 2, 3)).tolist() for b in bands]).mean(dim=0)
     mean = (background / 127.5 - 1)[None, :, None, None].to(device)
 
-    octave_std = net.get_buffer("_octave_std")
-
     def untrained(x: Tensor, sigma: Tensor, mpp: Tensor) -> Tensor:
-        return combine(x, torch.zeros_like(x), sigma, octave_std)
+        return combine(x, torch.zeros_like(x), sigma, net.octave_std(mpp))
 
     def mean_colour(x: Tensor, sigma: Tensor, mpp: Tensor) -> Tensor:
         return mean.expand_as(x)

@@ -5,7 +5,16 @@ import torch
 from torch import Tensor
 
 from wsigen.diffusion.precondition import precondition
-from wsigen.diffusion.spectrum import combine, image_std, merge, noise_std, split, to_opponent, to_rgb
+from wsigen.diffusion.spectrum import (
+    combine,
+    image_std,
+    merge,
+    noise_std,
+    split,
+    std_at,
+    to_opponent,
+    to_rgb,
+)
 
 SIGMA = torch.tensor([0.01, 0.3, 4.0, 60.0])
 STD = torch.tensor([[0.17, 0.01, 0.02], [0.2, 0.02, 0.02], [0.1, 0.03, 0.03], [1.0, 0.1, 0.2]])
@@ -94,3 +103,25 @@ def test_images_of_a_batch_have_coefficients_of_their_own():
     for i in range(4):
         alone = combine(x[i : i + 1], F_x[i : i + 1], SIGMA[i : i + 1], STD)
         torch.testing.assert_close(together[i : i + 1], alone)
+
+
+def test_strengths_of_one_node_count_at_every_scale():
+    at = std_at(torch.tensor([0.1, 8.0, 300.0]), torch.tensor([8.0]), STD[None])
+    assert torch.equal(at, STD.expand(3, -1, -1))
+
+
+def test_strengths_between_nodes_are_linear_in_the_logarithm_of_the_scale():
+    nodes, table = torch.tensor([1.0, 4.0, 64.0]), torch.stack([STD, 3 * STD, 2 * STD])
+    mpp = torch.tensor([0.3, 1.0, 2.0, 4.0, 16.0, 32.0, 64.0, 100.0])
+    factors = torch.tensor([1.0, 1.0, 2.0, 3.0, 2.5, 2.25, 2.0, 2.0])
+    torch.testing.assert_close(std_at(mpp, nodes, table), factors[:, None, None] * STD)
+
+
+def test_images_may_have_strengths_of_their_own():
+    x, F_x = randn(2, 4, 3, 16, 16, seed=7)
+    tables = torch.stack([STD, 0.5 * STD, 2 * STD, STD])
+    together = combine(x, F_x, SIGMA, tables)
+    for i, table in enumerate(tables):
+        alone = combine(x[i : i + 1], F_x[i : i + 1], SIGMA[i : i + 1], table)
+        torch.testing.assert_close(together[i : i + 1], alone)
+    assert torch.equal(combine(x, F_x, SIGMA, STD.expand(4, -1, -1)), combine(x, F_x, SIGMA, STD))

@@ -1,9 +1,13 @@
+import copy
+import json
+
 import pytest
 import torch
 
 from wsigen.diffusion.spectrum import combine
+from wsigen.errors import InvalidValueError
 from wsigen.nn.denoiser import Denoiser, load_denoiser
-from wsigen.nn.snapshot import save_snapshot
+from wsigen.nn.snapshot import CONFIG, save_snapshot
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +43,58 @@ def test_untrained_network_of_octaves_is_a_linear_filter(tmp_path):
     kept = load_denoiser(tmp_path / "snapshot")
     assert kept.config["octave_std"] == std
     torch.testing.assert_close(kept(x, sigma, mpp), filtered)
+
+
+def test_untrained_network_is_the_filter_of_each_images_scale(tmp_path):
+    """At a node of the table that of the node, between two of them that of the mean of both."""
+    net = Denoiser(patchify=2, block_out_channels=(32,))
+    fine, coarse = torch.tensor([[[0.2, 0.01, 0.02], [1.0, 0.1, 0.3]], [[0.1, 0.03, 0.02], [2.0, 0.3, 0.3]]])
+    net.set_octave_std([fine.tolist(), coarse.tolist()], mpp=[2.0, 32.0])
+    x, sigma, _ = inputs(batch=4)
+    mpp = torch.tensor([0.5, 2.0, 8.0, 90.0])
+    expected = torch.cat(
+        [
+            combine(x[i : i + 1], torch.zeros_like(x[:1]), sigma[i : i + 1], std)
+            for i, std in enumerate([fine, fine, (fine + coarse) / 2, coarse])
+        ]
+    )
+    torch.testing.assert_close(net(x, sigma, mpp), expected)
+    save_snapshot(net, tmp_path / "snapshot")
+    kept = load_denoiser(tmp_path / "snapshot")
+    assert kept.config["octave_mpp"] == [2.0, 32.0]
+    assert torch.equal(kept(x, sigma, mpp), net(x, sigma, mpp))
+
+
+def test_snapshots_from_before_there_were_scales_give_what_they_gave(net, tmp_path):
+    """One table for all µm/px, and no word of them in the config."""
+    std = [[0.2, 0.01, 0.02]] * 3 + [[1.0, 0.1, 0.3]]
+    old = copy.deepcopy(net)
+    old.set_octave_std(std)
+    save_snapshot(old, tmp_path / "old")
+    config = json.loads((tmp_path / "old" / CONFIG).read_text())
+    assert config.pop("octave_mpp") is None
+    (tmp_path / "old" / CONFIG).write_text(json.dumps(config))
+    x, sigma, mpp = inputs()
+    c_in = (sigma**2 + 0.25).rsqrt()[:, None, None, None]
+    F_x = old.raw(c_in * x, sigma.log(), mpp.log())
+    before = combine(x, F_x, sigma, torch.tensor(std))
+    torch.testing.assert_close(load_denoiser(tmp_path / "old")(x, sigma, mpp), before)
+    old.set_octave_std([std, std], mpp=[0.1, 10.0])
+    assert torch.equal(old(x, sigma, mpp), load_denoiser(tmp_path / "old")(x, sigma, mpp))
+
+
+@pytest.mark.parametrize(
+    ("std", "mpp", "reason"),
+    [
+        ([[0.2] * 3], [1.0, 2.0], r"octave_std must be a table of \(2, parts, 3\), got \(1, 3\)"),
+        ([[[0.2] * 3]], None, r"octave_std must be a table of \(parts, 3\), got \(1, 1, 3\)"),
+        ([[[0.2] * 3]] * 2, [2.0, 2.0], r"octave_mpp must be rising µm/px > 0, got \[2.0, 2.0\]"),
+        ([[0.2] * 2], None, r"table of \(parts, 3\), got \(1, 2\)"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(std, mpp, reason):
+    with pytest.raises(InvalidValueError, match=reason):
+        Denoiser(patchify=2, block_out_channels=(32,)).set_octave_std(std, mpp)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from wsigen.config import DataConfig, DenoiserConfig, LossConfig, OptimConfig, PatchGroup, TrainConfig
+from wsigen.data.index import load_or_build_index
+from wsigen.data.patches import PatchDataset, PatchKey, collate, to_unit_range
+from wsigen.diffusion.spectrum import image_std
 from wsigen.errors import DivergedError, InvalidValueError, OutputError, SlideError
 from wsigen.nn.denoiser import load_denoiser
 from wsigen.nn.snapshot import WEIGHTS
@@ -66,9 +69,10 @@ def test_run_leaves_all_that_a_user_needs(config):
     assert net.config["patch_sizes"] in ([16, 32], (16, 32))
     assert tuple(net.config["mpp_range"]) == (0.5, 4.0)
     assert all(225 <= c <= 255 for c in net.config["background"])
-    detail, rest = net.config["octave_std"]  # one octave: the network's stride is 2
-    assert 0 < detail[0] < 0.5 < rest[0] < 3**0.5  # glass and tissue are bright, and values are in [-1, 1]
-    assert max(detail[1:]) < 0.5 * detail[0]  # colour is fainter than light
+    assert net.config["octave_mpp"] == [0.5, 1.0, 2.0, 4.0]
+    for detail, rest in net.config["octave_std"]:  # one octave: the network's stride is 2
+        assert 0 < detail[0] < 0.5 < rest[0] < 3**0.5  # glass and tissue are bright, and in [-1, 1]
+        assert max(detail[1:]) < 0.5 * detail[0]  # colour is fainter than light
     reports = [r for r in stats(config.run_dir) if "loss" in r]
     assert [r["update"] for r in reports] == sorted(r["update"] for r in reports)
     assert all(0 <= r["data_wait_fraction"] <= 1 for r in reports)
@@ -92,10 +96,8 @@ def test_run_begins_with_the_weights_it_is_given(config, tmp_path):
     snapshot = train(config)
     on = replace(config, init=str(snapshot), run_dir=tmp_path / "on", kimg=0.008, optim=OptimConfig(lr=1e-12))
     train(replace(on, seed=1))
-    assert (
-        load_denoiser(on.run_dir / "snapshot").config["octave_std"]
-        == load_denoiser(snapshot).config["octave_std"]
-    )
+    given, kept = (load_denoiser(folder).config for folder in (snapshot, on.run_dir / "snapshot"))
+    assert all(given[name] == kept[name] for name in ("octave_std", "octave_mpp"))
     assert_same(weights(config.run_dir), weights(on.run_dir), rtol=1e-6, atol=1e-6)
 
 
@@ -409,3 +411,23 @@ def test_full_disk_ends_the_run_on_one_line(short, small_disk, monkeypatch, snap
     assert not (run_dir / CHECKPOINT).exists()
     assert not list(run_dir.glob("*.tmp"))
     assert not (run_dir / "snapshot" / WEIGHTS).exists()
+
+
+def test_strength_of_detail_is_that_of_each_scale(slides):
+    """Pictures of one octave of detail more at every halving of µm/px, and slides that have no 0.1 µm/px."""
+    data = DataConfig(slides=slides, patches=[PatchGroup(size=32, batch=4)], mpp_range=(0.1, 3.2))
+    config = TrainConfig(data=data, model=DenoiserConfig(patchify=2, block_out_channels=(32,)))
+    index = load_or_build_index(slides)
+    tables, nodes = setup._octave_std(config, index, 1)
+    assert nodes == [0.4, 0.8, 1.6, 3.2]
+    for at, table in zip(nodes, tables, strict=True):
+        around = (at / 2**0.25, at * 2**0.25)
+        patches = PatchDataset(index.split("train"), mpp_range=(max(0.5, around[0]), min(3.2, around[1])))
+        images, *_ = collate([patches[PatchKey(n, 32)] for n in range(1000, 1064)])
+        assert table[0] == pytest.approx(image_std(to_unit_range(images), 1)[0].tolist(), rel=0.25)
+
+
+def test_main_size_is_that_of_most_images(config):
+    patches = [PatchGroup(size=64, batch=4, weight=2.0), PatchGroup(size=32, batch=16, weight=0.6)]
+    assert setup.main_size(replace(config, data=replace(config.data, patches=patches))) == 32
+    assert setup.main_size(config) == 16

@@ -176,7 +176,7 @@ class TrainConfig:
         compile: run the network through ``torch.compile``.
         report_every: updates between lines in stats.jsonl.
         checkpoint_every: minutes between checkpoints.
-        validate_every: thousands of images between validations, which use the smallest patch size.
+        validate_every: thousands of images between validations, at the patch size of most images.
         val_images: images per µm/px band in validation.
         preview_mpp: µm/px of the sample pictures made at each validation.
         tracker: name of an accelerate tracker ("tensorboard", "wandb", …) or none.

@@ -12,7 +12,8 @@ unit white noise,
     c_skip,k = σ_k² / (σ_k² + n_k²σ²)          c_out,k = n_k σ σ_k / √(σ_k² + n_k²σ²)
 
 so that F = 0 is the Wiener filter of images that are nothing but a spectrum, and the target of F has unit
-variance in every part. With one σ_k for all, this is EDM's preconditioning.
+variance in every part. With one σ_k for all, this is EDM's preconditioning. How strong detail is depends on
+the pixel size: σ_k may be a table over µm/px, linear in ln µm/px between its nodes.
 """
 
 from __future__ import annotations
@@ -83,11 +84,29 @@ def image_std(images: Float[Tensor, "b 3 h w"], octaves: int) -> Float[Tensor, "
     return torch.stack([part.square().mean(dim=(0, 2, 3)).sqrt() for part in parts])
 
 
+def std_at(
+    mpp: Float[Tensor, " b"], nodes: Float[Tensor, " nodes"], table: Float[Tensor, "nodes parts 3"]
+) -> Float[Tensor, "b parts 3"]:
+    """σ_k at each image's µm/px: linear in ln µm/px between the nodes, constant beyond them.
+
+    Args:
+        mpp: µm/px of each image.
+        nodes: µm/px of the table's entries, rising.
+        table: σ_k at each node, as from ``image_std``.
+    """
+    if len(nodes) == 1:
+        return table.expand(len(mpp), -1, -1)
+    place, grid = mpp.log().clamp(nodes[0].log(), nodes[-1].log()), nodes.log()
+    right = torch.searchsorted(grid, place).clamp(1, len(grid) - 1)
+    share = (place - grid[right - 1]) / (grid[right] - grid[right - 1])
+    return table[right - 1].lerp(table[right], share[:, None, None])
+
+
 def combine(
     x: Float[Tensor, "b 3 h w"],
     F_x: Float[Tensor, "b 3 h w"],
     sigma: Float[Tensor, " b"],
-    std: Float[Tensor, "parts 3"],
+    std: Float[Tensor, "*b parts 3"],
 ) -> Float[Tensor, "b 3 h w"]:
     """D_x = Σ_k c_skip,k x_k + c_out,k F_k.
 
@@ -95,10 +114,10 @@ def combine(
         x: noisy images, RGB.
         F_x: what the network says, of luminance and differences of colour.
         sigma: noise level of each image.
-        std: σ_k, as from ``image_std``.
+        std: σ_k, as from ``image_std``, of all images or of each.
     """
-    octaves = len(std) - 1
-    level, signals = sigma[:, None, None, None], std[:, None, :, None, None]
+    octaves = std.shape[-2] - 1
+    level, signals = sigma[:, None, None, None], std[..., None, None].unbind(-4)
     parts = []
     for x_k, F_k, signal, n in zip(
         split(to_opponent(x), octaves), split(F_x, octaves), signals, noise_std(octaves), strict=True

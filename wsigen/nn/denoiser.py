@@ -7,12 +7,13 @@ output before two 3×3 convolutions, modulated by σ and µm/px. Pixels stay exa
 them does too.
 
 Preconditioning is by octaves of wavelength (`wsigen.diffusion.spectrum`): faint detail is asked of the
-network at its own scale, and suppressing the noise in it is not its task.
+network at its own scale, and suppressing the noise in it is not its task. How faint it is depends on µm/px.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -24,8 +25,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wsigen.diffusion.precondition import precondition
-from wsigen.diffusion.spectrum import combine
+from wsigen.diffusion.spectrum import combine, std_at
+from wsigen.errors import InvalidValueError
 from wsigen.nn.snapshot import load_snapshot, resolve
+
+OctaveStd = Sequence[Sequence[float]]
+"""σ_k: a row for each octave, finest first, and one for what remains; luminance, differences of colour."""
 
 # One e-fold of σ or of µm/px moves the argument of the sinusoids by this; their periods are 2π to 20,000π.
 EMBEDDING_SCALE = 25.0
@@ -47,6 +52,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         sigma_data: standard deviation of the images, for the input's scale.
         octave_std: σ_k of clean images, see ``set_octave_std``; None takes them for one signal of
             ``sigma_data``, as EDM does.
+        octave_mpp: µm/px at which they hold; None: one for all µm/px.
         patch_sizes: patch sizes trained on, px. A record for the sampler; the network accepts others.
         mpp_range: smallest and largest µm/px trained on.
         background: colour of glass, 8 bit RGB.
@@ -61,7 +67,8 @@ class Denoiser(ModelMixin, ConfigMixin):
         pixel_channels: int = 12,
         context_channels: int = 12,
         sigma_data: float = 0.5,
-        octave_std: Sequence[Sequence[float]] | None = None,
+        octave_std: OctaveStd | Sequence[OctaveStd] | None = None,
+        octave_mpp: Sequence[float] | None = None,
         patch_sizes: tuple[int, ...] = (128,),
         mpp_range: tuple[float, float] = (0.25, 150.0),
         background: tuple[int, int, int] = (243, 243, 243),
@@ -86,7 +93,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         )
         self.pixel_hidden = nn.Conv2d(joined, joined, 3, padding=1)
         self.pixel_out = nn.Conv2d(joined, 3, 3, padding=1)
-        self._keep_std(octave_std)
+        self._keep_std(octave_std, octave_mpp)
         with torch.no_grad():  # an untrained network has F = 0
             for layer, outputs in ((self.pixel_out, slice(None)), (self.unet.conv_out, slice(-3, None))):
                 layer.weight[outputs] = 0
@@ -103,19 +110,37 @@ class Denoiser(ModelMixin, ConfigMixin):
         """How often images of any size that the network takes can be halved."""
         return (self.stride & -self.stride).bit_length() - 1
 
-    def set_octave_std(self, std: Sequence[Sequence[float]]) -> None:
+    def set_octave_std(
+        self, std: OctaveStd | Sequence[OctaveStd], mpp: Sequence[float] | None = None
+    ) -> None:
         """Set the strengths of detail that the preconditioning counts on.
 
         Args:
             std: σ_k of clean images: of each octave, finest first, and of what remains below them, those of
-                luminance and of the two differences of colour (`wsigen.diffusion.spectrum`).
-        """
-        self.register_to_config(octave_std=[list(row) for row in std])
-        self._keep_std(std)
+                luminance and of the two differences of colour (`wsigen.diffusion.spectrum`). With ``mpp`` one
+                such table for each.
+            mpp: µm/px of the tables, rising; between them σ_k is linear in ln µm/px, beyond them constant.
 
-    def _keep_std(self, std: Sequence[Sequence[float]] | None) -> None:
+        Raises:
+            InvalidValueError: if ``mpp`` does not rise, or does not fit the tables.
+        """
+        self._keep_std(std, mpp)
+        self.register_to_config(octave_std=std, octave_mpp=None if mpp is None else list(mpp))
+
+    def octave_std(self, mpp: Float[Tensor, " b"]) -> Float[Tensor, "*b parts 3"]:
+        """σ_k that the preconditioning counts on at each µm/px; one table where it is the same at all.
+
+        Args:
+            mpp: µm/px of each image, > 0.
+        """
+        table, nodes = self.get_buffer("_octave_std"), self._buffers["_octave_mpp"]
+        return table if nodes is None else std_at(mpp.float(), nodes, table)
+
+    def _keep_std(self, std: OctaveStd | Sequence[OctaveStd] | None, mpp: Sequence[float] | None) -> None:
         values = torch.tensor(std or [[self.config["sigma_data"]] * 3])
+        _check_table(values, mpp)
         self.register_buffer("_octave_std", values, persistent=False)
+        self.register_buffer("_octave_mpp", None if mpp is None else torch.tensor(mpp), persistent=False)
 
     def forward(
         self,
@@ -136,7 +161,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         x, sigma = x.float(), sigma.float()
         c = precondition(sigma, self.config["sigma_data"])
         F_x = self.raw(c.c_in[:, None, None, None] * x, 4 * c.c_noise, mpp.float().log())
-        return combine(x, F_x, sigma, self.get_buffer("_octave_std"))
+        return combine(x, F_x, sigma, self.octave_std(mpp))
 
     def raw(
         self,
@@ -163,6 +188,18 @@ class Denoiser(ModelMixin, ConfigMixin):
         h = F.silu(h) * (1 + scale) + shift
         h = F.silu(self.pixel_hidden(h))
         return colour.float() + self.pixel_out(h).float()
+
+
+def _check_table(values: Tensor, mpp: Sequence[float] | None) -> None:
+    if mpp is None:
+        fits, expected = values.ndim == 2, "(parts, 3)"
+    else:
+        rises = all(0 < a < b for a, b in pairwise([*mpp, float("inf")]))
+        if not rises:
+            raise InvalidValueError(f"octave_mpp must be rising µm/px > 0, got {list(mpp)}")
+        fits, expected = values.ndim == 3 and len(values) == len(mpp), f"({len(mpp)}, parts, 3)"
+    if not (fits and values.shape[-1] == 3):
+        raise InvalidValueError(f"octave_std must be a table of {expected}, got {tuple(values.shape)}")
 
 
 def load_denoiser(model: str | Path = "default", device: torch.device | str = "cpu") -> Denoiser:

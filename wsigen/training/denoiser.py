@@ -29,7 +29,7 @@ from wsigen.nn.uncertainty import Uncertainty
 from wsigen.training.folder import only_run
 from wsigen.training.loop import Loop, Scalars, averaged, run_to_end
 from wsigen.training.preview import sample_sheet
-from wsigen.training.setup import make_accelerator, make_loader, make_network, run_index
+from wsigen.training.setup import main_size, make_accelerator, make_loader, make_network, run_index
 from wsigen.training.state import TrainState
 from wsigen.training.validate import Band, held_out, mean_over, validation_loss
 
@@ -177,7 +177,7 @@ class _Run(Loop[TrainConfig, TrainState]):
     def _write_validation(self) -> None:
         """Loss and pictures of the averaged weights."""
         config, net = self.config, averaged(self.net, self.state.ema)
-        size = min(g.size for g in config.data.patches)
+        size = main_size(config)
         if self.bands is None:
             self.bands = held_out(
                 self.val_index, size=size, images=config.val_images, mpp_range=config.data.mpp_range

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from datetime import timedelta
@@ -28,8 +29,8 @@ from wsigen.training.state import CHECKPOINT, RunState
 
 # how long processes wait for the main one, which indexes slides and validates alone
 PATIENCE = timedelta(hours=2)
-MEASURED = 256
-"""Training patches from which the strength of detail is measured."""
+MEASURED = 64
+"""Training patches from which the strength of detail at one µm/px is measured."""
 
 
 def make_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
@@ -85,12 +86,12 @@ def make_network(config: TrainConfig, index: SlideIndex) -> Denoiser:
         background=background_of(index),
     )
     if config.init is None:
-        net.set_octave_std(_octave_std(config, index, net.octaves))
+        net.set_octave_std(*_octave_std(config, index, net.octaves))
         return net
     given = load_snapshot(Denoiser, resolve(config.init))
     _check_alike(given, net, config)
     if given.config["octave_std"]:
-        net.set_octave_std(given.config["octave_std"])
+        net.set_octave_std(given.config["octave_std"], given.config["octave_mpp"])
     net.load_state_dict(given.state_dict())
     return net
 
@@ -103,18 +104,41 @@ def background_of(index: SlideIndex) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _octave_std(config: TrainConfig, index: SlideIndex, octaves: int) -> list[list[float]]:
-    """σ_k of patches of the smallest size, from all µm/px."""
-    size = min(g.size for g in config.data.patches)
+def main_size(config: TrainConfig) -> int:
+    """The patch size that most images of the run have."""
+    return max(config.data.patches, key=lambda g: g.weight * g.batch).size
+
+
+def _octave_std(
+    config: TrainConfig, index: SlideIndex, octaves: int
+) -> tuple[list[list[list[float]]], list[float]]:
+    """σ_k of patches of the main size, at a µm/px of about each octave of the range; and these µm/px."""
+    low, high = config.data.mpp_range
     patches = PatchDataset(
         index.split("train"),
         seed=config.seed,
-        mpp_range=config.data.mpp_range,
-        mpp_sampling=config.data.mpp_sampling,
+        mpp_range=(low, high),
         anywhere_fraction=config.data.anywhere_fraction,
     )
-    images, *_ = collate([patches[PatchKey(i, size)] for i in range(MEASURED)])
-    return [[round(std, 4) for std in row] for row in image_std(to_unit_range(images), octaves).tolist()]
+    size, steps = main_size(config), max(1, round(math.log2(high / low)))
+    tables, nodes = [], []
+    for step in range(steps + 1):
+        at, half = low * (high / low) ** (step / steps), (high / low) ** (0.25 / steps)
+        around = (max(low, at / half), min(high, at * half))
+        try:
+            patches.require(size, around)
+        except InvalidValueError:  # too fine or too coarse for these slides: the next node counts there, too
+            continue
+        images, *_ = collate([patches[PatchKey(i, size, around)] for i in range(MEASURED)])
+        tables.append(_rounded(image_std(to_unit_range(images), octaves)))
+        nodes.append(round(at, 4))
+    if not nodes:
+        patches.require(size)
+    return tables, nodes
+
+
+def _rounded(std: torch.Tensor) -> list[list[float]]:
+    return [[round(value, 4) for value in row] for row in std.tolist()]
 
 
 def _check_alike(given: Denoiser, net: Denoiser, config: TrainConfig) -> None:
