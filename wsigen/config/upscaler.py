@@ -61,6 +61,7 @@ class UpscalerLossConfig:
         guide: weight of |A x - y|, the relaxed constraint of Harb et al. 2024: k × k means follow the guide.
         l1: weight of |x - real|, where the guide is the real image reduced.
         energy: weight of the difference of the logarithms of local energy, in the two finest octaves.
+        relief: weight of the difference of the skewness of derivatives, which light from one side has.
         symmetry: weight of |T G(y, z) - G(T y, T z)| for the symmetries T of the square.
         symmetry_every: updates from one with that term to the next.
         r1: weight γ/2 of the discriminator's gradient at real images (Mescheder et al. 2018).
@@ -72,6 +73,7 @@ class UpscalerLossConfig:
     guide: float = 10.0
     l1: float = 2.0
     energy: float = 0.3
+    relief: float = 1.0
     symmetry: float = 10.0
     symmetry_every: int = 4
     r1: float = 0.1
@@ -80,7 +82,7 @@ class UpscalerLossConfig:
     guide_noise: float = 0.04
 
     def __post_init__(self) -> None:
-        for name in ("guide", "l1", "energy", "symmetry", "r1", "guide_noise", "depth"):
+        for name in ("guide", "l1", "energy", "relief", "symmetry", "r1", "guide_noise", "depth"):
             check(getattr(self, name) >= 0, f"loss.{name}", getattr(self, name), ">= 0")
         for name in ("symmetry_every", "r1_every"):
             check(getattr(self, name) >= 1, f"loss.{name}", getattr(self, name), ">= 1")
@@ -88,25 +90,33 @@ class UpscalerLossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class UpscalerOptimConfig:
-    """Adam at a constant rate with a linear fall to 0 at the end, for both networks alike.
+    """Adam at a constant rate with a linear fall to 0 at the end.
 
     Args:
-        lr: learning rate.
+        lr: learning rate of the upscaler.
+        discriminator_lr: learning rate of the discriminator (two time scales, Heusel et al. 2017).
         cooldown: share of the run at its end over which the rate falls to 0.
         betas: Adam's running-average coefficients.
         ema_sigma_rel: relative width of the weight average (Karras et al. 2024, section 3.1).
     """
 
-    lr: float = 2e-4
+    lr: float = 1e-4
+    discriminator_lr: float = 3e-4
     cooldown: float = 0.2
     betas: tuple[float, float] = (0.5, 0.99)
     ema_sigma_rel: float = 0.05
 
     def __post_init__(self) -> None:
         check(self.lr > 0, "optim.lr", self.lr, "> 0")
+        check(self.discriminator_lr > 0, "optim.discriminator_lr", self.discriminator_lr, "> 0")
         check(0 <= self.cooldown <= 1, "optim.cooldown", self.cooldown, "in [0, 1]")
         check(all(0 <= b < 1 for b in self.betas), "optim.betas", self.betas, "in [0, 1)")
         check(0 < self.ema_sigma_rel <= 0.28, "optim.ema_sigma_rel", self.ema_sigma_rel, "in (0, 0.28]")
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Learning rates of the upscaler G and the discriminator D."""
+        return {"G": self.lr, "D": self.discriminator_lr}
 
 
 @dataclass(frozen=True, kw_only=True)

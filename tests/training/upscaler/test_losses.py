@@ -9,6 +9,7 @@ from wsigen.training.upscaler.losses import (
     discriminator_hinge,
     energy_difference,
     guide_error,
+    relief_difference,
     turned,
     upscaler_hinge,
 )
@@ -51,3 +52,21 @@ def test_turned_are_the_eight_symmetries_of_the_square():
     images = {tuple(turned(x, n, flip=f).flatten().tolist()) for n in range(4) for f in (False, True)}
     assert len(images) == 8
     assert torch.equal(turned(x, 1, flip=False), torch.rot90(x, 1, (2, 3)))
+
+
+def emboss(turns: int) -> torch.Tensor:
+    """Steep flanks on one side, gentle ones on the other: a sawtooth."""
+    ramp = (torch.arange(64) % 8 / 8.0).expand(1, 3, 64, 64)
+    return torch.rot90(ramp, turns, (2, 3)).contiguous()
+
+
+def test_relief_is_seen_from_either_side_and_at_no_symmetric_texture():
+    stripes = ((torch.arange(64) + 2) // 4 % 2 * 1.0).expand(1, 3, 64, 64).contiguous()
+    board = ((torch.arange(64)[:, None] + torch.arange(64)) % 2 * 1.0).expand(1, 3, 64, 64).contiguous()
+    flat = torch.zeros(1, 3, 64, 64)
+    assert relief_difference(stripes, flat) < 0.1
+    assert relief_difference(board, flat) < 0.1
+    for turns in range(4):
+        assert relief_difference(emboss(turns), flat) > 1
+    assert relief_difference(emboss(0), emboss(0)) == 0
+    assert relief_difference(emboss(0), emboss(2)) > 2

@@ -160,10 +160,11 @@ class _Run(Loop[UpscalerTrainConfig, UpscalerState]):
     def _set_lr(self) -> None:
         o = self.config.optim
         left = 1 - self.state.images / self.images
-        self.lr = o.lr * (min(1.0, left / o.cooldown) if o.cooldown else 1.0)
-        for optimizer in self.state.step.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr
+        fall = min(1.0, left / o.cooldown) if o.cooldown else 1.0
+        self.lr = o.lr * fall
+        for name, rate in o.rates.items():
+            for group in self.state.step.optimizers[name].param_groups:
+                group["lr"] = rate * fall
 
     def _learning_rate(self) -> float:
         return self.lr

@@ -23,6 +23,7 @@ from wsigen.training.upscaler.losses import (
     discriminator_hinge,
     energy_difference,
     guide_error,
+    relief_difference,
     turned,
     upscaler_hinge,
 )
@@ -50,10 +51,9 @@ class UpscalerUpdate:
         torch.manual_seed(config.seed + 1)
         self.G, self.D = net, Discriminator(**asdict(config.discriminator))
         self.nets = nn.ModuleDict({"G": self.G, "D": self.D})
-        optim = config.optim
         self.optimizers = {
-            name: torch.optim.Adam(part.parameters(), lr=optim.lr, betas=optim.betas)
-            for name, part in self.nets.items()
+            name: torch.optim.Adam(self.nets[name].parameters(), lr=lr, betas=config.optim.betas)
+            for name, lr in config.optim.rates.items()
         }
 
     def __call__(
@@ -83,9 +83,9 @@ class UpscalerUpdate:
         losses["guide"] = guide_error(drawn, y, self.G.k)
         losses["l1"] = (drawn - x).abs().mean()
         losses["energy"] = energy_difference(drawn, x)
-        total = (
-            losses["adversarial"] + self.loss.guide * losses["guide"] + self.loss.energy * losses["energy"]
-        )
+        losses["relief"] = relief_difference(drawn, x)
+        weights = {"guide": self.loss.guide, "energy": self.loss.energy, "relief": self.loss.relief}
+        total = losses["adversarial"] + sum(weight * losses[name] for name, weight in weights.items())
         if depth == 0:
             total = total + self.loss.l1 * losses["l1"]
         if self.loss.symmetry and update % self.loss.symmetry_every == 0:
