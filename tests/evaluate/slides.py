@@ -65,6 +65,8 @@ def patches(features: np.ndarray, groups: list[str], *, mpp: float = 1.0, seed: 
         densities=rng.integers(1, 9, (n, 2, 256)).astype(np.int32),
         amounts=rng.uniform(0.1, 0.2, (n, 2)),
         hues=rng.uniform(0, 1, (n, 10)),
+        saturations=rng.uniform(0, 1, n),
+        phases=rng.uniform(0.1, 1, (n, 12)),
         prints=prints,
         samples={},
     )

@@ -15,9 +15,10 @@ from wsigen.evaluate.draw import Reader, spots
 from wsigen.evaluate.fingerprint import fingerprint
 from wsigen.evaluate.nuclei import find_nuclei
 from wsigen.evaluate.observe import join, observe
+from wsigen.evaluate.phase import phase
 from wsigen.evaluate.quality import niqe_blocks, piqe, sobel
 from wsigen.evaluate.spectrum import octave_powers
-from wsigen.evaluate.stain import density_summary, hue_histogram, stain_densities
+from wsigen.evaluate.stain import density_summary, hue_histogram, saturation, stain_densities
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +42,18 @@ def test_row_by_row(two):
         np.testing.assert_array_equal(found.powers[i], octave_powers(image))
         np.testing.assert_array_equal(found.hues[i], hue_histogram(image))
         np.testing.assert_array_equal(found.prints[i], fingerprint(image))
+        np.testing.assert_array_equal(found.phases[i], phase(image, 1.0).as_row())
+        assert found.saturations[i] == pytest.approx(saturation(image))
         for stain in (0, 1):
             one = density_summary(stain_densities(image, stains="h-e")[..., stain])
             np.testing.assert_array_equal(found.densities[i, stain], one.counts)
             assert found.amounts[i, stain] == pytest.approx(one.mean)
+
+
+def test_phase_is_that_of_the_middle_of_large_patches(two):
+    found = seen(two, size=384, count=1)
+    image = Reader(0)(found.spots[0])
+    np.testing.assert_array_equal(found.phases[0], phase(image[64:320, 64:320], 1.0).as_row())
 
 
 def test_dab_takes_the_place_of_eosin(two):
@@ -55,7 +64,7 @@ def test_dab_takes_the_place_of_eosin(two):
 
 def test_threads_change_nothing(two):
     one, three = seen(two, count=20), seen(two, count=20, threads=3)
-    for name in ("features", "powers", "densities", "hues", "prints"):
+    for name in ("features", "powers", "densities", "hues", "saturations", "phases", "prints"):
         np.testing.assert_array_equal(getattr(one, name), getattr(three, name))
     assert sorted(one.samples) == sorted(three.samples)
 

@@ -58,6 +58,14 @@ def test_nearer_to_the_best_value_than_real_ones_is_no_worse(value, floor, expec
     assert found == pytest.approx(expected / math.hypot(0.01, 0.01))
 
 
+def test_the_worst_is_none_where_no_floor_can_judge():
+    blind = Result("precision", 1.0, Estimate(0, 0, 0), Estimate(0, 0, 0))
+    one = SetReport("x", (), (blind, result(2, 2, cases=2)))
+    assert one.ranked() == []
+    assert one.worst() is None
+    assert [r.verdict.why for r in one.results] == ["even 0 would be 0.0 ×", "2 real cases"]
+
+
 def test_no_floor_no_interval_no_excess():
     assert Result("fid", None, Estimate(1, 0, 2)).excess is None
     assert Result("fid", None, None, Estimate(1, 0, 2)).excess is None
@@ -80,7 +88,7 @@ def test_names_say_where():
 
 
 def test_the_worst_is_judged_as_one_of_many():
-    rows = (result(2, 2), result(7, 2, mpp=4.0), result(3, 2, key="kid"), Result("niqe", 1.0, None))
+    rows = (result(2, 2, half=0.5), result(7, 2, mpp=4.0), result(3, 2, key="kid"), Result("niqe", 1.0, None))
     one = SetReport("x", (), rows)
     assert [r.key for r in one.ranked()] == ["fid", "kid", "fid"]
     worst = one.worst()
@@ -90,7 +98,7 @@ def test_the_worst_is_judged_as_one_of_many():
     assert worst.limit == pytest.approx(NormalDist().inv_cdf(1 - 0.025 / 3) / 1.959964, rel=1e-5)
     assert worst.beyond_chance
     assert str(worst) == "worst is Fréchet distance, 4 µm/px, 3.5 × chance"
-    many = replace(one, results=(result(4, 2), *[result(2, 2)] * 99)).worst()
+    many = replace(one, results=(result(4, 2), *[result(2, 2, half=0.5)] * 99)).worst()
     assert many is not None
     assert 1 < many.excess < many.limit
     assert str(many).startswith(
@@ -136,6 +144,8 @@ def test_the_report_as_json():
     assert second["value"] == {"value": 5.0, "low": 4.0, "high": 6.0, "method": ""}
     assert second["excess"] == pytest.approx(3 / math.sqrt(2))
     assert second["warnings"] == ["few"]
+    assert (second["verdict"], second["why"]) == ("off", None)
+    assert (first["verdict"], first["why"]) == ("no verdict", "not measured")
     assert found["worst"]["x"]["measure"] == "fid"
     assert found["worst"]["x"]["beyond_chance"] is True
     assert found["sets"][0]["slides"] == [

@@ -75,7 +75,7 @@ def test_slides_of_the_kind_are_not_accused(plain):
 def test_rows_are_of_every_section_but_twins(plain):
     sections = {r.measure.section for r in plain.sets[0].results}
     assert sections == {
-        *("fidelity", "diversity", "realism", "spectrum", "stain", "quality", "nuclei"),
+        *("fidelity", "diversity", "realism", "spectrum", "phase", "stain", "quality", "nuclei"),
         *("scale", "seams", "privacy"),
     }
     assert {"patches real 1", "patches generated 1", "neighbours generated 1", "overviews generated"} == set(

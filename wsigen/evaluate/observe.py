@@ -1,4 +1,4 @@
-"""What is kept of each patch: features, spectrum, amounts of stain, hue, fingerprint; not its pixels."""
+"""What is kept of each patch: features, spectrum, phase, stains, hue, fingerprint; not its pixels."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from wsigen.errors import SlideError
 from wsigen.evaluate.draw import Reader, Spot, ahead
 from wsigen.evaluate.features import Extractor, batches
 from wsigen.evaluate.fingerprint import fingerprint
+from wsigen.evaluate.phase import phase
 from wsigen.evaluate.spectrum import octave_powers
-from wsigen.evaluate.stain import density_summary, hue_histogram, stain_densities
+from wsigen.evaluate.stain import density_summary, hue_histogram, saturation, stain_densities
 
 SAMPLES = 48
 """Patches of a set at one µm/px that are kept whole while that µm/px is worked on."""
 BATCH = 32
-_ARRAYS = ("mpp", "features", "powers", "densities", "amounts", "hues", "prints")
+PHASE_PX = 256
+"""Side of what phase is measured on: more would cost more than everything else together."""
+_ARRAYS = ("mpp", "features", "powers", "densities", "amounts", "hues", "saturations", "phases", "prints")
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,8 @@ class Seen(NamedTuple):
     densities: np.ndarray
     amounts: np.ndarray
     hue: np.ndarray
+    saturation: float
+    phase: np.ndarray
     print: np.ndarray
 
 
@@ -49,6 +54,8 @@ class Patches:
         densities: int32 (n, 2, 256), histograms of the amounts of two stains.
         amounts: float64 (n, 2), mean amount of the two stains, OD.
         hues: float64 (n, 10), see `hue_histogram`.
+        saturations: float64 (n,), see `saturation`.
+        phases: float64 (n, 12), see `Phase.as_row`; of patches larger than 256 px of their middle.
         prints: float32 (n, 32, 32), see `wsigen.evaluate.fingerprint`.
         samples: some of the patches whole, index to uint8 (size, size, 3).
         warnings: patches that could not be read.
@@ -63,6 +70,8 @@ class Patches:
     densities: np.ndarray
     amounts: np.ndarray
     hues: np.ndarray
+    saturations: np.ndarray
+    phases: np.ndarray
     prints: np.ndarray
     samples: dict[int, np.ndarray]
     warnings: tuple[str, ...] = ()
@@ -166,7 +175,22 @@ def _look(spot: Spot, image: np.ndarray, stains: str) -> Seen:
     found = [density_summary(d) for d in _two_stains(image, stains)]
     counts = np.stack([f.counts for f in found]).astype(np.int32)
     amounts = np.array([f.mean for f in found])
-    return Seen(spot, image, octave_powers(image), counts, amounts, hue_histogram(image), fingerprint(image))
+    return Seen(
+        spot,
+        image,
+        powers=octave_powers(image),
+        densities=counts,
+        amounts=amounts,
+        hue=hue_histogram(image),
+        saturation=saturation(image),
+        phase=phase(_middle(image), spot.mpp).as_row(),
+        print=fingerprint(image),
+    )
+
+
+def _middle(image: np.ndarray) -> np.ndarray:
+    y, x = (max(0, n - PHASE_PX) // 2 for n in image.shape[:2])
+    return np.ascontiguousarray(image[y : y + PHASE_PX, x : x + PHASE_PX])
 
 
 def _two_stains(image: np.ndarray, stains: str) -> list[np.ndarray]:
@@ -186,6 +210,8 @@ def _assemble(
         densities=np.stack([s.densities for s in seen]),
         amounts=np.stack([s.amounts for s in seen]),
         hues=np.stack([s.hue for s in seen]),
+        saturations=np.array([s.saturation for s in seen]),
+        phases=np.stack([s.phase for s in seen]),
         prints=np.stack([s.print for s in seen]),
         samples=samples,
         warnings=warnings,

@@ -5,9 +5,9 @@ apart, all of luminance in optical density and over tissue alone:
 
 - **coherence**: does the image have a direction at a place? (λ1 - λ2)² / (λ1 + λ2)² of the structure tensor
   (Bigün & Granlund 1987, integrated over a few µm): 1 where everything runs one way, near 0 in noise.
-- **edges**: is detail where coarser detail is? Correlation of the magnitudes of neighbouring octaves: an outline
-  is in all octaves at one place, noise in each at another. The octaves do not overlap: those of a Laplacian
-  pyramid do, and then agree in any image that has more power in coarser ones, whatever its phase.
+- **edges**: is detail where coarser detail is? Correlation of the magnitudes of neighbouring octaves: an
+  outline is in all octaves at one place, noise in each at another. The octaves do not overlap: those of a
+  Laplacian pyramid do, and then agree in any image that has more power in coarser ones, whatever its phase.
 - **relief**: is there light from one side? Skewness of the derivative along a direction, the largest over
   directions. Turned by 180° it changes its sign, so where tissue lies every way it is 0; networks trained
   against a discriminator can settle on nuclei that are all embossed from one side.

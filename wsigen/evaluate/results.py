@@ -12,6 +12,7 @@ import numpy as np
 
 from wsigen.evaluate.catalogue import MEASURES, Measure
 from wsigen.evaluate.estimate import Estimate
+from wsigen.evaluate.verdict import VERDICTS, Verdict, excess, verdict
 
 SCHEMA = "wsigen-evaluation/1"
 
@@ -28,6 +29,7 @@ class Result:
         samples: what it was computed from, such as "500 patches a side".
         warnings: why it means less than it says.
         label: which of several of the kind, such as a grid of joints.
+        cases: real slides or cases whose halves the floor is of; None where their number does not matter.
     """
 
     key: str
@@ -37,6 +39,7 @@ class Result:
     samples: str = ""
     warnings: tuple[str, ...] = ()
     label: str = ""
+    cases: int | None = None
 
     @property
     def measure(self) -> Measure:
@@ -51,23 +54,13 @@ class Result:
 
     @property
     def excess(self) -> float | None:
-        """How much worse than the floor, in half-widths of both intervals together; at most 1 is chance.
+        """How much worse than the floor; see `wsigen.evaluate.verdict.excess`."""
+        return excess(self.measure, self.value, self.floor)
 
-        The half-widths are those of the sides that face each other. None without a floor or an interval.
-        """
-        if self.value is None or self.floor is None:
-            return None
-        apart = self.value.value - self.floor.value
-        if not math.isfinite(apart):
-            return None
-        worse = {"lower": apart, "higher": -apart, "same": abs(apart)}[self.measure.better]
-        if self.measure.ideal is not None:
-            worse = abs(self.value.value - self.measure.ideal) - abs(self.floor.value - self.measure.ideal)
-        if worse == 0:
-            return 0.0
-        up, down = (self.floor, self.value) if apart > 0 else (self.value, self.floor)
-        width = math.hypot(up.high - up.value, down.value - down.low)
-        return worse / width if width > 0 and math.isfinite(width) else None
+    @property
+    def verdict(self) -> Verdict:
+        """Whether it is as between real and real, or what keeps the floor from judging."""
+        return verdict(self.measure, self.value, self.floor, self.cases)
 
 
 def bounded(result: Result) -> Result:
@@ -100,7 +93,7 @@ class Worst:
         result: which.
         excess: its distance, see `Result.excess`.
         limit: what the furthest of so many measures exceeds by chance once in twenty times (Bonferroni).
-        measures: how many results have a floor.
+        measures: how many results have a floor that can judge.
     """
 
     result: Result
@@ -144,12 +137,12 @@ class SetReport:
     left_out: tuple[str, ...] = ()
 
     def ranked(self) -> list[Result]:
-        """Results that have a floor, the furthest above theirs first."""
-        known = [r for r in self.results if r.excess is not None]
+        """Results that have a floor that can judge, the furthest above theirs first."""
+        known = [r for r in self.results if r.verdict.state != "none"]
         return sorted(known, key=lambda r: -(r.excess or 0.0))
 
     def worst(self) -> Worst | None:
-        """What is furthest above its floor; None where no measure has a floor."""
+        """What is furthest above its floor; None where no floor can judge."""
         ranked = self.ranked()
         if not ranked:
             return None
@@ -193,7 +186,7 @@ class Report:
     curves: dict[str, Any] = field(default_factory=dict)
 
     def worst(self) -> dict[str, Worst | None]:
-        """Of each set what is furthest above its floor; None where no measure has a floor."""
+        """Of each set what is furthest above its floor; None where no floor can judge."""
         return {one.name: one.worst() for one in self.sets}
 
     def as_dict(self) -> dict[str, Any]:
@@ -253,6 +246,9 @@ def _result_dict(result: Result) -> dict[str, Any]:
         "floor": _estimate_dict(result.floor),
         "better": result.measure.better,
         "excess": plain(result.excess),
+        "verdict": VERDICTS[result.verdict.state],
+        "why": result.verdict.why or None,
+        "cases": result.cases,
         "samples": result.samples,
         "warnings": list(result.warnings),
     }

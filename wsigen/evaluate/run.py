@@ -25,6 +25,7 @@ from wsigen.evaluate.joins.features import features_rows
 from wsigen.evaluate.joins.joints import domain_rows, joint_rows
 from wsigen.evaluate.joins.overviews import overview_rows
 from wsigen.evaluate.joins.pairs import pair_up, twin_rows
+from wsigen.evaluate.joins.phase import phase_rows
 from wsigen.evaluate.joins.privacy import Findings, Privacy, unknown_training
 from wsigen.evaluate.joins.samples import RealSamples, sample_rows
 from wsigen.evaluate.joins.scales import scale_rows
@@ -125,7 +126,8 @@ class Evaluation:
             comparison = Comparison(patches, reals, plan.mpp, self.stains)
             seen = self._closely(patches, plan)
             self.rows[one.name] += features_rows(comparison)
-            self.rows[one.name] += [*spectrum_rows(comparison), *stain_rows(comparison)]
+            self.rows[one.name] += [*spectrum_rows(comparison), *phase_rows(comparison)]
+            self.rows[one.name] += stain_rows(comparison)
             self.rows[one.name] += sample_rows(seen, close)
             self._neighbours(one.name, privacy.compare(comparison), privacy, plan)
             self._show(one.name, patches, plan)

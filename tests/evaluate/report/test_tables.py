@@ -16,8 +16,9 @@ from wsigen.evaluate.report.tables import (
     slides_table,
     worst_table,
 )
-from wsigen.evaluate.report.words import interval, number, times, verdict
+from wsigen.evaluate.report.words import interval, judged, number, times
 from wsigen.evaluate.results import Result, SetReport
+from wsigen.evaluate.verdict import Verdict
 
 
 def cells(table: str) -> list[list[str]]:
@@ -57,11 +58,9 @@ def test_intervals_and_distances_in_words():
     assert (times(2.44), times(-3.0), times(None)) == ("2.4 ×", "0.0 ×", "")
 
 
-@pytest.mark.parametrize(
-    ("excess", "word"), [(None, "none"), (-5, "good"), (1.0, "good"), (1.01, "off"), (3, "off"), (3.1, "far")]
-)
-def test_verdicts_change_at_one_and_three_half_widths(excess, word):
-    assert verdict(excess) == word
+def test_what_keeps_a_floor_from_judging_is_said():
+    assert judged(Verdict("good")) == "as real"
+    assert judged(Verdict("none", "2 real cases")) == "no verdict: 2 real cases"
 
 
 def test_a_row_for_each_scale_and_label_in_the_order_of_the_results():
@@ -102,6 +101,18 @@ def test_what_could_not_be_computed_says_why_in_its_cell():
 def test_the_tooltip_holds_samples_and_warnings():
     table = section_table(of(row("fid", 0.4, samples="9 patches a side", warnings=('a "b"',))), ["fid"])
     assert 'title="as real; 9 patches a side; a &quot;b&quot;"' in table
+
+
+def test_where_anything_would_pass_there_is_no_green_dot():
+    blind = Result("precision", 1.0, Estimate(0, 0, 0), Estimate(0, 0, 0))
+    table = section_table(of(blind), ["precision"])
+    assert '<span class="dot none"></span>0' in table
+    assert cells(table)[1][2] == "0  no verdict: even 0 would be 0.0 ×"
+    glance = cells(glance_table(of(blind, row("fid", 0.5), row("kid", 0.5, cases=3))))
+    found = {line[0]: line[1] for line in glance[1:]}
+    assert found["Do patches look real?"] == "as between real and real 2 values without a verdict"
+    assert cells(glance_table(of(blind)))[1][1] == "no verdict"
+    assert "No verdict: no floor can judge" in worst_table(SetReport("x", (), (blind,)))
 
 
 def test_at_a_glance_the_furthest_of_each_section_counts():

@@ -28,7 +28,20 @@ def test_page_and_values_side_by_side(tmp_path, pictured, monkeypatch):
     for one in found["sets"]:
         for result in one["results"]:
             assert set(result) == {
-                *("measure", "title", "label", "mpp", "value", "floor", "better", "excess", "samples"),
+                *(
+                    "measure",
+                    "title",
+                    "label",
+                    "mpp",
+                    "value",
+                    "floor",
+                    "better",
+                    "excess",
+                    "verdict",
+                    "why",
+                    "cases",
+                    "samples",
+                ),
                 "warnings",
             }
             assert set(result["value"]) == {"value", "low", "high", "method"}

@@ -14,6 +14,7 @@ SECTIONS = {
     "diversity": "Is everything there?",
     "realism": "Can a classifier tell?",
     "spectrum": "Is detail as fine as it should be?",
+    "phase": "Is detail in step?",
     "stain": "Are the colours right?",
     "quality": "Sharpness and naturalness",
     "nuclei": "Are nuclei as many and as large?",
@@ -37,6 +38,8 @@ class Measure:
         unit: of the value.
         bounds: where intervals end at the latest.
         ideal: of "same", where there is a best value: nearer to it than real ones is no worse.
+        bad: a value that is bad by any standard: a floor that would let it pass cannot judge. None: the worse
+            end of ``bounds``, or twice as much (or half as much) as real. Infinite: none is known.
     """
 
     section: str
@@ -47,3 +50,4 @@ class Measure:
     unit: str = ""
     bounds: tuple[float, float] = (0.0, math.inf)
     ideal: float | None = None
+    bad: float | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from wsigen.evaluate.catalogue.measure import ANY, Measure
 
 PATCHES: dict[str, Measure] = {
@@ -20,6 +22,7 @@ PATCHES: dict[str, Measure] = {
         "Good is as low as between real and real, about 0; it is unbiased, so few patches do not raise it.",
         "Bińkowski et al. 2018, section 4",
         bounds=ANY,
+        bad=math.inf,
     ),
     "precision": Measure(
         "fidelity",
@@ -74,6 +77,38 @@ PATCHES: dict[str, Measure] = {
         "Good is 1: above 1 the network's upsampling has left a pattern of 2 px.",
         "power at the Nyquist lines relative to the finest octave",
     ),
+    "coherence": Measure(
+        "phase",
+        "Coherence",
+        "same",
+        "Good is as in the real slides: lower is grain without direction, higher is hair and stripes.",
+        "(λ1 − λ2)² / (λ1 + λ2)² of the structure tensor, Bigün & Granlund 1987, over tissue",
+        bounds=(0.0, 1.0),
+    ),
+    "edges": Measure(
+        "phase",
+        "Edges",
+        "same",
+        "Good is as in the real slides: lower is detail beside its outlines, higher is outlines alone.",
+        "correlation of the magnitudes of neighbouring octaves, over tissue",
+        bounds=(-1.0, 1.0),
+    ),
+    "relief": Measure(
+        "phase",
+        "Relief",
+        "lower",
+        "Good is as low as in the real slides, near 0: higher is tissue embossed, lit from one side.",
+        "skewness of the derivative along a direction, the largest over directions, of all patches together",
+        bad=0.3,
+    ),
+    "saturation": Measure(
+        "stain",
+        "Saturation",
+        "same",
+        "Good is as in the real slides: lower is greyer, higher more colourful.",
+        "mean saturation of HSV",
+        bounds=(0.0, 1.0),
+    ),
     "haematoxylin_mean": Measure(
         "stain",
         "Haematoxylin, mean",
@@ -99,6 +134,7 @@ PATCHES: dict[str, Measure] = {
         "Good is as low as between real and real: amounts of stain are distributed alike.",
         "Kullback-Leibler divergence of density histograms, nats",
         "nats",
+        bad=0.5,
     ),
     "eosin_mean": Measure(
         "stain",
@@ -143,6 +179,7 @@ PATCHES: dict[str, Measure] = {
         "Good is as low as between real and real.",
         "Kullback-Leibler divergence of density histograms, nats",
         "nats",
+        bad=0.5,
     ),
     "brown_kl": Measure(
         "stain",
@@ -151,6 +188,7 @@ PATCHES: dict[str, Measure] = {
         "Good is as low as between real and real.",
         "Kullback-Leibler divergence of density histograms, nats",
         "nats",
+        bad=0.5,
     ),
     "hue": Measure(
         "stain",
@@ -159,6 +197,7 @@ PATCHES: dict[str, Measure] = {
         "Good is as high as between real and real, about 1: the same hues, equally often.",
         "histogram correlation of KIN (Ho et al. 2022) and DN: HSV hue, 10 bins",
         bounds=(-1.0, 1.0),
+        bad=0.5,
     ),
     "niqe": Measure(
         "quality",

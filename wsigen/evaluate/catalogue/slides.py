@@ -13,6 +13,7 @@ SLIDES: dict[str, Measure] = {
         "the slide, reduced by area, against the overview that it was made from (stage 0 of the cascade, "
         "a_HE.png beside it); and its level at 1 µm/px or so against the overview that its file stores",
         "dB",
+        bad=20.0,
     ),
     "scale_correlation": Measure(
         "scale",
@@ -21,6 +22,7 @@ SLIDES: dict[str, Measure] = {
         "Good is 1: the same picture.",
         "Pearson correlation of grey levels",
         bounds=(-1.0, 1.0),
+        bad=0.5,
     ),
     "scale_detail": Measure(
         "scale",
@@ -133,6 +135,7 @@ SLIDES: dict[str, Measure] = {
         "Meehan et al. 2020, eq. 2 and 3",
         "σ",
         bounds=ANY,
+        bad=-3.0,
     ),
     "membership": Measure(
         "privacy",
@@ -225,6 +228,7 @@ SLIDES: dict[str, Measure] = {
         "Good is as low as between real and real.",
         "Kullback-Leibler divergence of density histograms, nats",
         "nats",
+        bad=0.5,
     ),
     "dab_hue": Measure(
         "pairs",
@@ -233,5 +237,6 @@ SLIDES: dict[str, Measure] = {
         "Good is as high as between real and real, about 1.",
         "histogram correlation of KIN (Ho et al. 2022) and DN: HSV hue, 10 bins",
         bounds=(-1.0, 1.0),
+        bad=0.5,
     ),
 }

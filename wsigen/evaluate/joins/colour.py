@@ -48,7 +48,7 @@ def stain_rows(c: Comparison) -> list[Result]:
     floors = c.reals.floor("levels", lambda i, j: _levels(every, np.concatenate([i, j])))
     spread = c.reals.floor("levels of halves", lambda i, _: _levels(every, i))
     stains = ("haematoxylin", OTHER_STAIN[c.stains])
-    names = [f"{stain}_{what}" for stain in stains for what in ("mean", "p90")]
+    names = [f"{stain}_{what}" for stain in stains for what in ("mean", "p90")] + ["saturation"]
     rows = c.rows(names, levels, centred(floors[0], spread[0]), (*cautions, *floors[1]))
     distances, cautions = heeding(
         lambda: jackknife(
@@ -99,7 +99,8 @@ def _ratios(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 def _levels(patches: Patches, indices: np.ndarray) -> list[float]:
     counts = patches.densities[indices].sum(axis=0, dtype=np.float64)
     means = patches.amounts[indices].mean(axis=0)
-    return [float(means[0]), percentile(counts[0]), float(means[1]), percentile(counts[1])]
+    amounts = [float(means[0]), percentile(counts[0]), float(means[1]), percentile(counts[1])]
+    return [*amounts, float(patches.saturations[indices].mean())]
 
 
 def percentile(counts: np.ndarray, share: float = 0.9) -> float:

@@ -235,7 +235,7 @@ def _stained(patches: Sequence[Patch]) -> Stained:
 
 
 def _stain_rows(patches: Sequence[Patch], others: Sequence[Patch], mpp: float, seed: int) -> list[Result]:
-    ours = _stained(patches)
+    ours, cases = _stained(patches), len({group for _, group in others}) or None
     values, cautions = heeding(lambda: jackknife(lambda i: _levels(ours, i), [ours.groups], seed=seed))
     floors: Floors = (None, ())
     rows: list[Result] = []
@@ -252,8 +252,8 @@ def _stain_rows(patches: Sequence[Patch], others: Sequence[Patch], mpp: float, s
         between = heeding(
             lambda: floor(lambda i, j: _distances(theirs, i, theirs, j), splits, theirs.groups, seed=seed)
         )
-        rows = _rows(DISTANCES, apart, between, notes, mpp, f"{len(ours)} and {len(theirs)} patches")
-    return [*_rows(LEVELS, values, floors, cautions, mpp, f"{len(ours)} patches"), *rows]
+        rows = _rows(DISTANCES, apart, between, notes, mpp, f"{len(ours)} and {len(theirs)} patches", cases)
+    return [*_rows(LEVELS, values, floors, cautions, mpp, f"{len(ours)} patches", cases), *rows]
 
 
 def _close_rows(
@@ -284,7 +284,13 @@ def _level_floors(theirs: Stained, splits: Sequence[Split], seed: int) -> Floors
 
 
 def _rows(
-    keys: Sequence[str], values: Sequence | None, floors: Floors, notes: tuple, mpp: float, samples: str
+    keys: Sequence[str],
+    values: Sequence | None,
+    floors: Floors,
+    notes: tuple,
+    mpp: float,
+    samples: str,
+    cases: int | None,
 ) -> list[Result]:
     """Rows of the twins' section; what other sections tell of the H&E slides is labelled."""
     every = tuple(dict.fromkeys((*notes, *floors[1])))
@@ -297,6 +303,7 @@ def _rows(
             samples,
             every,
             "" if MEASURES[key].section == "pairs" else TWINS,
+            cases,
         )
         for i, key in enumerate(keys)
     ]

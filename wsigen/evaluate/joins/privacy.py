@@ -100,6 +100,7 @@ class Privacy:
         self.scale = self.gallery.features.std(axis=0, dtype=np.float64)
         self.within = feature_distances(self.gallery.features, self.gallery.features, self.scale)
         self.within[self.gallery_groups[:, None] == self.gallery_groups[None]] = np.inf
+        self.cases = len(set(real.groups))
         self.alone = len(set(self.gallery.groups)) < 2
         self.real_prints = self._print_distances(real, apart=True)
         self.real_features = self._feature_distances(real, apart=True)
@@ -154,7 +155,7 @@ class Privacy:
             groups = [self.real.groups[i] for i in usable]
             value, cautions = heeding(lambda d=ours: _median(d, c.ours.groups, self.seed))
             floor, notes = heeding(lambda d=null[usable], g=groups: _median(d, g, self.seed))
-            rows.append(Result(key, c.mpp, value, floor, c.samples, (*cautions, *notes)))
+            rows.append(Result(key, c.mpp, value, floor, c.samples, (*cautions, *notes), cases=self.cases))
         return rows
 
     def _authenticity(self, c: Comparison) -> Result:
@@ -163,7 +164,7 @@ class Privacy:
             lambda: authenticity(between, self.within, generated_slides=c.ours.groups, seed=self.seed)
         )
         floor, notes = heeding(self._authenticity_floor)
-        return Result("authenticity", c.mpp, value, floor, c.samples, (*cautions, *notes))
+        return Result("authenticity", c.mpp, value, floor, c.samples, (*cautions, *notes), cases=self.cases)
 
     def _authenticity_floor(self) -> Estimate:
         """That of real patches, each slide (or case) against a gallery without itself.
@@ -195,7 +196,7 @@ class Privacy:
         # either half may be the one that was trained on: one direction alone says half of what chance does
         splits = [turned for s in splits for turned in (s, Split(s.other, s.one))]
         floors, notes = heeding(lambda: self._copying_floor(splits))
-        rows = [Result("copying", c.mpp, value, floors, c.samples, (*cautions, *notes))]
+        rows = [Result("copying", c.mpp, value, floors, c.samples, (*cautions, *notes), cases=self.cases)]
         near = [feature_distances(p.features, ours.features, self.scale).min(axis=1) for p in (train, real)]
         guessed, cautions = heeding(
             lambda: membership(
@@ -204,7 +205,7 @@ class Privacy:
         )
         chance = [membership(near[1][s.one], near[1][s.other], draws=2).value for s in splits]
         floor = _range(chance) if chance else None
-        return [*rows, Result("membership", c.mpp, guessed, floor, c.samples, cautions)]
+        return [*rows, Result("membership", c.mpp, guessed, floor, c.samples, cautions, cases=self.cases)]
 
     def _copying_floor(self, splits: Sequence[Split]) -> Estimate | None:
         assert self.train is not None

@@ -166,6 +166,7 @@ def _rows(
             floor=floors[0][i] if floors[0] else None,
             samples=samples,
             warnings=notes,
+            cases=len(set(real.seen.groups)),
         )
         for i, key in enumerate(keys)
     ]

@@ -134,6 +134,7 @@ class Comparison:
                 samples=self.samples if samples is None else samples,
                 warnings=notes,
                 label=labels[i] if labels else "",
+                cases=len(set(self.reals.patches.groups)),
             )
             for i, key in enumerate(keys)
         ]

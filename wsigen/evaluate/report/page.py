@@ -29,6 +29,9 @@ INTRODUCTIONS = {
     "realism": "A linear classifier learns to tell the set from real patches, and is asked about patches "
     "(of other slides, where there are several) that it has not seen.",
     "spectrum": "Power of detail by wavelength, as a multiple of that of the real slides.",
+    "phase": "What no spectrum sees: whether waves are in step, as outlines, fibres and nuclei are. Noise "
+    "with the spectrum of tissue has no edges and little coherence; nuclei embossed from one side have "
+    "relief.",
     "stain": "Amounts of stain by colour deconvolution, in optical density, and hues.",
     "quality": "Measures of pictures that know nothing of tissue. None of them sees seams. Rows of twins "
     "stand beside real slides of their stain.",
@@ -83,7 +86,7 @@ def _head(report: Report, title: str) -> str:
 def _glance(report: Report) -> str:
     parts = ["<h2>At a glance</h2>"]
     for name, worst in report.worst().items():
-        said = "no measure has a floor" if worst is None else str(worst)
+        said = "no verdict, since no floor can judge" if worst is None else str(worst)
         good = f" {worst.result.measure.good}" if worst and worst.beyond_chance else ""
         parts.append(f'<div class="worst"><p><b>{escape(name)}</b>: {escape(said)}.{escape(good)}</p></div>')
     parts.append(
@@ -91,7 +94,9 @@ def _glance(report: Report) -> str:
         "slides, which is what a perfect set would get. Distances from the floor are in half-widths of both "
         "95 % intervals together: up to 1 × is chance "
         '(<span class="dot good"></span>as real), up to 3 × <span class="dot off"></span>off, beyond that '
-        '<span class="dot far"></span>far off. Of a hundred measures a few are beyond 1 × by chance; '
+        '<span class="dot far"></span>far off. Where real slides are too few, or too unlike one another, '
+        'to tell good from bad, there is <span class="dot none"></span>no verdict. '
+        "Of a hundred measures a few are beyond 1 × by chance; "
         "slides of other organs or of another scanner than the real ones are off, however real they are.</p>"
     )
     parts.append(glance_table(report))

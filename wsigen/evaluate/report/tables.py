@@ -7,8 +7,9 @@ from html import escape
 
 from wsigen.evaluate.catalogue import MEASURES, SECTIONS
 from wsigen.evaluate.estimate import Estimate
-from wsigen.evaluate.report.words import VERDICTS, interval, number, times, verdict
+from wsigen.evaluate.report.words import interval, judged, number, times
 from wsigen.evaluate.results import Report, Result, SetReport
+from wsigen.evaluate.verdict import VERDICTS
 
 
 def section_table(report: Report, keys: Sequence[str]) -> str:
@@ -37,10 +38,12 @@ def glance_table(report: Report) -> str:
 def worst_table(one: SetReport, most: int = 6) -> str:
     """What of a set is furthest above its floor."""
     ranked = [r for r in one.ranked() if (r.excess or 0) > 1][:most]
+    if not ranked and not one.ranked():
+        return "<p>No verdict: no floor can judge.</p>"
     if not ranked:
         return "<p>Nothing is worse than between real and real, beyond chance.</p>"
     rows = [
-        f"<tr><td>{_dot(verdict(r.excess))}{escape(r.name)}</td><td class='value'>{times(r.excess)}</td>"
+        f"<tr><td>{_dot(r.verdict.state)}{escape(r.name)}</td><td class='value'>{times(r.excess)}</td>"
         f"<td class='value'>{number(r.value and r.value.value)}</td>"
         f"<td class='value'>{number(r.floor and r.floor.value)}</td></tr>"
         for r in ranked
@@ -105,9 +108,10 @@ def _value_cell(result: Result | None) -> str:
         return "<td></td>"
     if result.value is None:
         return f'<td>{_dot("none")}<span class="why">{escape(" ".join(result.warnings))}</span></td>'
-    state = verdict(result.excess)
-    title = "; ".join(part for part in (VERDICTS[state], result.samples, *result.warnings) if part)
-    return f'<td class="value" title="{escape(title)}">{_dot(state)}{_estimate(result.value)}</td>'
+    found = result.verdict
+    title = "; ".join(part for part in (judged(found), result.samples, *result.warnings) if part)
+    why = f'<span class="why"> {escape(judged(found))}</span>' if found.why else ""
+    return f'<td class="value" title="{escape(title)}">{_dot(found.state)}{_estimate(result.value)}{why}</td>'
 
 
 def _estimate(estimate: Estimate | None) -> str:
@@ -121,11 +125,14 @@ def _glance(one: SetReport, section: str) -> str:
     results = [r for r in one.results if r.measure.section == section]
     ranked = [r for r in one.ranked() if r.measure.section == section]
     if not ranked:
-        return "" if not results else f"{_dot('none')}not measured"
+        measured = any(r.value is not None for r in results)
+        return "" if not results else f"{_dot('none')}{'no verdict' if measured else 'not measured'}"
     worst = ranked[0]
-    state = verdict(worst.excess)
+    state = worst.verdict.state
     if state == "good":
-        return f"{_dot(state)}as between real and real"
+        blind = sum(r.value is not None for r in results) - len(ranked)
+        few = f"<span class='small'>{blind} values without a verdict</span>" if blind else ""
+        return f"{_dot(state)}as between real and real{few}"
     which = f"<span class='small'>{escape(worst.name)}, {times(worst.excess)}</span>"
     return f"{_dot(state)}{VERDICTS[state]}{which}"
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 
 from wsigen.evaluate.estimate import Estimate
-
-CHANCE, FAR = 1.0, 3.0
-VERDICTS = {"good": "as real", "off": "off", "far": "far off", "none": "no verdict"}
+from wsigen.evaluate.verdict import VERDICTS, Verdict
 
 
 def number(value: float | None) -> str:
@@ -28,11 +26,10 @@ def interval(estimate: Estimate | None) -> str:
     return f"{number(estimate.low)} … {number(estimate.high)}"
 
 
-def verdict(excess: float | None) -> str:
-    """A key of `VERDICTS`: by how many half-widths of the intervals a value is worse than its floor."""
-    if excess is None:
-        return "none"
-    return "good" if excess <= CHANCE else "off" if excess <= FAR else "far"
+def judged(verdict: Verdict) -> str:
+    """The verdict in words, and what keeps it from being one."""
+    said = VERDICTS[verdict.state]
+    return f"{said}: {verdict.why}" if verdict.why else said
 
 
 def times(excess: float | None) -> str:
