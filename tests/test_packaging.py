@@ -60,8 +60,10 @@ def test_package_data_is_there() -> None:
     assert package.joinpath("py.typed").is_file()
     assert package.joinpath("presets", "paper.yaml").is_file()
     default = package.joinpath("models", "default")
-    for name in ("config.json", "diffusion_pytorch_model.safetensors", "README.md"):
+    for name in ("model_index.json", "README.md"):
         assert default.joinpath(name).is_file(), name
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        assert default.joinpath("denoiser", name).is_file(), name
 
 
 def test_bundled_model_is_small() -> None:

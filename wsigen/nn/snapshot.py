@@ -1,4 +1,8 @@
-"""Finding, loading and saving weights of any network: a bundled model, a folder, or a hub id."""
+"""Finding, loading and saving weights of any network: a bundled model, a folder, or a hub id.
+
+A folder holds one network (config.json and weights), or several that belong together, each in a folder of its
+own beside model_index.json, as diffusers writes it (`wsigen.nn.model`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +24,9 @@ from wsigen.errors import SnapshotError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG = "config.json"
+INDEX = "model_index.json"
+COMPONENTS = ("denoiser", "upscaler")
+"""Folders of the networks that a model can have."""
 
 Net = TypeVar("Net", bound=ModelMixin)
 
@@ -34,17 +42,18 @@ def resolve(model: str | Path) -> Path:
     """The local folder of a model, downloading it if ``model`` is a hub id.
 
     Args:
-        model: "default", a folder with config.json and weights, or a hub id ("owner/name").
+        model: "default", a folder with config.json and weights or with model_index.json, or a hub id
+            ("owner/name").
 
     Raises:
         SnapshotError: if there is no such model.
     """
     for folder in (bundled(str(model)), Path(model)):
-        if (folder / CONFIG).is_file():
+        if (folder / CONFIG).is_file() or (folder / INDEX).is_file():
             return folder
     if Path(model).exists():
         raise SnapshotError(
-            model, f"no {CONFIG} here; give the folder that save_pretrained or train.py wrote"
+            model, f"no {CONFIG} here, nor {INDEX}; give the folder that save_pretrained or train.py wrote"
         )
     name = str(model)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
@@ -57,8 +66,9 @@ def resolve(model: str | Path) -> Path:
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
+    parts = [f"{name}/{file}" for name in COMPONENTS for file in (CONFIG, WEIGHTS)]
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=[CONFIG, WEIGHTS]))
+        return Path(snapshot_download(hub_id, allow_patterns=[CONFIG, WEIGHTS, INDEX, *parts]))
     except Exception as error:  # the hub client raises its own, the transport's and the system's errors
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         raise SnapshotError(
@@ -67,17 +77,61 @@ def _download(hub_id: str) -> Path:
         ) from error
 
 
+def networks(folder: Path) -> dict[str, Path]:
+    """The networks of a model by the names of their classes, and the folder of each.
+
+    Args:
+        folder: of one network, or of several with model_index.json; see ``resolve``.
+
+    Raises:
+        SnapshotError: if a file that says so cannot be read, or a network that it names is not there.
+    """
+    try:
+        if not (folder / INDEX).is_file():
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            return {str(config.get("_class_name", "")): folder}
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        named = {str(value[1]): folder / key for key, value in index.items() if isinstance(value, list)}
+    except (OSError, ValueError, AttributeError, IndexError) as error:
+        raise SnapshotError(folder, f"{INDEX} or {CONFIG} cannot be read ({_first_line(error)})") from error
+    for part in named.values():
+        if not (part / CONFIG).is_file():
+            raise SnapshotError(part, f"no {CONFIG} here, but {INDEX} names it; copy the whole model folder")
+    return named
+
+
+def folder_of(kind: str, folder: Path) -> Path:
+    """Where the network of a class lies in a model.
+
+    Args:
+        kind: name of the class.
+        folder: of one network, or of several with model_index.json.
+
+    Raises:
+        SnapshotError: if there is none.
+    """
+    found = networks(folder)
+    if kind in found:
+        return found[kind]
+    if (folder / INDEX).is_file():
+        held = " and ".join(found) or "nothing"
+        raise SnapshotError(folder, f"has no {kind}, only {held}; give another folder")
+    return folder  # of one network, whose class may not be named
+
+
 def load_snapshot(kind: type[Net], folder: Path, device: torch.device | str = "cpu") -> Net:
     """A network ready to run: float32 weights, evaluation mode, no gradients.
 
     Args:
         kind: class of the network.
-        folder: where config.json and the weights lie, see ``resolve``.
+        folder: where config.json and the weights lie, or a model that has one of this class; see
+            ``resolve``.
         device: where to put it.
 
     Raises:
         SnapshotError: if it is missing, truncated, of another class or shape than its config, or holds NaN.
     """
+    folder = folder_of(kind.__name__, folder)
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise SnapshotError(folder, f"has {CONFIG} but no {WEIGHTS}; copy the whole snapshot folder")
@@ -141,12 +195,24 @@ def save_snapshot(net: ModelMixin, folder: Path, dtype: torch.dtype = torch.floa
         shutil.rmtree(part, ignore_errors=True)
 
 
-def weights_hash(model: str | Path) -> str:
-    """SHA-256 of a snapshot's config and weights, first 16 hex digits: names the model in provenance."""
+def weights_hash(model: str | Path, kinds: Collection[str] | None = None) -> str:
+    """SHA-256 of a snapshot's config and weights, first 16 hex digits: names the model in provenance.
+
+    Args:
+        model: see ``resolve``.
+        kinds: classes of the networks that count; None for all that it has.
+
+    Raises:
+        SnapshotError: if there is no such model, or it lacks one of the networks or its weights.
+    """
     folder = resolve(model)
     digest = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS):
-        digest.update((folder / name).read_bytes())
+    for kind in sorted(networks(folder) if kinds is None else kinds):
+        part = folder_of(kind, folder)
+        for name in (CONFIG, WEIGHTS):
+            if not (part / name).is_file():
+                raise SnapshotError(part, f"has no {name}; copy the whole snapshot folder")
+            digest.update((part / name).read_bytes())
     return digest.hexdigest()[:16]
 
 
