@@ -18,9 +18,15 @@ def test_every_head_judges_a_coarser_grid():
     torch.manual_seed(0)
     judge = Discriminator((8, 16, 16, 24))
     x, mpp = torch.randn(2, 3, 64, 64), torch.tensor([0.5, 8.0])
-    scores = judge(x, mpp)
+    scores, features = judge(x, mpp)
+    assert [tuple(f.shape) for f in features] == [
+        (2, 8, 32, 32),
+        (2, 16, 16, 16),
+        (2, 16, 8, 8),
+        (2, 24, 4, 4),
+    ]
     assert [tuple(s.shape) for s in scores] == [(2, 1, 16, 16), (2, 1, 8, 8), (2, 1, 4, 4)]
-    assert all((judge(x, 2 * mpp)[i] - s).abs().mean() > 1e-4 for i, s in enumerate(scores))
+    assert all((judge(x, 2 * mpp).scores[i] - s).abs().mean() > 1e-4 for i, s in enumerate(scores))
 
 
 def test_it_learns_to_tell_sharp_from_blurred():
@@ -31,7 +37,9 @@ def test_it_learns_to_tell_sharp_from_blurred():
     for _ in range(60):
         sharp = 0.05 * torch.randn(8, 3, 32, 32)
         blurred = F.interpolate(F.avg_pool2d(sharp, 2), scale_factor=2, mode="bilinear")
-        loss = F.relu(1 - judge(sharp, mpp)[0]).mean() + F.relu(1 + judge(blurred, mpp)[0]).mean()
+        loss = (
+            F.relu(1 - judge(sharp, mpp).scores[0]).mean() + F.relu(1 + judge(blurred, mpp).scores[0]).mean()
+        )
         adam.zero_grad()
         loss.backward()
         adam.step()

@@ -60,6 +60,7 @@ class UpscalerLossConfig:
     Args:
         guide: weight of |A x - y|, the relaxed constraint of Harb et al. 2024: k × k means follow the guide.
         l1: weight of |x - real|, where the guide is the real image reduced.
+        features: weight of the difference of what the discriminator sees in x and in the real image, there.
         energy: weight of the difference of the logarithms of local energy, in the two finest octaves.
         relief: weight of the difference of the skewness of derivatives, which light from one side has.
         symmetry: weight of |T G(y, z) - G(T y, T z)| for the symmetries T of the square.
@@ -72,6 +73,7 @@ class UpscalerLossConfig:
 
     guide: float = 10.0
     l1: float = 2.0
+    features: float = 1.0
     energy: float = 0.3
     relief: float = 1.0
     symmetry: float = 10.0
@@ -82,7 +84,7 @@ class UpscalerLossConfig:
     guide_noise: float = 0.04
 
     def __post_init__(self) -> None:
-        for name in ("guide", "l1", "energy", "relief", "symmetry", "r1", "guide_noise", "depth"):
+        for name in ("guide", "l1", "features", "energy", "relief", "symmetry", "r1", "guide_noise", "depth"):
             check(getattr(self, name) >= 0, f"loss.{name}", getattr(self, name), ">= 0")
         for name in ("symmetry_every", "r1_every"):
             check(getattr(self, name) >= 1, f"loss.{name}", getattr(self, name), ">= 1")
@@ -101,7 +103,7 @@ class UpscalerOptimConfig:
     """
 
     lr: float = 1e-4
-    discriminator_lr: float = 3e-4
+    discriminator_lr: float = 2e-4
     cooldown: float = 0.2
     betas: tuple[float, float] = (0.5, 0.99)
     ema_sigma_rel: float = 0.05

@@ -8,6 +8,8 @@ heads, each at a coarser grid of places, and is told µm/px by projection (Miyat
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -19,6 +21,18 @@ OCTAVE_GAINS = (6.0, 4.0)
 """By which the two finest octaves are multiplied: about the reciprocal of their standard deviation."""
 SLOPE = 0.2
 GROUPS = 8
+
+
+class Judgement(NamedTuple):
+    """What the discriminator says of images, and what it sees.
+
+    Attributes:
+        scores: of each head, finest first, > 0 for what looks real: (b, 1, h, w).
+        features: at strides 2, 4, 8, …, normalised: (b, c, h, w).
+    """
+
+    scores: list[Tensor]
+    features: list[Tensor]
 
 
 class Judge(nn.Module):
@@ -55,22 +69,21 @@ class Discriminator(nn.Module):
             nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
         self.judges = nn.ModuleList(Judge(c) for c in channels[1:])
 
-    def forward(
-        self, x: Float[Tensor, "b 3 h w"], mpp: Float[Tensor, " b"]
-    ) -> list[Float[Tensor, "b 1 hh ww"]]:
-        """Scores of each head, finest first.
+    def forward(self, x: Float[Tensor, "b 3 h w"], mpp: Float[Tensor, " b"]) -> Judgement:
+        """Look at images.
 
         Args:
             x: images in [-1, 1]; height and width are multiples of 2 to the number of ``channels``.
             mpp: their µm/px.
         """
-        h, scores = with_octaves(x), []
+        h, seen = with_octaves(x), Judgement([], [])
         for i, (down, keep) in enumerate(zip(self.down, self.keep, strict=True)):
             h = down(h)
             h = _activate(keep(F.leaky_relu(h, SLOPE) if i == 0 else _activate(h)))
+            seen.features.append(h)
             if i:
-                scores.append(self.judges[i - 1](h, mpp))
-        return scores
+                seen.scores.append(self.judges[i - 1](h, mpp))
+        return seen
 
 
 def with_octaves(x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 9 h w"]:

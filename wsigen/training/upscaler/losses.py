@@ -36,6 +36,12 @@ def upscaler_hinge(drawn: Scores) -> Float[Tensor, ""]:
     return -torch.stack([d.float().mean() for d in drawn]).sum()
 
 
+def feature_difference(drawn: Sequence[Tensor], real: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """Mean |f(drawn) - f(real)|, f the discriminator's features (feature matching, Wang et al. 2018)."""
+    differences = [(d.float() - r.float()).abs().mean() for d, r in zip(drawn, real, strict=True)]
+    return torch.stack(differences).mean()
+
+
 def guide_error(x: Float[Tensor, "b c kh kw"], y: Float[Tensor, "b c h w"], k: int) -> Float[Tensor, ""]:
     """Mean |A x - y|, A the mean of k × k pixels: the relaxed constraint (Harb et al. 2024)."""
     return (F.avg_pool2d(x, k) - y).abs().mean()

@@ -22,6 +22,7 @@ from wsigen.training.stain.method import Machine, Scalars, frozen
 from wsigen.training.upscaler.losses import (
     discriminator_hinge,
     energy_difference,
+    feature_difference,
     guide_error,
     relief_difference,
     turned,
@@ -77,17 +78,19 @@ class UpscalerUpdate:
         z = self._z(noise, y)
         with self.machine.autocast():
             drawn = self.G(y, z, mpp)
-        judged = self._train_discriminator(x, drawn.detach(), mpp, update)
+        judged, features = self._train_discriminator(x, drawn.detach(), mpp, update)
         with self.machine.autocast(), frozen(self.D):
-            losses = {"adversarial": upscaler_hinge(self.D(drawn, mpp))}
+            seen = self.D(drawn, mpp)
+        losses = {"adversarial": upscaler_hinge(seen.scores)}
         losses["guide"] = guide_error(drawn, y, self.G.k)
         losses["l1"] = (drawn - x).abs().mean()
         losses["energy"] = energy_difference(drawn, x)
         losses["relief"] = relief_difference(drawn, x)
+        losses["features"] = feature_difference(seen.features, features)
         weights = {"guide": self.loss.guide, "energy": self.loss.energy, "relief": self.loss.relief}
         total = losses["adversarial"] + sum(weight * losses[name] for name, weight in weights.items())
         if depth == 0:
-            total = total + self.loss.l1 * losses["l1"]
+            total = total + self.loss.l1 * losses["l1"] + self.loss.features * losses["features"]
         if self.loss.symmetry and update % self.loss.symmetry_every == 0:
             total = total + self.loss.symmetry * self._symmetry(drawn, y, z, mpp, turns, flip)
         self.machine.apply(total, self.optimizers["G"])
@@ -112,20 +115,23 @@ class UpscalerUpdate:
     def _z(self, noise: _Noise, y: Tensor) -> Tensor:
         return noise.normal((self.G.noise_channels, *y.shape[2:]))
 
-    def _train_discriminator(self, x: Tensor, drawn: Tensor, mpp: Tensor, update: int) -> Tensor:
+    def _train_discriminator(
+        self, x: Tensor, drawn: Tensor, mpp: Tensor, update: int
+    ) -> tuple[Tensor, list[Tensor]]:
+        """One step: the discriminator's hinge loss, and what it saw of the real images before."""
         with self.machine.autocast():
             both = self.D(torch.cat([x, drawn.to(x)]), torch.cat([mpp, mpp]))
-        real, fake = zip(*(s.chunk(2) for s in both), strict=True)
+        real, fake = zip(*(s.chunk(2) for s in both.scores), strict=True)
         loss = judged = discriminator_hinge(real, fake)
         if self.loss.r1 and update % self.loss.r1_every == 0:
             loss = loss + self.loss.r1 / 2 * self.loss.r1_every * self._gradient_penalty(x, mpp)
         self.machine.apply(loss, self.optimizers["D"])
-        return judged
+        return judged, [f.chunk(2)[0].detach() for f in both.features]
 
     def _gradient_penalty(self, x: Tensor, mpp: Tensor) -> Tensor:
         """R1: E ‖∇D(real)‖² (Mescheder et al. 2018), of the scores' means over places."""
         x = x.detach().requires_grad_(True)
-        score = torch.stack([s.float().mean((1, 2, 3)).sum() for s in self.D(x, mpp)]).sum()
+        score = torch.stack([s.float().mean((1, 2, 3)).sum() for s in self.D(x, mpp).scores]).sum()
         (gradient,) = torch.autograd.grad(score, x, create_graph=True)
         return gradient.square().sum((1, 2, 3)).mean()
 

@@ -91,7 +91,7 @@ def stage_statistics(
 
 def _score(judge: Discriminator, x: Tensor, mpp: Tensor, device: torch.device, batch: int) -> float:
     scores = [
-        torch.stack([s.float().mean() for s in judge(a.to(device), m.to(device))]).sum() * len(a)
+        torch.stack([s.float().mean() for s in judge(a.to(device), m.to(device)).scores]).sum() * len(a)
         for a, m in zip(x.split(batch), mpp.split(batch), strict=True)
     ]
     return float(torch.stack(scores).sum()) / len(x)
