@@ -1,6 +1,8 @@
 """How good the bundled models are: slides and pairs that they make, beside held-out real slides.
 
     python benchmarks/bundled.py
+    python benchmarks/bundled.py --compare default/fast
+    python benchmarks/bundled.py --slides ../shared/data/he --tables ../shared/data/SOURCES.csv
 
 Makes fine slides with their twins (0.5 µm/px) and coarse ones (8 µm/px), has `wsigen evaluate` compare them
 with the held-out slides, and writes bundled.md, bundled.jpg, bundled.json (all values) and bundled.html (the
@@ -12,42 +14,90 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.ablations.options import REAL, TABLE, Device
+from benchmarks.ablations.options import Device
 from benchmarks.ablations.page import environment
+from benchmarks.held_out import SLIDES, TABLES, listed, write_table
 from wsigen.config import SampleConfig
 from wsigen.config.evaluate import EvaluateConfig
-from wsigen.config.train import DataConfig
-from wsigen.data.index import load_or_build_index
+from wsigen.errors import InvalidValueError
 from wsigen.evaluate import evaluate
 from wsigen.evaluate.catalogue import MEASURES, SECTIONS
 from wsigen.evaluate.estimate import Estimate
 from wsigen.evaluate.inputs import PAGE, VALUES
-from wsigen.evaluate.report.words import VERDICTS, interval, number, times, verdict
+from wsigen.evaluate.joins.colour import octave_names
+from wsigen.evaluate.joins.phase import pair_names
+from wsigen.evaluate.report.words import interval, judged, number, times
 from wsigen.evaluate.results import Report, Result, SetReport, warned
 from wsigen.files import write_bytes
+from wsigen.nn.snapshot import weights_hash
 from wsigen.synthesis.slides import make_slides
 
+SCALES = (0.5, 1.0, 2.0, 8.0)
+PARTS = (("fine", 0.5, 100), ("coarse", 8.0, 200))
+"""Kinds of slides: name, µm/px, first seed."""
+RATIOS = ("power", "checkerboard")
+"""Measures whose values are over real already."""
+BESIDE = ("relief", "fid", "auc")
+"""Measures that stand beside those of real slides, not over them: they are 0, or a distance."""
+OVER_REAL = (
+    *(("power", name) for name in octave_names()),
+    ("checkerboard", ""),
+    ("coherence", ""),
+    *(("edges", name) for name in pair_names()),
+    ("relief", ""),
+    ("saturation", ""),
+    ("haematoxylin_mean", ""),
+    ("nuclei_density", ""),
+    ("nuclei_area", ""),
+    ("fid", ""),
+    ("auc", ""),
+)
+
 TEXT = """
-Slides made by the bundled models with the default preset, beside real slides of the cases that the denoiser
-was not trained on. *Real* is the floor: the same measure between halves of the real slides, which is what a
-perfect model would get. *Distance* from it is in half-widths of both 95 % intervals together: up to 1 is
-chance, beyond 3 is far off. Features are weight-free: distances compare with one another only, never with
-published FIDs.
+Slides made by the bundled models, beside real slides of cases that were not trained on. *Real* is the floor:
+the same measure between halves of the real slides, which is what a perfect model would get. *Distance* from
+it is in half-widths of both 95 % intervals together: up to 1 is chance, beyond 3 is far off. *No verdict*:
+there are too few real cases, or they have too little in common, for this floor to tell good from bad.
+Features are weight-free: distances compare with one another only, never with published FIDs.
 
-There are two held-out cases, so a floor says how these two differ. Where they have nothing in common
-(precision and recall of 0, a classifier that always tells), "as real" is no praise.
-
-The twins are compared with the one real synaptophysin slide that there is, which the stainer has seen.
+Part of the cases were exported as lossy JPEG, and hold no detail of their own below 1 µm/px: real values at
+0.5 µm/px are of the other cases alone.
 """
+TWINS = (
+    "The twins are compared with the one real slide of their stain that there is, which the stainer has seen."
+)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A set of slides to make.
+
+    Attributes:
+        name: what the report calls it.
+        model: as for `sample`.
+        preset: as for `sample`.
+        stain: marker of the twins; None for none.
+        folder: where the slides are kept; another one for other weights, so that none is taken for another's.
+        count: slides of each kind.
+    """
+
+    name: str
+    model: str
+    preset: str
+    stain: str | None
+    folder: Path
+    count: int
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,32 +106,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.ERROR)
     where = Device.of(args)
-    _make(args, args.work)
-    report = evaluate(_evaluation(args, args.work))
+    sets = _sets(args)
+    for one in sets:
+        _make(args, one)
+    report = evaluate(_evaluation(args, sets))
     for name in (PAGE, VALUES):
         write_bytes(args.out / f"bundled{Path(name).suffix}", (args.work / "report" / name).read_bytes())
     write_bytes(args.out / "bundled.jpg", sheet(report))
-    write_bytes(args.out / "bundled.md", markdown(report, argv, where).encode())
-    worst = report.sets[0].worst()
-    sys.stdout.write(json.dumps({"command": _command(argv), "worst": worst and worst.as_dict()}) + "\n")
+    write_bytes(args.out / "bundled.md", markdown(report, sets, argv, where).encode())
+    worst = {name: w and w.as_dict() for name, w in report.worst().items()}
+    facts = {"command": _command(argv), "worst": worst["generated"], "worst_of_all_sets": worst}
+    sys.stdout.write(json.dumps({**facts, "over_real": {s.name: over_real(s) for s in report.sets}}) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="default")
-    parser.add_argument("--stain", default="SYN")
-    parser.add_argument("--size", type=int, default=2048, help="side of the slides, px")
-    parser.add_argument("--stages", type=int, default=4)
-    parser.add_argument("--fine", type=int, default=4, help="slides at 0.5 µm/px, with twins")
-    parser.add_argument("--coarse", type=int, default=4, help="slides at 8 µm/px")
-    parser.add_argument("--slides", type=Path, default=REAL, help="what the model was trained on, and more")
-    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--preset", default="one-step")
+    parser.add_argument("--compare", help="MODEL/PRESET, such as default/fast: judged in the same run")
+    parser.add_argument("--stain", default="SYN", help="of the twins; none for none")
+    parser.add_argument("--size", type=int, default=2048, help="side of the fine slides, px")
+    parser.add_argument("--stages", type=int, default=4, help="of the fine slides; coarse ones have one less")
+    parser.add_argument("--slides-count", type=int, default=4, help="slides of each kind, fine and coarse")
+    parser.add_argument("--compare-count", type=int, default=1, help="the same of --compare")
+    parser.add_argument("--slides", type=Path, nargs="+", default=list(SLIDES), help="folders of real slides")
+    parser.add_argument("--tables", type=Path, nargs="+", default=list(TABLES), help="a table a folder")
     parser.add_argument(
         "--ihc", default="../shared/data/ihc/bs25_*_SYN_*.tif", help="real slides of the stain"
     )
     parser.add_argument("--patch", type=int, default=128)
-    parser.add_argument("--patches", type=int, default=2000)
-    parser.add_argument("--joint-classifiers", type=int, default=200)
+    parser.add_argument("--patches", type=int, default=1200)
+    parser.add_argument("--joint-classifiers", type=int, default=100)
     parser.add_argument("--work", type=Path, default=Path("runs/bundled"), help="keeps the slides")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--device", default="auto")
@@ -89,64 +144,85 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _make(args: argparse.Namespace, work: Path) -> None:
+def _sets(args: argparse.Namespace) -> list[Made]:
+    """What is judged: the model, and what it is compared with."""
+    stain = None if args.stain == "none" else args.stain
+    folder = _folder(args, args.model, args.preset, stain)
+    one = Made("generated", args.model, args.preset, stain, folder, args.slides_count)
+    if args.compare is None:
+        return [one]
+    model, _, preset = args.compare.rpartition("/")
+    if not model or not preset:
+        raise InvalidValueError(f"--compare must be MODEL/PRESET, such as default/fast, got {args.compare!r}")
+    other = Made(preset, model, preset, None, _folder(args, model, preset, None), args.compare_count)
+    return [one, other]
+
+
+def _folder(args: argparse.Namespace, model: str, preset: str, stain: str | None) -> Path:
+    parts = (Path(preset).stem, *([Path(stain).name] if stain else ()), str(args.size), str(args.stages))
+    return args.work / "-".join((*parts, weights_hash(model)[:8]))
+
+
+def _make(args: argparse.Namespace, one: Made) -> None:
     """The slides that are not there yet."""
-    for kind, mpp, seed, count in (("fine", 0.5, 100, args.fine), ("coarse", 8.0, 200, args.coarse)):
-        for number_ in range(seed, seed + count):
-            stain = args.stain if kind == "fine" else None
-            if (work / f"{kind}-{number_}_HE.ome.tif").is_file():
+    prefix = "" if one.name == "generated" else f"{one.name}-"  # slides of one name are compared by pixels
+    for kind, mpp, seed in PARTS:
+        for number_ in range(seed, seed + one.count):
+            name = f"{prefix}{kind}-{number_}"
+            if (one.folder / f"{name}_HE.ome.tif").is_file():
                 continue
+            less = int(kind == "coarse" and args.stages > 0)
             config = SampleConfig(
-                size=args.size,
-                stages=args.stages,
+                size=args.size // 2**less,
+                stages=args.stages - less,
                 seed=number_,
                 mpp=mpp,
-                model=args.model,
-                stain=stain,
-                out=work,
-                name=f"{kind}-{number_}",
+                model=one.model,
+                preset=one.preset,
+                stain=one.stain if kind == "fine" else None,
+                out=one.folder,
+                name=name,
                 device=args.device,
                 dtype=args.dtype,
             )
             make_slides(config)
 
 
-def _evaluation(args: argparse.Namespace, work: Path) -> EvaluateConfig:
-    """Held-out slides are those that training with the same table holds out."""
-    data = DataConfig(slides=args.slides, table=args.table)
-    index = load_or_build_index(args.slides, table=args.table, val_fraction=data.val_fraction)
-    real, train = (
-        [str(args.slides / e.slide) for e in index.split(split).entries] for split in ("val", "train")
-    )
+def _evaluation(args: argparse.Namespace, sets: Sequence[Made]) -> EvaluateConfig:
+    """The held-out slides are real, all others were trained on."""
+    slides = listed(args.slides, args.tables)
+    real, train = ([str(s.path) for s in slides if s.split == split] for split in ("val", "train"))
+    first, others = sets[0], sets[1:]
     return EvaluateConfig(
-        generated=str(work / "*_HE.ome.tif"),
+        generated=str(first.folder / "*_HE.ome.tif"),
+        compare=[f"{o.name}={o.folder / '*_HE.ome.tif'}" for o in others] or None,
         real=real,
-        train=train,
-        pairs=str(work / "*_IHC-*.ome.tif"),
-        real_pairs=args.ihc,
-        table=args.table,
-        mpp="0.5,1,2,8",
+        train=train or None,
+        pairs=str(first.folder / "*_IHC-*.ome.tif") if first.stain else None,
+        real_pairs=args.ihc if first.stain else None,
+        table=write_table(slides, args.work / "table.csv"),
+        mpp=list(SCALES),
         patch=args.patch,
         patches=args.patches,
         joint_classifiers=args.joint_classifiers,
-        out=work / "report",
+        out=args.work / "report",
         overwrite=True,
         device=args.device,
     )
 
 
-def markdown(report: Report, argv: Sequence[str], where: Device) -> str:
-    """The page: what is worst, then every value beside its floor."""
+def markdown(report: Report, sets: Sequence[Made], argv: Sequence[str], where: Device) -> str:
+    """The page: what is worst, what is over real, then every value beside its floor."""
     one = report.sets[0]
-    real = report.references[0]
-    held_out = ", ".join(sorted({s.group for s in real.slides}))
     shares = ", ".join(f"{count} at {mpp}" for mpp, count in report.counts.items())
+    what = "; ".join(f"*{s.name}*: model `{s.model}`, preset `{s.preset}`" for s in sets)
     parts = [
         "# The bundled models beside held-out slides",
-        TEXT.strip(),
-        f"{len(one.slides)} generated slides; held-out cases: {held_out}; patches of "
+        TEXT.strip() + (f"\n\n{TWINS}" if sets[0].stain else ""),
+        f"{what}. {len(one.slides)} generated slides; held-out cases: {_cases(report)}; patches of "
         f"{report.config['patch']} px a side, by µm/px: {shares}.",
-        f"## What is worst\n\n{_worst(one)}",
+        *(f"## What is worst{_of_set(s, report)}\n\n{_worst(s)}" for s in report.sets),
+        *(f"## Over real{_of_set(s, report)}\n\n{_over_real(s, report.scales)}" for s in report.sets),
         "![Rows in turn: real and generated patches, finest µm/px first](bundled.jpg)",
         *(
             f"## {question}\n\n{_table(rows)}"
@@ -155,24 +231,86 @@ def markdown(report: Report, argv: Sequence[str], where: Device) -> str:
         ),
         f"## To be read with this in mind\n\n{_cautions(report)}",
         "All values: [bundled.json](bundled.json); the report as `wsigen evaluate` writes it: "
-        "[bundled.html](bundled.html) (download it to look at it).",
+        "[bundled.html](bundled.html) (download it to look at it). Chains of the upscaler from real "
+        "overviews: [chains.md](chains.md).",
         f"`{_command(argv)}`\n\n{environment(where)}",
     ]
     return "\n\n".join(parts) + "\n"
 
 
+def _of_set(one: SetReport, report: Report) -> str:
+    return "" if len(report.sets) == 1 else f": {one.name}"
+
+
+def _cases(report: Report) -> str:
+    """All held-out cases, and where there are fewer at a µm/px, which."""
+    slides = report.references[0].slides
+    every = sorted({s.group for s in slides})
+    found = [", ".join(every)]
+    for mpp in report.scales:
+        some = sorted({s.group for s in slides if s.patches.get(f"{mpp:g}")})
+        if some != every:
+            found.append(f"at {mpp:g} µm/px {', '.join(some)} alone")
+    return "; ".join(found)
+
+
 def _worst(one: SetReport, most: int = 8) -> str:
     worst = one.worst()
     ranked = [r for r in one.ranked() if (r.excess or 0) > 1][:most]
-    if worst is None or not ranked:
-        return "Nothing is beyond chance."
-    lines = [
-        f"{str(worst)[0].upper()}{str(worst)[1:]}. {worst.result.measure.good}",
-        _table(ranked, name=True),
-    ]
-    good = [r for r in one.ranked() if (r.excess or 0) <= 1]
-    lines.append(f"Of {worst.measures} values with a floor, {len(good)} are as between real and real.")
-    return "\n\n".join(lines)
+    blind = [r for r in one.results if r.verdict.state == "none" and r.excess is not None]
+    withheld = f"{len(blind)} more have a floor that cannot judge them."
+    if worst is None:
+        return f"No verdict: no floor can judge. {withheld}"
+    good = [r for r in one.ranked() if r.verdict.state == "good"]
+    counted = (
+        f"Of {worst.measures} values with a verdict, {len(good)} are as between real and real. {withheld}"
+    )
+    if not ranked:
+        return f"Nothing is beyond chance.\n\n{counted}"
+    said = f"{str(worst)[0].upper()}{str(worst)[1:]}. {worst.result.measure.good}"
+    return "\n\n".join([said, _table(ranked, name=True), counted])
+
+
+def over_real(one: SetReport, scales: Iterable[float] = SCALES) -> dict[str, dict[str, float | None]]:
+    """By µm/px and measure: values over those of real slides; of `BESIDE` the value itself."""
+    return {
+        f"{mpp:g}": {
+            f"{key} {label}".strip(): None if r is None or not math.isfinite(r[0]) else r[0]
+            for key, label in OVER_REAL
+            for r in [_ratio(one.find(key, mpp, label))]
+        }
+        for mpp in scales
+    }
+
+
+def _ratio(result: Result | None) -> tuple[float, float | None] | None:
+    """A value over real; or as it is, and that of real slides beside it."""
+    if result is None or result.value is None:
+        return None
+    value, floor = result.value.value, result.floor
+    if result.key in RATIOS:
+        return value, None
+    if result.key in BESIDE:
+        return value, floor and floor.value
+    return (value / floor.value, None) if floor is not None and floor.value > 0 else None
+
+
+def _over_real(one: SetReport, scales: Sequence[float]) -> str:
+    lines = [f"| | {' | '.join(f'{m:g} µm/px' for m in scales)} |", "|---" * (len(scales) + 1) + "|"]
+    for key, label in OVER_REAL:
+        found = [_ratio(one.find(key, mpp, label)) for mpp in scales]
+        title = ", ".join(p for p in (MEASURES[key].title, label) if p)
+        lines.append(f"| {title} | {' | '.join(map(_over, found))} |")
+    return "\n".join(
+        [*lines, "", "Relief, Fréchet distance and AUC as they are, in brackets between real and real."]
+    )
+
+
+def _over(found: tuple[float, float | None] | None) -> str:
+    if found is None:
+        return "–"
+    value, real = found
+    return number(value) if real is None else f"{number(value)} ({number(real)})"
 
 
 def _of(one: SetReport, section: str) -> list[Result]:
@@ -188,7 +326,7 @@ def _table(rows: Sequence[Result], *, name: bool = False) -> str:
     for row in rows:
         where = " · ".join(p for p in (row.label, "" if row.mpp is None else f"{row.mpp:g} µm/px") if p)
         cells = (row.measure.title, where, _cell(row.value), _cell(row.floor), times(row.excess))
-        lines.append(f"| {' | '.join(cells)} | {VERDICTS[verdict(row.excess)]} |")
+        lines.append(f"| {' | '.join(cells)} | {judged(row.verdict)} |")
     return "\n".join(lines)
 
 
@@ -205,12 +343,22 @@ def _cautions(report: Report) -> str:
 
 def sheet(report: Report) -> bytes:
     """Strips of real and generated patches, one above the other, then twins: a JPEG."""
-    names = [f"patches {kind} {mpp:g}" for mpp in report.scales for kind in ("real", report.sets[0].name)]
-    found = [report.pictures[n] for n in (*names, "pairs") if n in report.pictures]
-    strips = [np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)) for data in found]
+    kinds = ("real", *(s.name for s in report.sets))
+    names = {f"patches {kind} {mpp:g}": f"{kind}, {mpp:g} um/px" for mpp in report.scales for kind in kinds}
+    names["pairs"] = "H&E, and its twin below"
+    found = [(report.pictures[n], text) for n, text in names.items() if n in report.pictures]
+    strips = [_captioned(np.frombuffer(data, np.uint8), text) for data, text in found]
     width = max(s.shape[1] for s in strips)
     padded = [np.pad(s, ((0, 8), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips]
     return cv2.imencode(".jpg", np.concatenate(padded), [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+
+
+def _captioned(data: np.ndarray, text: str) -> np.ndarray:
+    """A picture below its caption."""
+    picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
+    band = np.full((18, picture.shape[1], 3), 255, np.uint8)
+    cv2.putText(band, text, (2, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([band, picture])
 
 
 def _command(argv: Sequence[str]) -> str:

@@ -99,10 +99,7 @@ def cases(
     Raises:
         InvalidValueError: another number of tables than of folders, or a case without an overview.
     """
-    if len(slides) != len(tables):
-        raise InvalidValueError(
-            f"--tables must be as many as --slides, got {len(tables)} for {len(slides)} folders"
-        )
+    _require_pairs(slides, tables)
     found: dict[str, list[Crop]] = {g: [] for g in groups}
     for folder, table in zip(slides, tables, strict=True):
         with table.open(newline="", encoding="utf-8-sig") as file:
@@ -116,13 +113,76 @@ def cases(
     return [_case(group, some) for group, some in found.items()]
 
 
-def sources(tables: Sequence[Path] = TABLES) -> dict[str, str]:
-    """File name to group, of all tables."""
-    found = {}
-    for table in tables:
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """What a table says of one slide, as `wsigen evaluate` reads it."""
+
+    path: Path
+    mpp: str
+    group: str
+    split: str
+    finest_mpp: str
+
+
+def listed(slides: Sequence[Path], tables: Sequence[Path]) -> list[Listed]:
+    """The slides of folders that their tables name.
+
+    Where a table has no column ``split``, the held-out cases are "val" and all others "train"; where it has
+    no ``finest_mpp``, slides that were exported as JPEG Q30 have 1 µm/px.
+
+    Args:
+        slides: folders of slides.
+        tables: of each folder; with a column ``file`` or ``slide``.
+
+    Raises:
+        InvalidValueError: another number of tables than of folders, or no slide.
+    """
+    _require_pairs(slides, tables)
+    held = {group.partition("/")[0] for group in HELD_OUT}
+    found = []
+    for folder, table in zip(slides, tables, strict=True):
+        files = {name: p for p in sorted(folder.iterdir()) for name in (p.name, p.name.partition(".")[0])}
         with table.open(newline="", encoding="utf-8-sig") as file:
-            found.update({Path(line["file"]).name: line["group"] for line in csv.DictReader(file)})
+            for line in csv.DictReader(file):
+                path = files.get(Path(line.get("file") or line["slide"]).name)
+                if path is not None:
+                    found.append(_listed(path, line, held))
+    if not found:
+        raise InvalidValueError(
+            f"{', '.join(map(str, tables))} name no slide of {', '.join(map(str, slides))}"
+        )
     return found
+
+
+def write_table(slides: Sequence[Listed], path: Path) -> Path:
+    """One table of all of them, for `wsigen evaluate --table`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(["slide", "mpp", "group", "split", "finest_mpp"])
+        out.writerows([s.path.name, s.mpp, s.group, s.split, s.finest_mpp] for s in slides)
+    return path
+
+
+def _listed(path: Path, line: dict[str, str], held: set[str]) -> Listed:
+    group = line.get("group") or path.name
+    split = line.get("split") or ("val" if group.partition("/")[0] in held else "train")
+    mpp = line.get("mpp") or ""
+    finest = line.get("finest_mpp") or ""
+    if not finest and mpp and _is_lossy(line, float(mpp)):
+        finest = f"{LOSSY_FINEST:g}"
+    return Listed(path=path, mpp=mpp, group=line.get("group") or "", split=split, finest_mpp=finest)
+
+
+def _is_lossy(line: dict[str, str], mpp: float) -> bool:
+    return LOSSY in (line.get("encoding") or "") and mpp < LOSSY_FINEST
+
+
+def _require_pairs(slides: Sequence[Path], tables: Sequence[Path]) -> None:
+    if len(slides) != len(tables):
+        raise InvalidValueError(
+            f"--tables must be as many as --slides, got {len(tables)} for {len(slides)} folders"
+        )
 
 
 def _case(group: str, some: list[Crop]) -> Case:
@@ -134,11 +194,10 @@ def _crop(path: Path, line: dict[str, str]) -> Crop:
     mpp, native = float(line["mpp"]), line.get("native_mpp") or ""
     place = [line.get(k) or "" for k in ("y0_native", "x0_native")]
     known = native and all(place)
-    lossy = LOSSY in (line.get("encoding") or "") and mpp < LOSSY_FINEST
     return Crop(
         path=path,
         mpp=mpp,
-        finest=max(mpp * FINEST, LOSSY_FINEST if lossy else 0.0),
+        finest=max(mpp * FINEST, LOSSY_FINEST if _is_lossy(line, mpp) else 0.0),
         overview=line.get("kind") == "overview",
         corner=(float(place[0]) * float(native), float(place[1]) * float(native)) if known else None,
         size=(int(line["height"]), int(line["width"])),
