@@ -22,6 +22,7 @@ from wsigen.config.stain import (
 )
 from wsigen.config.style import AdainConfig, StyleDataConfig, StyleLossConfig
 from wsigen.config.train import (
+    AugmentConfig,
     DataConfig,
     DenoiserConfig,
     LossConfig,
@@ -35,6 +36,7 @@ from wsigen.config.upscaler import CriticConfig, UpscalerConfig, UpscalerLossCon
 __all__ = [
     "STAIN_METHODS",
     "AdainConfig",
+    "AugmentConfig",
     "CriticConfig",
     "CutConfig",
     "CutLossConfig",

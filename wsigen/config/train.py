@@ -33,6 +33,27 @@ class PatchGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How patches are varied beyond the eight orientations of a square; see ``wsigen.data.augment``.
+
+    Args:
+        rotate: share of patches that are turned by any angle.
+        stretch: how much longer than the other one axis of a patch becomes, at most, as a share.
+        stain: standard deviation of ln of the factor of each stain; 0.1 is about what slides of one
+            laboratory differ by.
+    """
+
+    rotate: float = 0.0
+    stretch: float = 0.0
+    stain: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(0 <= self.rotate <= 1, "data.augment.rotate", self.rotate, "in [0, 1]")
+        check(0 <= self.stretch <= 0.5, "data.augment.stretch", self.stretch, "in [0, 0.5]")
+        check(0 <= self.stain <= 0.5, "data.augment.stain", self.stain, "in [0, 0.5]")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which slides to learn from, and how to cut them.
 
@@ -43,6 +64,7 @@ class DataConfig:
         mpp_range: smallest and largest µm/px to learn; a patch size may keep to a part of it.
         mpp_sampling: "log-uniform", or "uniform" as in Harb et al. 2024.
         anywhere_fraction: share of patches placed without regard to tissue.
+        augment: how patches are varied.
         val_fraction: share of slide groups kept for validation, unless the table says which.
         workers: loader processes per training process; 0 loads in the training process itself.
     """
@@ -53,6 +75,7 @@ class DataConfig:
     mpp_range: tuple[float, float] = (0.25, 150.0)
     mpp_sampling: str = "log-uniform"
     anywhere_fraction: float = 0.05
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     val_fraction: float = 0.1
     workers: int = 1
 

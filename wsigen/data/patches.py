@@ -16,7 +16,8 @@ import torch
 from einops import rearrange
 from torch.utils.data import Dataset, Sampler
 
-from wsigen.config import PatchGroup
+from wsigen.config import AugmentConfig, PatchGroup
+from wsigen.data.augment import FINER, Variation, draw_variation
 from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.slide.read import Slide
@@ -83,7 +84,8 @@ class PatchDataset(Dataset[Patch]):
         mpp_range: smallest and largest µm/px.
         mpp_sampling: "log-uniform" or "uniform".
         anywhere_fraction: share of patches placed without regard to tissue, in [0, 1].
-        augment: random rotation by quarter turns and reflection.
+        augment: random rotation by quarter turns and reflection, and what ``vary`` says.
+        vary: further variation of the patches; none by default.
         weight: draw every usable "slide" as often, or by its area of "tissue".
         min_tissue: share of tissue in [0, 1] below which a patch is drawn anew, if it is placed on tissue.
 
@@ -108,7 +110,9 @@ class PatchDataset(Dataset[Patch]):
         augment: bool = True,
         weight: Literal["slide", "tissue"] = "slide",
         min_tissue: float = 0.0,
+        vary: AugmentConfig | None = None,
     ) -> None:
+        self.vary = vary or AugmentConfig()
         self.min_tissue = min_tissue
         self.index = index
         self.weight = weight
@@ -123,6 +127,7 @@ class PatchDataset(Dataset[Patch]):
 
     def __getitem__(self, key: PatchKey) -> Patch:
         rng = np.random.Generator(np.random.Philox(key=[self.seed, key.number]))
+        variation = self._variation(key.number)
         for _ in range(ATTEMPTS):  # a µm/px that no slide can serve, or a damaged place, is drawn again
             mpp = draw_mpp(rng.random(), key.mpp_range or self.mpp_range, self.mpp_sampling)
             usable = self.index.usable(key.size, mpp)
@@ -130,7 +135,7 @@ class PatchDataset(Dataset[Patch]):
                 continue
             entry = self._draw_slide(usable, rng)
             try:
-                image = self.cut(entry, mpp, key.size, rng)
+                image = self._cut_varied(entry, mpp, key.size, rng, variation)
             except SlideError as error:
                 self._report(entry, error)
                 continue
@@ -179,14 +184,44 @@ class PatchDataset(Dataset[Patch]):
             log.warning("%s; its other patches are used", error)
         self._damaged.add(entry.slide)
 
-    def cut(self, entry: SlideEntry, mpp: float, size: int, rng: np.random.Generator) -> np.ndarray | None:
-        """One patch, uint8 (size, size, 3), of a given slide at a given µm/px, placed by ``rng``.
+    def _variation(self, number: int) -> Variation:
+        """Drawn from a stream of its own: slide, place and µm/px are the same without it."""
+        if not self.augment:
+            return Variation()
+        apart = np.random.Philox(key=[self.seed, number], counter=[0, 0, 0, 1])
+        return draw_variation(self.vary, np.random.Generator(apart))
 
-        None where there is too little tissue.
+    def _cut_varied(
+        self, entry: SlideEntry, mpp: float, size: int, rng: np.random.Generator, variation: Variation
+    ) -> np.ndarray | None:
+        source = variation.source_size(size)
+        warps = variation.warps and entry.serves(source, mpp / FINER)
+        if warps:
+            image = self.cut(entry, mpp / FINER, source, rng, shown=FINER * size)
+        else:
+            image = self.cut(entry, mpp, size, rng)
+        if image is None:
+            return None
+        return variation.stain(variation.warp(image, size) if warps else image, entry.background)
+
+    def cut(
+        self, entry: SlideEntry, mpp: float, size: int, rng: np.random.Generator, *, shown: int | None = None
+    ) -> np.ndarray | None:
+        """One patch of a given slide at a given µm/px, placed by ``rng``.
+
+        Args:
+            entry: the slide.
+            mpp: µm/px.
+            size: side, px.
+            rng: source of randomness.
+            shown: side of the square in the middle that is going to be seen, px; it is placed on tissue.
+
+        Returns:
+            uint8 (size, size, 3); None where there is too little tissue.
         """
-        anywhere = rng.random() < self.anywhere_fraction
-        centre = place(entry, mpp * size, rng, anywhere=anywhere)
-        if self.min_tissue and not anywhere and entry.tissue_share(centre, mpp * size) < self.min_tissue:
+        anywhere, extent = rng.random() < self.anywhere_fraction, mpp * (shown or size)
+        centre = place(entry, extent, rng, anywhere=anywhere, inside_um=mpp * size)
+        if self.min_tissue and not anywhere and entry.tissue_share(centre, extent) < self.min_tissue:
             return None
         slide = self._slides.get(entry.slide)
         if slide is None:
@@ -195,7 +230,12 @@ class PatchDataset(Dataset[Patch]):
 
 
 def place(
-    entry: SlideEntry, extent_um: float, rng: np.random.Generator, *, anywhere: bool = False
+    entry: SlideEntry,
+    extent_um: float,
+    rng: np.random.Generator,
+    *,
+    anywhere: bool = False,
+    inside_um: float | None = None,
 ) -> tuple[float, float]:
     """Centre (y, x) in µm of a square patch that holds a random tissue pixel of the slide.
 
@@ -204,10 +244,10 @@ def place(
         extent_um: side of the patch, µm.
         rng: source of randomness; always asked for the same number of values.
         anywhere: place it by chance alone.
-
-    Returns:
-        Kept inside the slide where the patch fits.
+        inside_um: side of the square around it that is kept inside the slide where it fits, µm; by default
+            the patch itself.
     """
+    kept = extent_um if inside_um is None else inside_um
     extent = (entry.height * entry.mpp, entry.width * entry.mpp)
     pick, u_y, u_x, v_y, v_x = rng.random(5)
     rows, cols = entry.tissue_cells
@@ -219,8 +259,8 @@ def place(
     centre = []
     for a, u, side in zip(anchor, (u_y, u_x), extent, strict=True):
         c = a + (u - 0.5) * extent_um
-        half = extent_um / 2
-        centre.append(min(max(c, half), side - half) if side >= extent_um else c)
+        half = kept / 2
+        centre.append(min(max(c, half), side - half) if side >= kept else c)
     return centre[0], centre[1]
 
 

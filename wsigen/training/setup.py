@@ -216,6 +216,7 @@ def make_loader(
         mpp_range=config.data.mpp_range,
         mpp_sampling=config.data.mpp_sampling,
         anywhere_fraction=config.data.anywhere_fraction,
+        vary=config.data.augment,
     )
     for group in config.data.patches:
         dataset.require(group.size, group.mpp_range)
