@@ -10,12 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.sampling.stores import GLASS, SMALL, BlurDenoiser, Killed, MemoryStore
+from tests.sampling.stores import GLASS, SMALL, BlurDenoiser, ImageSource, Killed, MemoryStore
+from tests.sampling.upscalers import small_upscaler
 from wsigen.diffusion.gaussian import GaussianDenoiser
+from wsigen.errors import InvalidValueError
+from wsigen.sampling.background import SkipRule
 from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.plan import stage_specs
-from wsigen.sampling.preset import GuidedConfig, Preset, ScheduleConfig
-from wsigen.sampling.stage import Machine
+from wsigen.sampling.preset import GuidedConfig, Preset, ScheduleConfig, UpscalerConfig
+from wsigen.sampling.reach import UpscaleSpec
+from wsigen.sampling.stage import Machine, StageProgress
+from wsigen.sampling.upscale import UpscaledStage
+from wsigen.sampling.upscalerun import UpscaleRun
 
 ALWAYS = Preset(base=ScheduleConfig(steps=6), guided=GuidedConfig(steps=4, sigma_start=2.0, relax_step=4))
 
@@ -30,6 +36,7 @@ def cascade(
     patch=16,
     k=2,
     background=GLASS,
+    upscaler=None,
     **machine,
 ):
     """The images of all stages."""
@@ -40,6 +47,7 @@ def cascade(
         specs,
         lambda stage: stores.setdefault(stage, MemoryStore(specs[stage].extent)),
         background=background,
+        upscaler=upscaler,
         machine=Machine(threads=1, **machine),
     )
     return [stores[stage].rows for stage in range(stages + 1)]
@@ -151,3 +159,108 @@ def test_the_glass_colour_is_found_again_when_a_slide_goes_on():
     whole = cascade(SKIPPING, stores=stores, denoiser=Bright(), background=(100, 100, 100))
     gone_on = cascade(SKIPPING, stores={0: stores[0]}, denoiser=Bright(), background=(90, 90, 90))
     assert np.array_equal(whole[-1], gone_on[-1])
+
+
+NET = small_upscaler()
+ONE_STEP = dataclasses.replace(SMALL, upscaler=UpscalerConfig(from_mpp=float("inf")))
+MIXED = dataclasses.replace(SMALL, upscaler=UpscalerConfig(from_mpp=0.5, background_skip=False))
+
+
+def upscaled(preset=ONE_STEP, **how):
+    return cascade(preset, upscaler=NET, **({"patch": 32, "denoiser": BlurDenoiser()} | how))
+
+
+def test_a_mixed_cascade_is_diffused_down_to_a_pixel_size_and_upscaled_from_there():
+    diffused, mixed = cascade(SMALL, patch=32), upscaled(MIXED)
+    assert np.array_equal(mixed[0], diffused[0])
+    assert np.array_equal(mixed[1], diffused[1])
+    spec = UpscaleSpec(stage=2, extent=128, k=2, mpp=0.5, seed=0)
+    last = UpscaledStage(spec, NET, ImageSource(mixed[1]), background=GLASS)
+    assert np.array_equal(mixed[2], last.read(spec.bounds))
+
+
+def test_tiles_batch_and_order_do_not_matter_to_the_upscaler():
+    images = [
+        upscaled(tile=t, order=o)[-1] for t, o in ((32, "wavefront"), (64, "steps"), (None, "wavefront"))
+    ]
+    assert all(np.array_equal(images[0], image) for image in images[1:])
+    assert np.array_equal(images[0], upscaled(tile=32, prefetch=True)[-1])
+
+
+def test_only_stage_0_asks_the_denoiser():
+    denoiser = BlurDenoiser()
+    upscaled(denoiser=denoiser)
+    assert denoiser.images == 2 * SMALL.base.steps - 1
+
+
+@settings(max_examples=4, deadline=None)
+@given(stage=st.integers(0, 2), share=st.floats(0, 0.99), again=st.floats(0, 0.99), mixed=st.booleans())
+def test_an_upscaled_slide_that_was_killed_twice_is_the_same(stage, share, again, mixed):
+    preset, stores = MIXED if mixed else ONE_STEP, {}
+    for part in (share, again):
+        store = stores.setdefault(stage, MemoryStore(32 * 2**stage))
+        store.dies_at = int(store.rows_done + part * (store.extent - store.rows_done))
+        try:
+            upscaled(preset, stores=stores, tile=32)
+        except Killed:
+            continue
+    whole = upscaled(preset)
+    assert all(np.array_equal(a, b) for a, b in zip(upscaled(preset, stores=stores), whole, strict=True))
+
+
+def test_progress_counts_tiles_and_those_that_are_evaluated():
+    seen: list[StageProgress] = []
+    source = np.full((128, 128, 3), GLASS, np.uint8)
+    source[10:50, 10:50] = 120
+    spec = UpscaleSpec(stage=1, extent=256, k=2, mpp=0.5, seed=0, skip=SkipRule())
+    store = MemoryStore(256)
+    store.append(np.zeros((128, 256, 3), np.uint8))
+    for rows, evaluations in ((store, 0), (MemoryStore(256), 1)):
+        seen.clear()
+        UpscaleRun(
+            spec, NET, ImageSource(source), rows, background=GLASS, machine=Machine(tile=64),
+            progress=seen.append,
+        ).run()  # fmt: skip
+        assert seen[-1].patches == seen[-1].patches_total == len(seen)
+        assert (seen[-1].evaluations, seen[-1].rows) == (evaluations, 128)
+        assert rows.rows_done == 256
+
+
+def test_a_picture_is_gone_on_from_and_not_sampled():
+    stores, picture = (
+        {0: MemoryStore(50)},
+        np.random.default_rng(0).integers(0, 255, (50, 50, 3)).astype(np.uint8),
+    )
+    stores[0].append(picture)
+    specs = stage_specs(ONE_STEP, size=200, stages=2, k=2, mpp=0.5, seed=0, multiple=16, given=True)
+
+    def never(*_):
+        raise AssertionError
+
+    run_cascade(
+        never, specs, lambda s: stores.setdefault(s, MemoryStore(50 * 2**s)), background=GLASS, upscaler=NET
+    )
+    spec = UpscaleSpec(stage=1, extent=100, k=2, mpp=1.0, seed=0, skip=ONE_STEP.upscaler.skip())
+    first = UpscaledStage(spec, NET, ImageSource(picture), background=GLASS)
+    assert np.array_equal(stores[1].rows, first.read(spec.bounds))
+    assert len(stores[2].rows) == 200
+
+
+def test_an_upscaler_that_lacks_is_named():
+    with pytest.raises(InvalidValueError, match="stages that an upscaler makes, and no upscaler"):
+        cascade(ONE_STEP)
+
+
+def test_a_large_stage_0_is_a_canvas_of_patches():
+    preset = dataclasses.replace(SMALL, base=dataclasses.replace(SMALL.base, patch=16))
+    images = [
+        cascade(preset, patch=64, stages=0, order=o, batch_size=b)[0]
+        for o, b in (("wavefront", 1), ("steps", 5))
+    ]
+    assert np.array_equal(images[0], images[1])
+    whole = cascade(SMALL, denoiser=GaussianDenoiser(0.3), patch=64, stages=0)[0]
+    assert np.array_equal(cascade(preset, denoiser=GaussianDenoiser(0.3), patch=64, stages=0)[0], whole)
+    stores = {0: MemoryStore(64, dies_at=30)}
+    with pytest.raises(Killed):
+        cascade(preset, patch=64, stages=0, stores=stores)
+    assert np.array_equal(cascade(preset, patch=64, stages=0, stores=stores)[0], images[0])

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sampling.stores import GLASS, BlurDenoiser, MemoryStore, guided_spec, noise_image, run_stage
 from wsigen.errors import InvalidValueError
-from wsigen.sampling.plan import patch_size, plan_stage, stage_specs
+from wsigen.nn.upscaler import Upscaler
+from wsigen.sampling.plan import GivenSpec, patch_size, plan_given, plan_stage, plan_upscale, stage_specs
 from wsigen.sampling.preset import Preset
+from wsigen.sampling.reach import UpscaleSpec
 from wsigen.sampling.stage import Machine, StageRun
+from wsigen.sampling.upscalerun import UpscaleRun
 
 
 @pytest.mark.parametrize("solver", ["heun", "euler", "dpmpp_2m"])
@@ -99,3 +103,40 @@ def test_impossible_numbers_are_refused(bad):
 def test_pixel_sizes_must_be_positive(mpp):
     with pytest.raises(InvalidValueError, match="mpp must be a positive number"):
         stage_specs(Preset(), size=64, stages=1, k=2, mpp=mpp, seed=0)
+
+
+@pytest.mark.parametrize(("extent", "tile"), [(640, 64), (640, 512), (2048, 256)])
+def test_planned_tiles_are_those_that_are_computed(extent, tile):
+    class Counted:
+        k, noise_channels, stride, radius = 2, 1, 4, 20
+        pixels = 0
+
+        def __call__(self, y, z, mpp):
+            Counted.pixels += 4 * len(y) * y.shape[2] * y.shape[3]
+            return torch.zeros(len(y), 3, 2 * y.shape[2], 2 * y.shape[3])
+
+    Counted.pixels = 0
+    spec = UpscaleSpec(stage=1, extent=extent, k=2, mpp=1.0, seed=0)
+    machine, store = Machine(tile=tile), MemoryStore(extent)
+    plan = plan_upscale(spec, Counted(), machine)
+    run = UpscaleRun(spec, Counted(), noise_image(extent // 2), store, background=GLASS, machine=machine)
+    done = run.run()
+    assert (done.patches, done.evaluations) == (plan.patches, plan.evaluations)
+    assert plan.patches == plan.patch_rows * plan.patch_cols
+    assert plan.work == pytest.approx(Counted.pixels, rel=0.01)
+    assert max(store.appends) == plan.rows_alive
+
+
+def test_memory_of_the_widest_stage_by_the_upscaler_is_a_row_of_tiles():
+    spec = UpscaleSpec(stage=7, extent=65536, k=2, mpp=0.5, seed=0)
+    plan = plan_upscale(spec, Upscaler(), Machine())
+    assert plan.patches == 64**2
+    assert plan.rows_alive == 1024
+    assert plan.band_bytes < 0.35e9
+    assert plan.feature_bytes < 1e9
+    assert plan.work < 1.45 * 65536**2
+
+
+def test_a_picture_takes_nothing():
+    plan = plan_given(GivenSpec(extent=300, mpp=8.0, k=2))
+    assert (plan.extent, plan.mpp, plan.work, plan.patches, plan.band_bytes) == (300, 8.0, 0, 0, 0)

@@ -19,7 +19,8 @@ from wsigen.sampling.background import SkipRule
 from wsigen.sampling.cells import CELL
 from wsigen.sampling.noise import NoiseField
 from wsigen.sampling.pixels import bilinear, to_unit
-from wsigen.sampling.upscale import LEAST, Pieces, UpscaledStage, UpscaleSpec
+from wsigen.sampling.reach import LEAST, UpscaleSpec
+from wsigen.sampling.upscale import Pieces, UpscaledStage
 
 NET = small_upscaler()
 SKIP = SkipRule(tolerance=8, margin=8)
@@ -149,7 +150,7 @@ def test_no_more_of_the_guide_is_read_than_announced():
     of = stage(Watched(ISLANDS.image), skip=SKIP, tile=64)
     region = Region(200, 301, 150, 31)
     of.read(region)
-    union = of.guide_region(region)
+    union = of.reach.guide_region(region)
     assert all(r.intersect(union) == r for r in read)
     assert union.height <= 75 + 2 * (CELL - 1 + 8) + CELL
 

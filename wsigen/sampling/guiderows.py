@@ -127,3 +127,41 @@ class GuideRows:
         before = np.concatenate([[0], np.cumsum(rows[0].numpy().any(axis=0))])
         bounds = [region.pad(self._margin) for region in regions]
         return [bool(before[min(b.x1, self._extent)] == before[max(b.x, 0)]) for b in bounds]
+
+
+class HeldRows:
+    """A `RowSource` of a stage that is read once from top to bottom; only the last rows are held.
+
+    Args:
+        source: the stage.
+        extent: side of it.
+        capacity: rows that are wanted at the same time.
+        first: row to begin with.
+
+    Memory: ``capacity`` rows and up to 255 that are read with them, uint8.
+    """
+
+    def __init__(self, source: RowSource, *, extent: int, capacity: int, first: int = 0) -> None:
+        self._source, self._extent, self._next = source, extent, first
+        self._rows = RowBand(3, held_rows(capacity, None, extent), extent, torch.uint8, torch.device("cpu"))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self._rows.nbytes
+
+    def need(self, row: int) -> None:
+        """Read on until ``row`` - 1 is held; before any `read` of it, and none of them meanwhile."""
+        while self._next < row:
+            # Chunks as high as a journal's tiles, and aligned with them, so that each is decoded once.
+            end = min((self._next // _CHUNK + 1) * _CHUNK, self._extent)
+            region = Region(self._next, 0, end - self._next, self._extent)
+            rows = torch.from_numpy(np.ascontiguousarray(self._source.read(region)))
+            self._rows.write(region, rearrange(rows, "h w c -> c h w"))
+            self._next = end
+
+    def read(self, region: Region) -> np.ndarray:
+        """Pixels of a region that is held: uint8 (height, width, 3)."""
+        out = torch.empty((3, region.height, region.width), dtype=torch.uint8)
+        self._rows.read(region, out)
+        return rearrange(out, "c h w -> h w c").contiguous().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
@@ -27,6 +28,8 @@ class ScheduleConfig:
         sigma_min: last noise level before 0.
         sigma_max: first noise level.
         rho: how much noise levels crowd at the low end (Karras et al. 2022, eq. 5).
+        patch: side of the patches that the denoiser sees; none, or more than that: the whole of stage 0. A
+            larger stage 0 is a canvas whose patch grid moves as that of guided stages does.
     """
 
     solver: str = "heun"
@@ -34,14 +37,21 @@ class ScheduleConfig:
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
+    patch: int | None = None
 
     def __post_init__(self) -> None:
         solver_by_name(self.solver)
         self.sigmas()
+        if self.patch is not None and self.patch < 1:
+            raise InvalidValueError(f"patch must be at least 1, or null for all of stage 0, got {self.patch}")
 
     def sigmas(self) -> tuple[float, ...]:
         """Noise levels, steps + 1 of them."""
         return karras_sigmas(self.steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho)
+
+    def patch_of(self, side: int) -> int:
+        """Side of the patches, where stage 0 has a side of ``side`` pixels."""
+        return side if self.patch is None else min(self.patch, side)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +114,43 @@ class GuidedConfig(ScheduleConfig):
         return rule if self.background_skip else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class UpscalerConfig:
+    """Which stages the upscaler makes, in one evaluation each, and what it leaves out.
+
+    Args:
+        from_mpp: µm/px from which on, towards finer ones, stages after the first are the upscaler's; none for
+            no stage, infinity for all of them.
+        background_skip: leave to the bilinear guide, without network, where it shows nothing but background.
+        skip_tolerance: largest difference of a background pixel to the background colour, of 255.
+        skip_margin: guide pixels around what is left out that must be background as well.
+    """
+
+    from_mpp: float | None = None
+    background_skip: bool = True
+    skip_tolerance: int = 8
+    skip_margin: int = 8
+
+    def __post_init__(self) -> None:
+        if self.from_mpp == "inf":  # what JSON holds, and what YAML reads where the dot is forgotten
+            object.__setattr__(self, "from_mpp", math.inf)
+        if self.from_mpp is not None and not self.from_mpp > 0:
+            raise InvalidValueError(
+                f"from_mpp must be a positive number of µm/px, .inf for all stages or null for none, got "
+                f"{self.from_mpp}"
+            )
+        self.skip()
+
+    def makes(self, stage: int, mpp: float) -> bool:
+        """Whether a stage is the upscaler's."""
+        return stage > 0 and self.from_mpp is not None and mpp <= self.from_mpp * (1 + 1e-9)
+
+    def skip(self) -> SkipRule | None:
+        """What needs no network; None for all does."""
+        rule = SkipRule(tolerance=self.skip_tolerance, margin=self.skip_margin)
+        return rule if self.background_skip else None
+
+
 def _guided_default() -> GuidedConfig:
     return GuidedConfig(relax_step=28)
 
@@ -114,33 +161,40 @@ class Preset:
 
     Args:
         base: stage 0.
-        guided: stages 1 to L.
+        guided: stages 1 to L, but those that the upscaler makes.
+        upscaler: the others.
     """
 
     base: ScheduleConfig = field(default_factory=ScheduleConfig)
     guided: GuidedConfig = field(default_factory=_guided_default)
+    upscaler: UpscalerConfig = field(default_factory=UpscalerConfig)
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Plain values, for provenance; `preset_from_dict` turns them back."""
-        return asdict(self)
+        values = asdict(self)
+        if self.upscaler.from_mpp == math.inf:
+            values["upscaler"]["from_mpp"] = "inf"  # JSON has no infinity
+        return values
 
 
-Section = TypeVar("Section", ScheduleConfig, GuidedConfig)
+Section = TypeVar("Section", ScheduleConfig, GuidedConfig, UpscalerConfig)
 
 
 def preset_from_dict(values: Mapping[str, Any]) -> Preset:
     """A preset from the content of a YAML file.
 
     Args:
-        values: ``{"base": {…}, "guided": {…}}``; keys that are left out keep the default of the dataclass.
+        values: ``{"base": {…}, "guided": {…}, "upscaler": {…}}``; what is left out keeps its default.
 
     Raises:
         InvalidValueError: an unknown key or a value that cannot be, named.
     """
-    _refuse_unknown(values, ("base", "guided"), "")
+    _refuse_unknown(values, ("base", "guided", "upscaler"), "")
+    guided = values["guided"] or {} if "guided" in values else {"relax_step": Preset().guided.relax_step}
     return Preset(
         base=_section(ScheduleConfig, values.get("base") or {}, "base"),
-        guided=_section(GuidedConfig, values.get("guided") or {}, "guided"),
+        guided=_section(GuidedConfig, guided, "guided"),
+        upscaler=_section(UpscalerConfig, values.get("upscaler") or {}, "upscaler"),
     )
 
 

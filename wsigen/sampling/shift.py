@@ -126,7 +126,7 @@ class ShiftPlan:
 
         Args:
             seed: of the slide.
-            stage: of the cascade; stage 0, one patch, has no shift.
+            stage: of the cascade; a stage 0 of one patch has no shift.
             steps: number of steps.
             extent: side of the square canvas.
             patch: side of a patch, a multiple of ``k``.
@@ -137,7 +137,7 @@ class ShiftPlan:
 
         Determinism: a function of (seed, stage, step) and the sizes.
         """
-        if stage == 0:
+        if stage == 0 and patch == extent:
             whole = Lines(extent, 0, patch)
             return (StepGrid(whole, whole),) * steps
         if self.halo % k or 2 * self.halo >= patch:

@@ -87,7 +87,7 @@ class StageSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class StageProgress:
-    """How far a stage has come.
+    """How far a stage has come; the patches of an upscaler are its tiles, in one step.
 
     Args:
         stage: of the cascade.
@@ -120,6 +120,8 @@ class Machine:
         threads: that make noise; by default one per CPU.
         prefetch: make the noise of the next row of patches meanwhile; by default where the denoiser does
             not need the CPU itself. Takes ``patch · extent · 12`` bytes.
+        tile: guide pixels a side of what an upscaler evaluates at once, at most; by default what is good for
+            the device.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -127,10 +129,16 @@ class Machine:
     order: str = "wavefront"
     threads: int | None = None
     prefetch: bool | None = None
+    tile: int | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise InvalidValueError(f"batch size must be at least 1, got {self.batch_size}")
+
+    @property
+    def prefetches(self) -> bool:
+        """Whether CPUs are free to prepare what comes next."""
+        return self.device.type != "cpu" if self.prefetch is None else self.prefetch
 
 
 class StageRun:
@@ -186,9 +194,8 @@ class StageRun:
         threads = self.machine.threads or os.cpu_count() or 1
         with ThreadPoolExecutor(threads, "wsigen-noise") as pool:
             self._pool = pool
-            ahead = self.machine.prefetch
-            ahead = self.machine.device.type != "cpu" if ahead is None else ahead
-            self._noise = NoiseField(spec.seed, spec.stage, pool=pool if ahead else None)
+            ahead = pool if self.machine.prefetches else None
+            self._noise = NoiseField(spec.seed, spec.stage, pool=ahead)
             for task in row_tasks([g.rows for g in spec.grids], self.machine.order, self._first_row):
                 self._run_task(task)
         return self._report()

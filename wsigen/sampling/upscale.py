@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -24,19 +23,12 @@ from torch import Tensor
 
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
-from wsigen.sampling.background import Colour, SkipRule
+from wsigen.sampling.background import Colour
 from wsigen.sampling.cells import CELL, box_of, cells_of, needed_cells, pixels_of
 from wsigen.sampling.noise import NoiseField
 from wsigen.sampling.pixels import bilinear, crop, to_pixels, to_unit
+from wsigen.sampling.reach import Reach, UpscaleSpec
 from wsigen.sampling.rows import RowSource
-
-LEAST = 128
-"""Least side of what a network is given, in guide pixels.
-
-oneDNN does not take convolutions of fewer than 20 480 values, and other kernels sum in another order. From
-here on results were the same to the last bit, for every shape from 128 × 128 to 600 × 600 and any number of
-tiles at once: features of at least 20 channels a quarter as fine as the guide are then large enough.
-"""
 
 _AHEAD = 4
 
@@ -69,37 +61,6 @@ class UpscalerFunction(Protocol):
     ) -> Float[Tensor, "b 3 kh kw"]:
         """The next stage from guides in [-1, 1], unit noise and the µm/px of the result."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpscaleSpec:
-    """Everything that determines the pixels of a stage, besides the upscaler, the guide and the background.
-
-    Args:
-        stage: of the cascade, at least 1.
-        extent: side of the canvas in pixels, a multiple of ``k``.
-        k: factor between the stages.
-        mpp: µm/px of this stage.
-        seed: of the slide.
-        skip: what is left to the bilinear guide as background; None for nothing.
-    """
-
-    stage: int
-    extent: int
-    k: int
-    mpp: float
-    seed: int
-    skip: SkipRule | None = None
-
-    @property
-    def bounds(self) -> Region:
-        """The canvas."""
-        return Region(0, 0, self.extent, self.extent)
-
-    @property
-    def guide_bounds(self) -> Region:
-        """The canvas of the stage above."""
-        return Region(0, 0, self.extent // self.k, self.extent // self.k)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +125,7 @@ class UpscaledStage:
                 f"{upscaler.k}, or choose another --upscaler or --preset"
             )
         self.spec, self.pieces = spec, pieces or Pieces()
+        self.reach = Reach.of(spec, upscaler, self.pieces.tile)
         self._upscaler, self._guide = upscaler, guide
         self._background, self._device = background, torch.device(device)
         self._mpp = torch.tensor([spec.mpp], device=self._device)  # one for all: so no batch is seen in it
@@ -194,40 +156,8 @@ class UpscaledStage:
             self._finish(batch, region, out)
         return out
 
-    def guide_region(self, region: Region) -> Region:
-        """The part of the stage above that is read for a region of this one."""
-        reads = [self._read(core) for core in self._cores(region)]
-        y, x = min(r.y for r in reads), min(r.x for r in reads)
-        return Region(y, x, max(r.y1 for r in reads) - y, max(r.x1 for r in reads) - x)
-
-    def _cores(self, region: Region) -> list[Region]:
-        """The guide pixels of a region, in parts of about one size that are no larger than a tile."""
-        k = self.spec.k
-        rows, cols = (
-            _parts(start // k, -(-end // k), self.pieces.tile)
-            for start, end in ((region.y, region.y1), (region.x, region.x1))
-        )
-        return [Region(y, x, y1 - y, x1 - x) for y, y1 in rows for x, x1 in cols]
-
-    def _given(self, core: Region) -> Region:
-        """What the network is given for guide pixels that are to be kept; may reach outside the canvas."""
-        net = self._upscaler
-        (y, y1), (x, x1) = (
-            _with_halo(start, end, net.radius, net.stride)
-            for start, end in ((core.y, core.y1), (core.x, core.x1))
-        )
-        return Region(y, x, y1 - y, x1 - x)
-
-    def _read(self, core: Region) -> Region:
-        """What of the guide is read for guide pixels that are to be kept."""
-        given, margin = self._given(core), self.spec.skip.margin if self.spec.skip else 0
-        cells = pixels_of(cells_of(core)).pad(max(margin, 1))
-        y, x = min(given.y, cells.y), min(given.x, cells.x)
-        both = Region(y, x, max(given.y1, cells.y1) - y, max(given.x1, cells.x1) - x)
-        return both.intersect(self.spec.guide_bounds)
-
     def _tiles(self, region: Region) -> Iterator[_Tile]:
-        pool, cores = self.pieces.pool, self._cores(region)
+        pool, cores = self.pieces.pool, self.reach.cores(region)
         if pool is None:
             yield from map(self._prepare, cores)
             return
@@ -241,13 +171,13 @@ class UpscaledStage:
 
     def _prepare(self, core: Region) -> _Tile:
         """Reads the guide, and makes the noise of what has to be evaluated."""
-        held, cells, skip = self._read(core), cells_of(core), self.spec.skip
+        held, cells, skip = self.reach.read(core), cells_of(core), self.spec.skip
         pixels = self._guide.read(held)
         needed = np.ones((cells.height, cells.width), bool)
         if skip:
             needed = needed_cells(skip.occupied(pixels, self._background), held, cells, skip.margin)
         box = box_of(needed, cells).intersect(core)
-        given = _within(self._given(box), self._given(core)) if box else box
+        given = self.reach.given(box, core) if box else box
         flat = None if needed.all() else bilinear(crop(pixels, held, core.pad(1)), self.spec.k)
         guide = crop(pixels, held, given) if given else None
         noise = self._noise.region(given) if given else None
@@ -326,20 +256,3 @@ class _Tile:
             part = self.flat[k * spot.y : k * spot.y1, k * spot.x : k * spot.x1]
             np.copyto(part, evaluated, where=mask[:, :, None])
         return self.flat
-
-
-def _parts(start: int, end: int, largest: int) -> list[tuple[int, int]]:
-    count = -(-(end - start) // largest)
-    borders = [start + (end - start) * i // count for i in range(count + 1)]
-    return list(pairwise(borders))
-
-
-def _with_halo(start: int, end: int, radius: int, stride: int) -> tuple[int, int]:
-    first = (start - radius) // stride * stride
-    last = -(-(end + radius) // stride) * stride
-    return first, max(last, first + -(-LEAST // stride) * stride)
-
-
-def _within(region: Region, outer: Region) -> Region:
-    """A region, moved up and left as far as it takes to lie in another."""
-    return region.shift(min(0, outer.y1 - region.y1), min(0, outer.x1 - region.x1))
