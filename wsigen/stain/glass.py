@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import cv2
 import numpy as np
 
@@ -12,6 +14,22 @@ NEAR, FAR = 2, 4
 """Cells from tissue up to which a stain is opaque, and from which on it is gone."""
 
 _WINDOW = 1024
+
+
+class Glass(Protocol):
+    """Where a slide is bare glass, as a function of position; see `GlassMap`."""
+
+    def fraction(self, region: Region) -> float:
+        """The part of the cells a region touches that is occupied, in [0, 1]."""
+        ...
+
+    def range(self, region: Region) -> tuple[float, float]:
+        """Bounds of the opacity in a region."""
+        ...
+
+    def opacity(self, region: Region) -> np.ndarray:
+        """How much of the translated pixel is shown: float32 (height, width)."""
+        ...
 
 
 class GlassMap:

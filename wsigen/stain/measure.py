@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from wsigen.geometry import Region
-from wsigen.stain.glass import GlassMap
+from wsigen.stain.glass import Glass
 from wsigen.stain.machine import Machine
 from wsigen.stain.nodes import NodeGrid, contrast_confidence, tissue_confidence
 from wsigen.stain.normalise import NormLayers
@@ -39,40 +39,42 @@ class NodeMeter:
     """
 
     def __init__(
-        self, layers: Sequence[NormLayers], grid: NodeGrid, glass: GlassMap | None, machine: Machine
+        self, layers: Sequence[NormLayers], grid: NodeGrid, glass: Glass | None, machine: Machine
     ) -> None:
         self.layers, self.grid, self.glass, self.machine = layers, grid, glass, machine
         picture = to_network(torch.from_numpy(tissue_like())[None].to(machine.device), machine.dtype)
         self._usual = [side_by_side(own.measure(picture)) for own in layers]
 
     @torch.inference_mode()
-    def measure(self, row: int, read: ReadInto) -> list[NodeRow]:
+    def measure(self, row: int, read: ReadInto, cols: range | None = None) -> list[NodeRow]:
         """One row of nodes, for each network.
 
         Args:
             row: of nodes.
             read: the slide.
+            cols: of the row; all by default.
         """
-        device, count = self.machine.device, self.grid.cols.count
+        cols = range(self.grid.cols.count) if cols is None else cols
+        device, count = self.machine.device, len(cols)
         tables = [[t.repeat(count, 1) for t in usual] for usual in self._usual]
         confidence = np.zeros(count, np.float32)
-        for batch in self._batches(row, read):
+        for batch in self._batches(row, cols, read):
             pixels = torch.stack([patch.pixels for patch in batch])
             if device.type == "cuda":
                 pixels = pixels.pin_memory()
             x = to_network(pixels.to(device, non_blocking=True), self.machine.dtype)
-            cols = [patch.col for patch in batch]
-            confidence[cols] = [patch.confidence for patch in batch]
-            at = torch.tensor(cols, device=device)
+            spots = [patch.col - cols.start for patch in batch]
+            confidence[spots] = [patch.confidence for patch in batch]
+            at = torch.tensor(spots, device=device)
             for (mean, inv_std), layers in zip(tables, self.layers, strict=True):
                 mean[at], inv_std[at] = side_by_side(layers.measure(x))
         weights = torch.from_numpy(confidence).to(device)
         return [NodeRow(mean, inv_std, weights) for mean, inv_std in tables]
 
-    def _batches(self, row: int, read: ReadInto) -> Iterator[list[_Patch]]:
+    def _batches(self, row: int, cols: range, read: ReadInto) -> Iterator[list[_Patch]]:
         """Patches of one shape that are worth measuring."""
         batch: list[_Patch] = []
-        for patch in self._patches(row, read):
+        for patch in self._patches(row, cols, read):
             full = len(batch) == self.machine.batch(patch.pixels[..., 0].numel())
             if batch and (full or batch[0].pixels.shape != patch.pixels.shape):
                 yield batch
@@ -81,8 +83,8 @@ class NodeMeter:
         if batch:
             yield batch
 
-    def _patches(self, row: int, read: ReadInto) -> Iterator[_Patch]:
-        for col in range(self.grid.cols.count):
+    def _patches(self, row: int, cols: range, read: ReadInto) -> Iterator[_Patch]:
+        for col in cols:
             region = self.grid.patch(row, col)
             confidence = tissue_confidence(self.glass, region)
             if confidence == 0:

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from wsigen.geometry import Region, Size
-from wsigen.stain.glass import GlassMap
+from wsigen.stain.glass import Glass
 from wsigen.stain.normalise import Axis
 
 PATCH = 512
@@ -124,7 +124,7 @@ class NodeGrid:
         return Region(y, x, y1 - y, x1 - x)
 
 
-def tissue_confidence(glass: GlassMap | None, patch: Region) -> float:
+def tissue_confidence(glass: Glass | None, patch: Region) -> float:
     """How much of a patch's statistics are those of tissue, in [0, 1]: 1 from a quarter of tissue on.
 
     Args:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from wsigen.errors import InvalidValueError
-from wsigen.geometry import Size
+from wsigen.geometry import Region, Size
 from wsigen.stain.branch import Branch
-from wsigen.stain.glass import GlassMap
+from wsigen.stain.glass import Glass
 from wsigen.stain.machine import Machine
 from wsigen.stain.measure import ReadInto, gather
 from wsigen.stain.pixels import to_network, to_pixels
@@ -35,8 +35,8 @@ class _Flight:
     finite: Tensor
     done: torch.cuda.Event | None
 
-    def land(self, out: np.ndarray, top: int) -> None:
-        """Wait for the pixels, and write them to the rows that begin at ``top``."""
+    def land(self, out: np.ndarray, there: Region) -> None:
+        """Wait for the pixels, and write them to those of a region."""
         if self.done is not None:
             self.done.synchronize()
         if not self.finite.item():
@@ -46,8 +46,8 @@ class _Flight:
                 "--dtype float32"
             )
         for tile, pixels in zip(self.tiles, self.pixels, strict=True):
-            core = tile.core
-            part = out[core.y - top : core.y1 - top, core.x : core.x1]
+            core = tile.core.shift(-there.y, -there.x)
+            part = out[core.y : core.y1, core.x : core.x1]
             part[:] = pixels.numpy()[: part.shape[0], : part.shape[1]]
 
 
@@ -62,11 +62,10 @@ class RowRenderer:
             any row computes as one from the top.
     """
 
-    def __init__(self, branch: Branch, size: Size, glass: GlassMap | None, machine: Machine) -> None:
+    def __init__(self, branch: Branch, size: Size, glass: Glass | None, machine: Machine) -> None:
         self.branch, self.size, self.glass, self.machine = branch, size, glass, machine
         self._most = machine.batch(branch.schedule.tiles.largest_read.area)
 
-    @torch.inference_mode()
     def render(self, row: int, read: ReadInto) -> np.ndarray:
         """One row of tiles: uint8 (height, width, 3).
 
@@ -76,24 +75,38 @@ class RowRenderer:
         """
         tiles = self.branch.schedule.tiles.row(row)
         core = tiles[0].core
-        out = np.empty((min(core.y1, self.size.height) - core.y, self.size.width, 3), np.uint8)
         self.branch.begin_row(row)
+        height = min(core.y1, self.size.height) - core.y
+        return self.paint(tiles, read, Region(core.y, 0, height, self.size.width))
+
+    @torch.inference_mode()
+    def paint(self, tiles: Sequence[Tile], read: ReadInto, region: Region) -> np.ndarray:
+        """A region that tiles cover, with the branch's present statistics: uint8 (height, width, 3).
+
+        Args:
+            tiles: that reach no further up or left than the region.
+            read: the slide.
+            region: of the slide.
+        """
+        out = np.empty((region.height, region.width, 3), np.uint8)
         flight = None
-        for batch in self._batches(tiles, read, out):
+        for batch in self._batches(tiles, read, out, region):
             launched = self._launch(batch, read)
             if flight is not None:
-                flight.land(out, core.y)  # while the device works on the next one
+                flight.land(out, region)  # while the device works on the next one
             flight = launched
         if flight is not None:
-            flight.land(out, core.y)
+            flight.land(out, region)
         return out
 
-    def _batches(self, tiles: Sequence[Tile], read: ReadInto, out: np.ndarray) -> Iterator[list[Tile]]:
+    def _batches(
+        self, tiles: Sequence[Tile], read: ReadInto, out: np.ndarray, region: Region
+    ) -> Iterator[list[Tile]]:
         """Tiles that need the network; the others are copied."""
         batch: list[Tile] = []
         for tile in tiles:
             if self.glass is not None and self.glass.range(tile.core)[1] == 0:
-                self._copy(tile, read, out)
+                self._copy(tile, read, out, region)
                 continue
             if batch and (batch[0].read.size != tile.read.size or len(batch) == self._most):
                 yield batch
@@ -102,9 +115,10 @@ class RowRenderer:
         if batch:
             yield batch
 
-    def _copy(self, tile: Tile, read: ReadInto, out: np.ndarray) -> None:
-        visible = tile.core.intersect(self.size.region)
-        read(visible, out[:, visible.x : visible.x1])
+    def _copy(self, tile: Tile, read: ReadInto, out: np.ndarray, region: Region) -> None:
+        visible = tile.core.intersect(region)
+        spot = visible.shift(-region.y, -region.x)
+        read(visible, out[spot.y : spot.y1, spot.x : spot.x1])
 
     def _launch(self, tiles: Sequence[Tile], read: ReadInto) -> _Flight:
         device = self.machine.device

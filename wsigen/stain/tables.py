@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wsigen.errors import InvalidValueError
+from wsigen.geometry import Region
 from wsigen.stain.nodes import NodeGrid
 from wsigen.stain.norm import Norm
 from wsigen.stain.normalise import Field, LayerStats, WhiteningStats
@@ -61,23 +62,56 @@ class TableWindow:
 
     def fields(self, first: int, stop: int) -> list[Field]:
         """Fields that are right between the rows of nodes [first, stop), one for each layer."""
-        count, reach = self.grid.rows.count, self.norm.reach
-        top, end = max(0, first - reach), min(count, stop + reach)
-        rows = [self._rows[row] for row in range(top, end)]
-        mean, inv_std = finish(
-            torch.stack([r.mean for r in rows]),
-            torch.stack([r.inv_std for r in rows]),
-            torch.stack([r.confidence for r in rows]),
-            self.norm,
-        )
-        inner = slice(first - top, stop - top)
-        along, across = self.grid.rows.axis(first, stop), self.grid.cols.axis()
-        parts = zip(*(t[inner].split(self.channels, dim=2) for t in (mean, inv_std)), strict=True)
-        interpolation = "linear" if self.norm.kind == "dn" else "nearest"
-        return [
-            Field(m.contiguous(), s.contiguous(), along, across, interpolation, self.norm.granularity)
-            for m, s in parts
-        ]
+        wanted = Region(first, 0, stop - first, self.grid.cols.count)
+        held = nodes_around(wanted, self.grid, self.norm)
+        rows = [self._rows[row] for row in range(held.y, held.y1)]
+        return fields_of(rows, held, wanted, self.grid, self.norm, self.channels)
+
+
+def nodes_around(wanted: Region, grid: NodeGrid, norm: Norm) -> Region:
+    """The nodes that must have been measured so that some nodes' final statistics are right.
+
+    Args:
+        wanted: indices of nodes.
+        grid: of all nodes.
+        norm: "dn" or "kin".
+    """
+    return wanted.pad(norm.reach).intersect(Region(0, 0, grid.rows.count, grid.cols.count))
+
+
+def fields_of(
+    rows: Sequence[NodeRow],
+    held: Region,
+    wanted: Region,
+    grid: NodeGrid,
+    norm: Norm,
+    channels: Sequence[int],
+) -> list[Field]:
+    """Fields that are right between some nodes, one for each layer.
+
+    Args:
+        rows: statistics of the nodes held.
+        held: their indices, `nodes_around` those wanted.
+        wanted: indices of the fields' nodes.
+        grid: of all nodes.
+        norm: "dn" or "kin".
+        channels: of each layer.
+    """
+    mean, inv_std = finish(
+        torch.stack([r.mean for r in rows]),
+        torch.stack([r.inv_std for r in rows]),
+        torch.stack([r.confidence for r in rows]),
+        norm,
+    )
+    inner = wanted.shift(-held.y, -held.x)
+    nodes = (slice(inner.y, inner.y1), slice(inner.x, inner.x1))
+    along, across = grid.rows.axis(wanted.y, wanted.y1), grid.cols.axis(wanted.x, wanted.x1)
+    parts = zip(*(t[nodes].split(tuple(channels), dim=2) for t in (mean, inv_std)), strict=True)
+    interpolation = "linear" if norm.kind == "dn" else "nearest"
+    return [
+        Field(m.contiguous(), s.contiguous(), along, across, interpolation, norm.granularity)
+        for m, s in parts
+    ]
 
 
 def side_by_side(stats: Sequence[LayerStats]) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]:
