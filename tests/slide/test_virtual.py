@@ -1,4 +1,4 @@
-"""A slide in memory, read like one in a file: every read is compared with OpenSlide's own of the same pixels."""
+"""A slide in memory, read like one in a file: every read is compared with OpenSlide's own of its pixels."""
 
 from __future__ import annotations
 

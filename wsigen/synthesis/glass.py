@@ -89,11 +89,21 @@ def stage_glass(above: RowSource, extent: int, k: int, *, mpp: float, colour: Co
     side, cells = extent // k, ceil_div(extent, CELL)
     means = np.empty((cells, cells, 3), np.uint8)
     for y in range(0, side, _STRIP):
-        rows = above.read(Region(y, 0, min(_STRIP, side - y), side))
-        # Each 16 pixels of the stage above are k cells, whatever k is.
-        whole = pad_edge(rows, ceil_div(len(rows), CELL) * CELL, ceil_div(side, CELL) * CELL)
-        height, width = (n // CELL * k for n in whole.shape[:2])
+        strip = cell_means(above.read(Region(y, 0, min(_STRIP, side - y), side)), k)
         top = y // CELL * k
-        strip = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
-        means[top : top + height] = strip[: cells - top, :cells]
+        means[top : top + len(strip)] = strip[: cells - top, :cells]
     return _without_dust(glass_map(means, colour, CELL, TOLERANCE), mpp)
+
+
+def cell_means(pixels: np.ndarray, k: int) -> np.ndarray:
+    """Mean colours of the cells that pixels of the stage above show: uint8 (rows, columns, 3).
+
+    Args:
+        pixels: uint8 (height, width, 3), from a multiple of 16 on. The last row and column go on where they
+            do not end at one.
+        k: factor between the stages.
+    """
+    # Each 16 pixels of the stage above are k cells, whatever k is.
+    whole = pad_edge(pixels, *(ceil_div(n, CELL) * CELL for n in pixels.shape[:2]))
+    height, width = (n // CELL * k for n in whole.shape[:2])
+    return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
