@@ -67,7 +67,7 @@ class UpscalerLossConfig:
         symmetry_every: updates from one with that term to the next.
         r1: weight γ/2 of the discriminator's gradient at real images (Mescheder et al. 2018).
         r1_every: updates from one with that term to the next; it counts as many times as much.
-        depth: the guide of an image comes from 0 to this many of the upscaler's own stages.
+        depth: the guide of an image comes from 0 to this many of the upscaler's own stages, more likelier.
         guide_noise: largest standard deviation of noise on the guide.
     """
 
@@ -80,7 +80,7 @@ class UpscalerLossConfig:
     symmetry_every: int = 4
     r1: float = 0.1
     r1_every: int = 16
-    depth: int = 2
+    depth: int = 3
     guide_noise: float = 0.04
 
     def __post_init__(self) -> None:
@@ -103,7 +103,7 @@ class UpscalerOptimConfig:
     """
 
     lr: float = 1e-4
-    discriminator_lr: float = 2e-4
+    discriminator_lr: float = 1e-4
     cooldown: float = 0.2
     betas: tuple[float, float] = (0.5, 0.99)
     ema_sigma_rel: float = 0.05

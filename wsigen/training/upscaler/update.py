@@ -99,9 +99,13 @@ class UpscalerUpdate:
         }
 
     def _depth(self, size: int, rng: np.random.Generator) -> int:
-        """How many own stages precede, of those that images of this size can be reduced for."""
+        """How many own stages precede, of those that images of this size can be reduced for.
+
+        More of them are likelier: the first stage from a real image is soon learnt, faults add up later.
+        """
         fit = [d for d in range(self.loss.depth + 1) if size % self.config.least_size(d) == 0]
-        return fit[int(rng.integers(len(fit)))]
+        shares = np.cumsum([d + 1 for d in fit])
+        return fit[int(np.searchsorted(shares / shares[-1], rng.random(), side="right"))]
 
     @torch.no_grad()
     def _guide(self, x: Tensor, mpp: Tensor, depth: int, noise: _Noise) -> Tensor:
