@@ -13,7 +13,7 @@ from tests.commands import ROOT
 from tests.evaluate.report.reports import report
 from wsigen.diffusion.schedule import karras_sigmas
 from wsigen.diffusion.solvers import SOLVERS
-from wsigen.evaluate import descriptor, draw, hunt, inputs, observe, privacy, sets, splits, windows
+from wsigen.evaluate import descriptor, draw, hunt, inputs, observe, privacy, sets, splits, verdict, windows
 from wsigen.evaluate.catalogue import MEASURES
 from wsigen.evaluate.results import SCHEMA
 from wsigen.sampling.noise import BLOCK_HEIGHT, BLOCK_WIDTH
@@ -83,6 +83,9 @@ def test_numbers_of_an_evaluation_are_those_of_the_code() -> None:
         f"Of {observe.SAMPLES} patches a set",
         f"at most {windows.MOST_SLIDES} slides a set",
         f"mean of up to {splits.SPLITS} splits",
+        f"within {verdict.TELLING:g} half-widths of the floor",
+        f"`relief` {MEASURES['relief'].bad}",
+        f"the middle {observe.PHASE_PX} px of larger patches",
         f"nearer than {privacy.COPY_DISTANCE}, *and* than {privacy.COPY_SHARE} × the distance",
         f"{inputs.MIN_GROUPS} on",
         f"{hunt.BUDGET:.0e}".replace("1e+10", "10¹⁰ comparisons"),
