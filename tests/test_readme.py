@@ -12,6 +12,7 @@ from tests.commands import ROOT, bash_commands, inline_commands, parsed, split
 from wsigen.cli import main
 from wsigen.config import SampleConfig, TrainConfig
 from wsigen.sampling.plan import patch_size
+from wsigen.synthesis.overview import SIZE, STAGES
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text(encoding="utf-8")
@@ -35,7 +36,8 @@ def test_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) 
     if "--config" in words[1]:
         assert file is not None
     if isinstance(config, SampleConfig):
-        assert patch_size(config.size, config.stages, config.k) >= 64
+        stages = STAGES if config.stages is None else config.stages
+        assert config.overview or patch_size(config.size or SIZE, stages, config.k) >= 64
 
 
 def test_every_command_is_shown() -> None:

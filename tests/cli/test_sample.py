@@ -169,7 +169,7 @@ def test_size_that_is_no_multiple_names_the_nearest(refusal):
         (["--batch-size", "0"], "--batch-size must be auto or >= 1"),
         (["--device", "cuda:99"], "--device cuda:99: there is none on this machine"),
         (["--device", "toaster"], "--device must be auto, cpu, cuda"),
-        (["--preset", "slow"], "--preset must be one of fast, paper, or a YAML file, got 'slow'"),
+        (["--preset", "slow"], "--preset must be one of fast, one-step, paper, or a YAML file, got 'slow'"),
         (["--layout", "svs"], "layout"),
         (["--name", "a/b"], "--name must be a plain file name"),
         (["--colour", "4"], "--colour"),
@@ -189,7 +189,7 @@ def test_unknown_config_key(refusal, tmp_path):
     ("text", "says"),
     [
         ("guided: {steps: 3, relax_step: 1, stepz: 4}", "unknown preset key guided.stepz"),
-        ("[1, 2]", "must hold the keys base and guided"),
+        ("[1, 2]", "must hold the keys base, guided and upscaler"),
         ("a: b: c", "is no YAML"),
     ],
 )

@@ -113,7 +113,7 @@ def test_a_picture_takes_the_place_of_stage_0_and_may_have_any_side_if_all_else_
     values = {"guided": {"relax_sigma": 0.256}, "upscaler": {"from_mpp": "inf"}}
     assert kinds(values, given=True, size=75 * 16, multiple=16) == ["GivenSpec"] + ["UpscaleSpec"] * 4
     values["upscaler"]["from_mpp"] = 1
-    with pytest.raises(InvalidValueError, match=r"multiple of 16, got 1200; pass --size 1280"):
+    with pytest.raises(InvalidValueError, match="multiple of 16 pixels a side, got 75; crop it to 64"):
         kinds(values, given=True, size=75 * 16, multiple=16)
 
 

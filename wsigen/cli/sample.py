@@ -11,7 +11,8 @@ from wsigen.config import SampleConfig
 DESCRIPTION = (
     "Synthesise H&E slides. Writes OUT/NAME_HE.ome.tif with its provenance (.json), a thumbnail (.jpg) and "
     "the overview that it was made from (.png); with --stain, OUT/NAME_IHC-MARKER.ome.tif of the same pixels "
-    "as well. Interrupted, the same command goes on where it stopped."
+    "as well. With --overview, it is made from a picture of yours. Interrupted, the same command goes on "
+    "where it stopped."
 )
 
 

@@ -16,12 +16,16 @@ class SampleConfig:
     """One call of ``sample``.
 
     Args:
-        size: side of the slide in pixels, patch * k**stages.
-        stages: number of upscalings; the patch that the denoiser sees is size / k**stages.
+        size: side of the slide in pixels, patch * k**stages; default 2048, or what follows from --overview.
+        stages: number of upscalings, the side of stage 0 is size / k**stages; default 4, or what follows from
+            --overview and --mpp.
         seed: the slide follows from it, whatever the machine, memory, batch size or schedule.
         mpp: µm/px of the finished slide.
-        model: "default" (bundled), a snapshot folder, or a hub id.
-        preset: "fast", "paper", or a YAML file of your own.
+        model: "default" (bundled), a model or snapshot folder, or a hub id.
+        upscaler: snapshot folder or hub id of an upscaler to take instead of the model's own.
+        preset: "fast", "one-step", "paper", or a YAML file of your own.
+        overview: picture or slide to start from instead of sampling stage 0: square, H&E.
+        overview_mpp: µm/px of it, if the file does not say.
         k: factor between two stages.
         out: folder to write to.
         name: base name of the files, default synthetic-SEED; with --count, NAME-SEED.
@@ -38,12 +42,15 @@ class SampleConfig:
         dry_run: print what it would take, and stop.
     """
 
-    size: int = 2048
-    stages: int = 4
+    size: int | None = None
+    stages: int | None = None
     seed: int = 0
     mpp: float = 0.5
     model: str = "default"
+    upscaler: str | None = None
     preset: str = "fast"
+    overview: Path | None = None
+    overview_mpp: float | None = None
     k: int = 2
     out: Path = Path("slides")
     name: str | None = None
@@ -59,10 +66,14 @@ class SampleConfig:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        check(self.stages >= 0, "--stages", self.stages, ">= 0")
+        check(self.stages is None or self.stages >= 0, "--stages", self.stages, ">= 0")
         check(self.k >= 2, "--k", self.k, ">= 2")
-        check(self.size > 0, "--size", self.size, "> 0")
+        check(self.size is None or self.size > 0, "--size", self.size, "> 0")
         check(0 < self.mpp < float("inf"), "--mpp", self.mpp, "a positive number of µm/px")
+        if self.overview_mpp is not None:
+            check(self.overview is not None, "--overview-mpp", self.overview_mpp, "given with --overview")
+            okay = 0 < self.overview_mpp < float("inf")
+            check(okay, "--overview-mpp", self.overview_mpp, "a positive number of µm/px")
         check(0 <= self.seed < 2**63, "--seed", self.seed, "between 0 and 2**63")
         check(self.count >= 1, "--count", self.count, ">= 1")
         auto = self.batch_size == "auto"

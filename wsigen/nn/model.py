@@ -45,6 +45,8 @@ def load_model(
     model: str | Path = "default",
     upscaler: str | Path | None = None,
     device: torch.device | str = "cpu",
+    *,
+    upscaled: bool = True,
 ) -> Model:
     """Load the networks of a model: float32 weights, channels last, evaluation mode, no gradients.
 
@@ -52,13 +54,14 @@ def load_model(
         model: "default", a folder, or a hub id, with a denoiser and perhaps an upscaler.
         upscaler: another snapshot or model to take the upscaler from.
         device: where to put them.
+        upscaled: whether an upscaler is of use; if not, none is loaded.
 
     Raises:
         SnapshotError: if one is missing, damaged, of another class or shape than its config, or holds NaN.
     """
     folder = resolve(model)
-    other = folder if upscaler is None else resolve(upscaler)
-    there = upscaler is not None or Upscaler.__name__ in networks(folder)
+    other = folder if upscaler is None or not upscaled else resolve(upscaler)
+    there = upscaled and (upscaler is not None or Upscaler.__name__ in networks(folder))
     # Strided as the images are, lest every convolution copies its weights.
     denoiser = load_snapshot(Denoiser, folder, device)
     fine = load_snapshot(Upscaler, other, device) if there else None

@@ -104,8 +104,11 @@ def stage_specs(
         raise InvalidValueError(f"mpp must be a positive number of µm/px, got {mpp}")
     scales = [mpp * k ** (stages - stage) for stage in range(stages + 1)]
     makes = [preset.upscaler.makes(stage, scale) for stage, scale in enumerate(scales)]
-    only_upscaled = given and all(makes[1:])
-    side = size // k**stages if only_upscaled else patch_size(size, stages, k, multiple=multiple)
+    if given:
+        side = size // k**stages
+        _check_picture(side, 1 if all(makes[1:]) else math.lcm(multiple, k))
+    else:
+        side = patch_size(size, stages, k, multiple=multiple)
     specs: list[AnySpec] = []
     for stage, scale in enumerate(scales):
         extent = side * k**stage
@@ -143,6 +146,14 @@ def _denoised(
         skip=guided.skip() if guided else None,
         history_dtype=HISTORY_DTYPES[guided.history_dtype] if guided else torch.float32,
     )
+
+
+def _check_picture(side: int, step: int) -> None:
+    if side % step:
+        raise InvalidValueError(
+            f"an overview whose stages the denoiser makes must have a multiple of {step} pixels a side, got "
+            f"{side}; crop it to {side // step * step}, or pass --preset one-step, which takes any"
+        )
 
 
 def _check_patch(patch: int, side: int, step: int, section: str) -> None:
@@ -271,3 +282,19 @@ def plan_stage(spec: StageSpec, order: str = "wavefront") -> StagePlan:
         rows_alive=capacity,
         band_bytes=canvas + guide,
     )
+
+
+def plan_any(spec: AnySpec, machine: Machine, upscaler: UpscalerFunction | None = None) -> StagePlan:
+    """What one stage takes, whatever makes it.
+
+    Args:
+        spec: of the stage.
+        machine: for the schedule, and the size of the upscaler's tiles.
+        upscaler: for stages that it makes.
+    """
+    if isinstance(spec, StageSpec):
+        return plan_stage(spec, machine.order)
+    if isinstance(spec, GivenSpec):
+        return plan_given(spec)
+    assert upscaler is not None, "stages by the upscaler come with one"
+    return plan_upscale(spec, upscaler, machine)

@@ -11,13 +11,15 @@ from typing import Any
 from wsigen import __version__
 from wsigen.geometry import Size
 from wsigen.nn.denoiser import Denoiser
-from wsigen.sampling.plan import StagePlan, plan_stage, stage_specs
+from wsigen.sampling.plan import AnySpec, StagePlan, plan_any, stage_specs
 from wsigen.sampling.preset import Preset
-from wsigen.sampling.stage import StageSpec
+from wsigen.sampling.stage import Machine
+from wsigen.sampling.upscale import UpscalerFunction
 from wsigen.slide.codec import ZSTD
 from wsigen.slide.pyramid import pyramid_levels
 from wsigen.slide.write import Layout, estimate_bytes, layout_codec
 from wsigen.synthesis.outlay import Outlay
+from wsigen.synthesis.overview import Overview
 from wsigen.synthesis.twin import Look, TwinJob
 
 
@@ -32,7 +34,7 @@ class SlideJob:
         mpp: µm/px of the slide.
         seed: of the slide.
         model: the model's name, for provenance.
-        model_hash: of its weights.
+        model_hash: of the denoiser's weights.
         preset: how it is sampled.
         preset_name: for provenance.
         dtype: precision of the network, for provenance.
@@ -40,6 +42,9 @@ class SlideJob:
         name: base name of the files.
         layout: of the file.
         stains: that are made of it on the way.
+        upscaler: name of the model that the upscaler is from, for provenance; empty if none is used.
+        upscaler_hash: of its weights.
+        overview: picture that takes the place of stage 0; None if that is sampled.
     """
 
     size: int
@@ -56,6 +61,9 @@ class SlideJob:
     name: str
     layout: Layout = "linked-ome"
     stains: tuple[Look, ...] = ()
+    upscaler: str = ""
+    upscaler_hash: str = ""
+    overview: Overview | None = None
 
     @property
     def slide(self) -> Path:
@@ -75,7 +83,7 @@ class SlideJob:
         to = {"size": size, "mpp": self.mpp, "out": self.out, "name": self.name, "layout": self.layout}
         return tuple(TwinJob(stain=stain, source=source, **to) for stain in self.stains)
 
-    def specs(self, net: Denoiser) -> tuple[StageSpec, ...]:
+    def specs(self, net: Denoiser) -> tuple[AnySpec, ...]:
         """What each stage has to do.
 
         Raises:
@@ -89,14 +97,19 @@ class SlideJob:
             mpp=self.mpp,
             seed=self.seed,
             multiple=net.stride,
+            given=self.overview is not None,
         )
 
     def facts(self) -> dict[str, Any]:
         """What the pixels follow from, as it is written into the slide."""
+        upscaler = {"upscaler": self.upscaler, "upscaler_hash": self.upscaler_hash}
+        overview = {"overview": dict(self.overview.facts)} if self.overview else {}
         return {
             "version": __version__,
             "model": self.model,
             "model_hash": self.model_hash,
+            **(upscaler if self.upscaler_hash else {}),
+            **overview,
             "seed": self.seed,
             "stages": self.stages,
             "k": self.k,
@@ -117,7 +130,10 @@ class SlideJob:
 
     def fingerprint(self) -> str:
         """Hash of what the pixels follow from: an unfinished run is continued only by the very same job."""
-        facts = {key: value for key, value in self.facts().items() if key not in ("model", "preset")}
+        names = ("model", "preset", "upscaler")
+        facts = {key: value for key, value in self.facts().items() if key not in names}
+        if self.overview:
+            facts["overview"] = {key: value for key, value in facts["overview"].items() if key != "slide"}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -137,8 +153,13 @@ class JobPlan:
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations of one patch each, if no patch is skipped."""
-        return sum(s.evaluations for s in self.stages)
+        """The denoiser's evaluations of one patch each, if no patch is skipped."""
+        return sum(s.evaluations for s in self.stages if s.network == "denoiser")
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of the stages that the upscaler makes."""
+        return sum(s.patches for s in self.stages if s.network == "upscaler")
 
     @property
     def patches(self) -> int:
@@ -147,19 +168,22 @@ class JobPlan:
 
     @property
     def canvas_bytes(self) -> int:
-        """Host or device memory of the largest stage's canvas."""
-        return max(s.band_bytes for s in self.stages)
+        """Host or device memory of the largest stage: its canvas, or its rows and the upscaler's features."""
+        return max(s.band_bytes + s.feature_bytes for s in self.stages)
 
 
-def plan_job(job: SlideJob, specs: tuple[StageSpec, ...], order: str) -> JobPlan:
+def plan_job(
+    job: SlideJob, specs: tuple[AnySpec, ...], machine: Machine, upscaler: UpscalerFunction | None = None
+) -> JobPlan:
     """Sizes, patches, evaluations, memory and disk.
 
     Args:
         job: the slide.
         specs: of its stages.
-        order: "wavefront" or "steps".
+        machine: for the schedule, and the size of the upscaler's tiles.
+        upscaler: G(y, z; µm/px), if there are stages that it makes.
     """
-    stages = tuple(plan_stage(spec, order) for spec in specs)
+    stages = tuple(plan_any(spec, machine, upscaler) for spec in specs)
     size = Size(job.size, job.size)
     final = estimate_bytes(size, layout_codec(job.layout), pyramid_levels(size))
     between = sum(estimate_bytes(Size(s.extent, s.extent), ZSTD) for s in stages[:-1])

@@ -8,8 +8,8 @@ import numpy as np
 
 from wsigen.geometry import Region, Size
 from wsigen.sampling.background import Colour, glass_colour
+from wsigen.sampling.plan import AnySpec
 from wsigen.sampling.rows import RowSink, RowStore
-from wsigen.sampling.stage import StageSpec
 from wsigen.stain.stream import StreamTranslator
 from wsigen.synthesis.behind import Behind
 from wsigen.synthesis.glass import stage_glass
@@ -55,7 +55,7 @@ class PairSink:
 
 def open_pair(
     stages: Sequence[RowStore],
-    spec: StageSpec,
+    spec: AnySpec,
     default: Colour,
     stained: Sequence[RowSink],
     stainers: Stainers,
@@ -77,7 +77,8 @@ def open_pair(
     *above, slide = stages
     glass = None
     if above:
-        colour = glass_colour(above[0].read(Region(0, 0, spec.patch, spec.patch)), default)
+        side = spec.extent // spec.k ** len(above)
+        colour = glass_colour(above[0].read(Region(0, 0, side, side)), default)
         glass = stage_glass(above[-1], spec.extent, spec.k, mpp=spec.mpp, colour=colour)
     size = Size(spec.extent, spec.extent)
 

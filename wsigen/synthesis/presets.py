@@ -47,5 +47,7 @@ def load_preset(name_or_path: str) -> Preset:
             f"--preset {name_or_path} is no YAML: {' '.join(str(error).split())}"
         ) from error
     if not isinstance(values, dict):
-        raise InvalidValueError(f"--preset {name_or_path} must hold the keys base and guided, got {values!r}")
+        raise InvalidValueError(
+            f"--preset {name_or_path} must hold the keys base, guided and upscaler, got {values!r}"
+        )
     return preset_from_dict(values)

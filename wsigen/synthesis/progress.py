@@ -14,8 +14,8 @@ from wsigen.synthesis.job import JobPlan
 class Reporter:
     """Shows how far a slide has come.
 
-    The time left is that of the patch-steps left in all stages, at the pace of the stage that is running.
-    Where glass is skipped that pace carries over, since all stages show the same tissue.
+    The time left is that of the pixels that networks have yet to see in all stages, at the pace of the stage
+    that is running. Where glass is skipped that pace carries over, since all stages show the same tissue.
 
     Args:
         plan: of the slide.
@@ -44,8 +44,10 @@ class Reporter:
             self._next_stage(done)
         assert self._bar is not None
         elapsed = time.perf_counter() - self._started
-        left = done.patches_total - done.patches + sum(s.patches for s in self.plan.stages[done.stage + 1 :])
-        left_text = tqdm.format_interval(int(elapsed / done.patches * left))
+        each = self.plan.stages[done.stage].work / self.plan.stages[done.stage].patches
+        left = each * (done.patches_total - done.patches)
+        left += sum(s.work for s in self.plan.stages[done.stage + 1 :])
+        left_text = tqdm.format_interval(int(elapsed / (each * done.patches) * left))
         self._bar.set_postfix_str(f"slide in {left_text}", refresh=False)
         self._bar.update(done.patches - self._bar.n)
 
@@ -59,5 +61,6 @@ class Reporter:
         self.close()
         stage = self.plan.stages[done.stage]
         label = f"stage {done.stage}/{len(self.plan.stages) - 1} {stage.extent} px {stage.mpp:g} µm/px"
-        self._bar = tqdm(total=done.patches_total, desc=label, unit="patch", smoothing=0.1)
+        unit = "tile" if stage.network == "upscaler" else "patch"
+        self._bar = tqdm(total=done.patches_total, desc=label, unit=unit, smoothing=0.1)
         self._stage, self._started = done.stage, time.perf_counter()

@@ -14,8 +14,12 @@ from wsigen.files import only_process, write_bytes
 from wsigen.geometry import Size
 from wsigen.nn.denoiser import Denoiser
 from wsigen.sampling.cascade import run_cascade
+from wsigen.sampling.cells import CELL
+from wsigen.sampling.plan import AnySpec
+from wsigen.sampling.reach import UpscaleSpec
 from wsigen.sampling.rows import RowStore
 from wsigen.sampling.stage import Machine, Progress, StageSpec
+from wsigen.sampling.upscale import UpscalerFunction
 from wsigen.slide.codec import ZSTD
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.provenance import beside
@@ -34,6 +38,7 @@ def synthesise(
     runner: InPrecision,
     machine: Machine,
     *,
+    upscaler: UpscalerFunction | None = None,
     stainers: Stainers | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
@@ -50,6 +55,7 @@ def synthesise(
         net: the denoiser, for what its config says.
         runner: the denoiser in the precision that it runs in.
         machine: where and how to run.
+        upscaler: G(y, z; µm/px) in the precision that it runs in, if the preset has stages that it makes.
         stainers: those of ``job.stains``, if there are any.
         progress: called after every batch of patches.
         overwrite: replace existing slides, and drop the unfinished state of another job.
@@ -60,7 +66,8 @@ def synthesise(
 
     Raises:
         OutputError: a slide exists, a folder holds another job's state, or the disk refuses.
-        InvalidValueError: the size does not fit, or the network returns NaN.
+        InvalidValueError: the size does not fit, a network returns NaN, or the upscaler is missing or has
+            another k.
 
     Memory:
         The band of the largest stage (see ``plan_job``), a few rows of tiles for each slide, and the rows
@@ -92,7 +99,15 @@ def synthesise(
             assert stainers is not None, "a job with stains comes with stainers"
             return open_pair(journals, specs[-1], (red, green, blue), stained, stainers.only(which), behind)
 
-        run_cascade(runner, specs, store, background=(red, green, blue), machine=machine, progress=progress)
+        run_cascade(
+            runner,
+            specs,
+            store,
+            background=(red, green, blue),
+            upscaler=upscaler,
+            machine=machine,
+            progress=progress,
+        )
         if len(journals) > 1:
             write_bytes(beside(job.slide, ".png"), _overview_png(journals[0]))
         # The H&E last: where it is, its stains are.
@@ -104,12 +119,15 @@ def synthesise(
     return tuple(files)
 
 
-def _open_stage(job: SlideJob, spec: StageSpec, *, last: bool, block: int) -> BlockJournal:
+def _open_stage(job: SlideJob, spec: AnySpec, *, last: bool, block: int) -> BlockJournal:
     folder, size = job.work / f"stage-{spec.stage:02d}", Size(spec.extent, spec.extent)
     fingerprint = job.fingerprint()
     if last:
         return final_journal(folder, size, job.layout, fingerprint, block=block)
-    return BlockJournal(folder, size, codec=ZSTD, levels=1, fingerprint=fingerprint, block=block)
+    journal = BlockJournal(folder, size, codec=ZSTD, levels=1, fingerprint=fingerprint, block=block)
+    if spec.stage == 0 and job.overview and journal.rows_done < spec.extent:
+        journal.append(job.overview.pixels[journal.rows_done :])
+    return journal
 
 
 def _overview_png(journal: BlockJournal) -> bytes:
@@ -118,8 +136,10 @@ def _overview_png(journal: BlockJournal) -> bytes:
     return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
-def joints(spec: StageSpec) -> list[dict[str, Any]]:
+def joints(spec: AnySpec) -> list[dict[str, Any]]:
     """Where patches met in the last two steps of a stage, for whoever looks for seams.
+
+    Tiles of an upscaler cannot be seen; what might be is where its background ends.
 
     Args:
         spec: the last stage.
@@ -128,6 +148,10 @@ def joints(spec: StageSpec) -> list[dict[str, Any]]:
         For each of the two grids, the last step's first, a name, the distance of its lines (``pitch``) and
         the first of them (``rows``, ``cols``), in px of the canvas; one where both are the same.
     """
+    if isinstance(spec, UpscaleSpec):
+        cells = {"name": "cells of background", "pitch": CELL * spec.k, "rows": [0], "cols": [0]}
+        return [cells] if spec.skip else []
+    assert isinstance(spec, StageSpec), "the last stage is no picture"
     found: dict[tuple[int, int, int], str] = {}
     for grid, name in zip(
         spec.grids[:-3:-1], ("patches, last step", "patches, step before it"), strict=False
@@ -136,7 +160,7 @@ def joints(spec: StageSpec) -> list[dict[str, Any]]:
     return [{"name": name, "pitch": pitch, "rows": [y], "cols": [x]} for (pitch, y, x), name in found.items()]
 
 
-def _write(job: SlideJob, spec: StageSpec, journal: BlockJournal, overwrite: bool) -> SlideFiles:
+def _write(job: SlideJob, spec: AnySpec, journal: BlockJournal, overwrite: bool) -> SlideFiles:
     made = {"layout": job.layout, "fingerprint": job.fingerprint(), "joints": joints(spec)}
     facts = {**job.facts(), **made, **job.pair()}
     return write_slide(

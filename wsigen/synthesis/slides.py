@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,20 +11,33 @@ import torch
 from wsigen.config import SampleConfig, parse_bytes
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Size
-from wsigen.nn.denoiser import Denoiser, load_denoiser
-from wsigen.nn.snapshot import weights_hash
+from wsigen.nn.denoiser import Denoiser
+from wsigen.nn.model import Model, load_model
+from wsigen.sampling.plan import AnySpec
 from wsigen.sampling.stage import Machine, StageSpec
+from wsigen.sampling.upscalerun import default_tile
 from wsigen.slide.write import SlideFiles
 from wsigen.stain.stream import Norm
 from wsigen.synthesis.estimate import describe_plan
 from wsigen.synthesis.job import JobPlan, SlideJob, plan_job
 from wsigen.synthesis.outlay import gib_text, plan_stains
+from wsigen.synthesis.overview import Overview, open_overview, size_and_stages
 from wsigen.synthesis.presets import load_preset
 from wsigen.synthesis.progress import Reporter
-from wsigen.synthesis.runtime import InPrecision, choose_batch_size, choose_device, choose_dtype
+from wsigen.synthesis.runtime import (
+    InPrecision,
+    UpscalerInPrecision,
+    choose_batch_size,
+    choose_device,
+    choose_dtype,
+)
 from wsigen.synthesis.slide import check_outputs, has_work, is_finished, remove_work, synthesise
 from wsigen.synthesis.stainers import Rendering, Stainers, open_stainers
 from wsigen.synthesis.state import warn_of_disk
+from wsigen.synthesis.unusual import warn_of_unusual
+
+SMALLEST_TILE = 128
+"""Guide pixels a side; of smaller tiles, most of what the upscaler sees is halo."""
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +50,7 @@ class Session:
         config: what was asked for.
         net: the denoiser.
         runner: the denoiser in the precision that it runs in.
+        upscaler: likewise; None if no stage needs it.
         machine: device, batch size and schedule.
         stainers: what makes IHC of the slides, if that is asked for.
         jobs: the slides; they differ in seed and name alone.
@@ -46,10 +61,11 @@ class Session:
     config: SampleConfig
     net: Denoiser
     runner: InPrecision
+    upscaler: UpscalerInPrecision | None
     machine: Machine
     stainers: Stainers | None
     jobs: tuple[SlideJob, ...]
-    specs: tuple[StageSpec, ...]
+    specs: tuple[AnySpec, ...]
     plan: JobPlan
 
 
@@ -58,32 +74,71 @@ def open_session(config: SampleConfig) -> Session:
 
     Raises:
         SnapshotError: the model or a stainer cannot be loaded.
-        InvalidValueError: the machine has no such device, or the size does not fit.
+        SlideError: the overview cannot be read.
+        InvalidValueError: the machine has no such device, the size does not fit, or the preset needs an
+            upscaler that is not there or has another k.
     """
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
-    net = load_denoiser(config.model, device)
+    preset, overview = load_preset(config.preset), _overview(config)
+    size, stages = size_and_stages(
+        overview, size=config.size, stages=config.stages, k=config.k, mpp=config.mpp
+    )
+    upscaled = [
+        s for s in range(stages + 1) if preset.upscaler.makes(s, config.mpp * config.k ** (stages - s))
+    ]
+    model = _model(config, upscaled, device)
     stainers = _stainers(config, device, dtype)
-    jobs = _jobs(config, str(dtype).removeprefix("torch."), stainers)
-    specs = jobs[0].specs(net)
-    patch = specs[0].patch
-    _warn_of_unusual(config, patch, specs[0].mpp, net)
+    job = SlideJob(
+        size=size,
+        stages=stages,
+        k=config.k,
+        mpp=config.mpp,
+        seed=config.seed,
+        model=config.model,
+        model_hash=model.denoiser_hash,
+        preset=preset,
+        preset_name=config.preset,
+        dtype=str(dtype).removeprefix("torch."),
+        out=config.out,
+        name=config.name or f"synthetic-{config.seed}",
+        layout=config.layout,
+        stains=stainers.stains if stainers else (),
+        upscaler=(config.upscaler or config.model) if upscaled else "",
+        upscaler_hash=model.upscaler_hash if upscaled else "",
+        overview=overview,
+    )
+    specs = job.specs(model.denoiser)
+    warn_of_unusual(job, specs, model)
+    upscaler = UpscalerInPrecision(model.upscaler, dtype) if model.upscaler and upscaled else None
+    patch = max([spec.patch for spec in specs if isinstance(spec, StageSpec)], default=specs[0].extent)
     machine = Machine(
         device=device, batch_size=choose_batch_size(config.batch_size, patch, device), order=config.schedule
     )
-    plan = plan_job(jobs[0], specs, config.schedule)
+    machine, plan = _fitting(job, specs, machine, upscaler, parse_bytes(config.memory))
     if stainers:
         canvas = plan.canvas_bytes if device.type == "cpu" else 0
-        size = Size(config.size, config.size)
-        outlay = plan_stains(stainers, size, allowed=parse_bytes(config.memory) - canvas)
+        outlay = plan_stains(stainers, Size(size, size), allowed=parse_bytes(config.memory) - canvas)
         stainers, plan = stainers.with_tile(outlay.plan.tile), replace(plan, stains=outlay)
-    return Session(config, net, InPrecision(net, dtype), machine, stainers, jobs, specs, plan)
+    runner = InPrecision(model.denoiser, dtype)
+    return Session(
+        config, model.denoiser, runner, upscaler, machine, stainers, _jobs(config, job), specs, plan
+    )
 
 
 def describe_slides(config: SampleConfig) -> str:
     """What the slides would take, as a table; a few evaluations are measured for it."""
     s = open_session(config)
-    return describe_plan(s.plan, s.specs, s.runner, s.machine, slides=len(s.jobs), stainers=s.stainers)
+    return describe_plan(
+        s.plan,
+        s.specs,
+        s.runner,
+        s.machine,
+        upscaler=s.upscaler,
+        overview=s.jobs[0].overview,
+        slides=len(s.jobs),
+        stainers=s.stainers,
+    )
 
 
 def make_slides(config: SampleConfig) -> list[SlideFiles]:
@@ -133,6 +188,7 @@ def _make_slide(job: SlideJob, session: Session) -> tuple[SlideFiles, ...]:
                 session.net,
                 session.runner,
                 session.machine,
+                upscaler=session.upscaler,
                 stainers=session.stainers,
                 progress=reporter.update,
                 overwrite=overwrite,
@@ -157,48 +213,59 @@ def _stainers(config: SampleConfig, device: torch.device, dtype: torch.dtype) ->
     return stainers
 
 
-def _jobs(config: SampleConfig, dtype: str, stainers: Stainers | None) -> tuple[SlideJob, ...]:
-    job = SlideJob(
-        size=config.size,
-        stages=config.stages,
-        k=config.k,
-        mpp=config.mpp,
-        seed=config.seed,
-        model=config.model,
-        model_hash=weights_hash(config.model),
-        preset=load_preset(config.preset),
-        preset_name=config.preset,
-        dtype=dtype,
-        out=config.out,
-        name=config.name or f"synthetic-{config.seed}",
-        layout=config.layout,
-        stains=stainers.stains if stainers else (),
-    )
+def _overview(config: SampleConfig) -> Overview | None:
+    return open_overview(config.overview, config.overview_mpp) if config.overview else None
+
+
+def _model(config: SampleConfig, upscaled: Sequence[int], device: torch.device) -> Model:
+    """The networks that the slides need.
+
+    Raises:
+        InvalidValueError: there are stages for an upscaler, and none, or one of another k.
+    """
+    if not upscaled:
+        if config.upscaler is not None:
+            log.warning(
+                "--upscaler is not used: --preset %s leaves all stages to the denoiser; one-step uses it",
+                config.preset,
+            )
+        return load_model(config.model, device=device, upscaled=False)
+    model, given = load_model(config.model, config.upscaler, device), config.upscaler or config.model
+    if model.upscaler is None:
+        raise InvalidValueError(
+            f"--preset {config.preset} makes stages {upscaled[0]} to {upscaled[-1]} with an upscaler, and "
+            f"--model {config.model} has none; pass --upscaler FOLDER, or --preset fast"
+        )
+    if model.upscaler.k != config.k:
+        raise InvalidValueError(
+            f"the upscaler of {given} enlarges {model.upscaler.k} times, --k is {config.k}; pass --k "
+            f"{model.upscaler.k}, or --preset fast"
+        )
+    return model
+
+
+def _fitting(
+    job: SlideJob,
+    specs: tuple[AnySpec, ...],
+    machine: Machine,
+    upscaler: UpscalerInPrecision | None,
+    allowed: int,
+) -> tuple[Machine, JobPlan]:
+    """The machine with the largest tiles for the upscaler that the memory allows, or else the smallest."""
+    plan = plan_job(job, specs, machine, upscaler)
+    tile = default_tile(machine.device)
+    while upscaler and plan.canvas_bytes > allowed and tile > SMALLEST_TILE:
+        tile //= 2
+        machine = replace(machine, tile=tile)
+        plan = plan_job(job, specs, machine, upscaler)
+    return machine, plan
+
+
+def _jobs(config: SampleConfig, job: SlideJob) -> tuple[SlideJob, ...]:
     if config.count == 1:
         return (job,)
     seeds = range(config.seed, config.seed + config.count)
     return tuple(replace(job, seed=seed, name=f"{config.name or 'synthetic'}-{seed}") for seed in seeds)
-
-
-def _warn_of_unusual(config: SampleConfig, patch: int, base_mpp: float, net: Denoiser) -> None:
-    trained = net.config["patch_sizes"]
-    if patch not in trained:
-        log.warning(
-            "%d px in %d stages means patches of %d px; the model was trained on %s px, expect less of it",
-            config.size,
-            config.stages,
-            patch,
-            ", ".join(map(str, trained)),
-        )
-    low, high = net.config["mpp_range"]
-    if config.mpp < low * 0.99 or base_mpp > high * 1.01:
-        log.warning(
-            "stages run from %g to %g µm/px; the model was trained on %g to %g, expect less of it outside",
-            base_mpp,
-            config.mpp,
-            low,
-            high,
-        )
 
 
 def _check_memory(session: Session) -> None:
@@ -209,7 +276,7 @@ def _check_memory(session: Session) -> None:
     if needed > parse_bytes(config.memory):
         takes = gib_text(needed).replace("GiB", " GiB")
         raise InvalidValueError(
-            f"the canvas of --size {config.size} with --schedule {config.schedule} "
+            f"the canvas of --size {session.jobs[0].size} with --schedule {config.schedule} "
             + (f"and its stains take {takes}, " if plan.stains else f"takes {takes}, ")
             + f"--memory allows {config.memory}; pass --memory {gib_text(needed)}"
             + ("" if config.schedule == "wavefront" else " or --schedule wavefront")
