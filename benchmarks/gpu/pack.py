@@ -23,16 +23,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import shlex
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -41,13 +38,13 @@ import tifffile
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmarks.gpu.wheels import command
 from benchmarks.held_out import HELD_OUT, LOSSY, LOSSY_FINEST
 from wsigen.data.entry import CLEAR_BORDER, SlideEntry
 from wsigen.data.index import SlideIndex, build_index
 from wsigen.data.survey import find_slides, survey_slide
 from wsigen.data.table import SlideTable
 from wsigen.errors import InvalidValueError, OutputError
-from wsigen.files import atomic_path
 from wsigen.geometry import Region, Size
 from wsigen.slide.tissue import border_fraction, mask_resolution, tissue_mask
 
@@ -64,26 +61,6 @@ HEADER = "slide,mpp,group,split,finest_mpp\n"
 INDEX, INDEX_BYTES = "index.parquet", 3000
 """Name of the index, and what a slide takes of it, at most."""
 LEAST_TISSUE = 0.4
-
-PACKAGES = (
-    "beartype",
-    "diffusers",
-    "docstring-parser",
-    "imagecodecs",
-    "importlib-metadata",
-    "jsonargparse",
-    "lazy-importer",
-    "openslide-bin",
-    "openslide-python",
-    "torch-fidelity",
-    "typeshed-client",
-)
-"""What wsigen needs beside PyTorch and torchvision, accelerate, OpenCV, tifffile and the scientific stack."""
-PLATFORMS = ("2_28_x86_64", "2_27_x86_64", "2_17_x86_64", "2014_x86_64", "1_x86_64")
-WHEELS = Path("runs/gpu-wheels")
-CODECS = ("_deflate", "_imcd", "_jpeg8", "_shared", "_shared_cython", "_zlib", "_zstd")
-LIBRARIES = ("libdeflate", "libjpeg-", "libzstd")
-UNUSED = ("diffusers/pipelines/", "diffusers/modular_pipelines/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,20 +95,16 @@ class Square:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Pack, unpack, or take out of wheels what is not used; print one JSON object."""
+    """Pack, or unpack; print one JSON object."""
     args = _parser().parse_args(argv)
     if args.unpack is not None:
         sys.stdout.write(json.dumps(unpack(args.unpack, args.out)) + "\n")
-        return
-    if args.slim is not None:
-        sizes = {wheel.name: slim(wheel) for wheel in sorted(args.slim.glob("*.whl"))}
-        sys.stdout.write(json.dumps({"wheels": sizes, "bytes": sum(sizes.values())}) + "\n")
         return
     if not args.slides:
         raise InvalidValueError("--slides must name at least one folder of slides")
     entries = survey(args.slides, args.table)
     found = pack(entries, args.out, size=round(1e6 * args.megabytes), side=args.side, quality=args.quality)
-    sys.stdout.write(json.dumps({**found, "checkout_bytes": checkout(), "wheels": wheels()}) + "\n")
+    sys.stdout.write(json.dumps({**found, "checkout_bytes": checkout(), "wheels": command()}) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -143,7 +116,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--side", type=int, default=512, help="of the squares, px, a multiple of 16")
     parser.add_argument("--quality", type=int, default=82, help="of the JPEG tiles")
     parser.add_argument("--unpack", type=Path, help="instead: a pack to unpack into --out")
-    parser.add_argument("--slim", type=Path, help="instead: a folder of wheels to make smaller, in place")
     return parser
 
 
@@ -204,9 +176,12 @@ def pack(
         Facts about it.
 
     Raises:
+        InvalidValueError: the squares are too small, or no whole number of JPEG's blocks; or there is not
+            even room for the overviews.
         OutputError: the folder exists.
-        InvalidValueError: there is not even room for the overviews.
     """
+    if side < LEAST_SIDE or side % 16:
+        raise InvalidValueError(f"--side must be a multiple of 16 and at least {LEAST_SIDE}, got {side}")
     if out.exists():
         raise OutputError(out, "exists already; remove it, or choose another --out")
     part = out.with_name(out.name + ".part")
@@ -324,7 +299,7 @@ def squares(entries: Sequence[SlideEntry], side: int) -> Iterator[tuple[int, Squ
         cases[entry.group].append(entry)
     held = {group for group, some in cases.items() if some[0].split != "train"}
     picks = {
-        (group, mpp): _pick(some, mpp, side // 2 if group in held else side)
+        (group, mpp): _pick(some, mpp, max(LEAST_SIDE, side // 2) if group in held else side)
         for group, some in sorted(cases.items())
         for mpp in OCTAVES
     }
@@ -432,48 +407,6 @@ def checkout() -> int:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     paths = [ROOT / name for name in listed.stdout.split("\0") if name]
     return sum(path.stat().st_size for path in paths if path.is_file())
-
-
-def wheels() -> str:
-    """The command that fetches what is missing there, in the versions that are installed here."""
-    pinned = [f"{name}=={version(name)}" for name in PACKAGES]
-    words = ["python", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--python-version=3.12"]
-    words += ["--implementation=cp", *(f"--platform=manylinux{_old(p)}" for p in PLATFORMS)]
-    words += ["--dest", str(WHEELS), *pinned]
-    return f"{shlex.join(words)} && python benchmarks/gpu/pack.py --slim {WHEELS}"
-
-
-def _old(platform: str) -> str:
-    """Tags of before PEP 600 have no underscore."""
-    return f"_{platform}" if platform.startswith("2_") else platform
-
-
-def slim(wheel: Path) -> int:
-    """Take codecs and pipelines that wsigen does not use out of a wheel, in place; its bytes then.
-
-    Args:
-        wheel: any; those of other packages stay as they are.
-    """
-    with zipfile.ZipFile(wheel) as before:
-        names = before.namelist()
-        kept = [name for name in names if _is_used(name)]
-        if kept != names:
-            with (
-                atomic_path(wheel) as path,
-                zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as now,
-            ):
-                for name in kept:
-                    now.writestr(name, before.read(name))
-    return wheel.stat().st_size
-
-
-def _is_used(name: str) -> bool:
-    folder, _, file = name.rpartition("/")
-    if folder == "imagecodecs" and file.endswith(".so"):
-        return file.partition(".")[0] in CODECS
-    if folder == "imagecodecs.libs":
-        return file.startswith(LIBRARIES)
-    return not name.startswith(UNUSED)
 
 
 if __name__ == "__main__":
