@@ -24,6 +24,7 @@ from benchmarks.ablations import (
     steps,
     thumbnails,
 )
+from benchmarks.ablations import denoiser as training
 from benchmarks.ablations.figure import LARGEST, draw_sheet
 from benchmarks.ablations.options import Device, options, real_paths
 from benchmarks.ablations.page import Column, environment, table
@@ -83,6 +84,19 @@ def test_steps(run: Run, denoiser: Path, slides: Path) -> None:
     assert rows["euler"]["apart"] > 0
     assert "apart" not in rows["heun"]
     assert 0 < rows["real against real"]["distance"] < rows["euler"]["distance"]
+
+
+def test_training(run: Run, slides: Path) -> None:
+    argv = ["--slides", slides, "--minutes", 0.02, "--mpp-range", 0.5, 4]
+    argv += ["--size", 16, "--images", 4, "--drawn", 4, "--patchify", 2, "--channels", 32]
+    rows = run(training, "setting", *argv)
+    assert list(rows) == ["16 px, σ_k by µm/px", "one σ_k for all µm/px", "32 px", "augmented"]
+    for row in rows.values():
+        assert row["images"] >= 4
+        assert 0 < row["1-4"] < 2, "about that of a linear filter"
+        assert row["detail"] > 0.2
+    first, pooled = list(rows.values())[:2]
+    assert first["0.5-1"] != pooled["0.5-1"]
 
 
 def test_steps_without_real_slides(run: Run, denoiser: Path) -> None:
