@@ -23,8 +23,8 @@ import numpy as np
 from wsigen.config import AugmentConfig
 from wsigen.slide.tissue import Background
 
-_HAEMATOXYLIN, _EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)
-STAINS = np.array([v / np.linalg.norm(v) for v in (_HAEMATOXYLIN, _EOSIN)], np.float32)
+_PUBLISHED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]], np.float32)
+STAINS = _PUBLISHED / np.linalg.norm(_PUBLISHED, axis=1, keepdims=True)
 """Optical densities in red, green and blue of a unit of each stain (Ruifrok & Johnston 2001)."""
 
 FINER = 2
