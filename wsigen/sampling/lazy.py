@@ -21,7 +21,7 @@ from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.plan import AnySpec
 from wsigen.sampling.reach import UpscaleSpec
 from wsigen.sampling.rows import RowSource
-from wsigen.sampling.stage import Machine, StageSpec
+from wsigen.sampling.stage import Machine
 from wsigen.sampling.upscale import Pieces, UpscaledStage, UpscalerFunction
 
 TILE = 128
@@ -122,6 +122,7 @@ class LazyCascade:
         denoiser: D(x; sigma, mpp), of the first stages.
         upscaler: G(y, z; µm/px), of the others.
         background: colour of glass in the model's training slides, for base images that show none.
+        base: picture in place of stage 0, uint8 (side, side, 3), if that is not sampled.
         machine: where and how to run.
         cache: bytes of tiles that are kept, of all stages that the upscaler makes.
 
@@ -144,11 +145,12 @@ class LazyCascade:
         upscaler: UpscalerFunction | None,
         *,
         background: Colour,
+        base: np.ndarray | None = None,
         machine: Machine | None = None,
         cache: int = 512 << 20,
     ) -> None:
         self.specs, self._drawn = tuple(specs), _check(specs)
-        self._denoiser, self._machine = denoiser, machine or Machine()
+        self._denoiser, self._base, self._machine = denoiser, base, machine or Machine()
         self._upscaler, self._background = _needed(upscaler, specs), background
         self._cache, self._lock = TileCache(cache), Lock()
         self._stages: list[DrawnStage | UpscaledStage] = []
@@ -195,6 +197,8 @@ class LazyCascade:
 
         def store(stage: int) -> DrawnStage:
             stages.append(drawn := DrawnStage(self.specs[stage].extent))
+            if stage == 0 and self._base is not None:
+                drawn.append(self._base)
             return drawn
 
         first = self.specs[: self._drawn]
@@ -232,7 +236,7 @@ class StageReader:
 
 def _check(specs: Sequence[AnySpec]) -> int:
     """How many of the first stages the denoiser makes."""
-    drawn = [spec for spec in specs if isinstance(spec, StageSpec)]
+    drawn = [spec for spec in specs if not isinstance(spec, UpscaleSpec)]
     last = max((spec.stage for spec in drawn), default=-1)
     if len(drawn) != last + 1:
         raise InvalidValueError("the denoiser must make stage 0 and no stage below one of the upscaler's")
