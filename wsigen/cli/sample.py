@@ -11,7 +11,8 @@ from wsigen.config import SampleConfig
 DESCRIPTION = (
     "Synthesise H&E slides. Writes OUT/NAME_HE.ome.tif with its provenance (.json), a thumbnail (.jpg) and "
     "the overview that it was made from (.png); with --stain, OUT/NAME_IHC-MARKER.ome.tif of the same pixels "
-    "as well. With --overview, it is made from a picture of yours. Interrupted, the same command goes on "
+    "as well. With --overview, it is made from a picture of yours; with --region, a part of a "
+    "slide that is not made. Interrupted, the same command goes on "
     "where it stopped."
 )
 
@@ -23,6 +24,11 @@ def run(argv: Sequence[str], prog: str = "sample") -> None:
     from wsigen.synthesis.slides import describe_slides, make_slides
 
     keep_freed_memory()
+    if config.region is not None:
+        from wsigen.synthesis.part import make_parts
+
+        make_parts(config)
+        return
     if config.dry_run:
         sys.stdout.write(describe_slides(config) + "\n")
     else:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from wsigen.config.check import check
 from wsigen.errors import InvalidValueError
+from wsigen.geometry import Region
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class SampleConfig:
         preset: "fast", "one-step", "paper", or a YAML file of your own.
         overview: picture or slide to start from instead of sampling stage 0: square, H&E.
         overview_mpp: µm/px of it, if the file does not say.
+        region: part to make alone, as X,Y,WIDTH,HEIGHT in pixels of the slide, which itself is not made; for
+            presets whose last stages are the upscaler's, such as one-step.
         k: factor between two stages.
         out: folder to write to.
         name: base name of the files, default synthetic-SEED; with --count, NAME-SEED.
@@ -51,6 +54,7 @@ class SampleConfig:
     preset: str = "fast"
     overview: Path | None = None
     overview_mpp: float | None = None
+    region: str | None = None
     k: int = 2
     out: Path = Path("slides")
     name: str | None = None
@@ -85,6 +89,21 @@ class SampleConfig:
             "a plain file name",
         )
         parse_bytes(self.memory)
+        if self.region is not None:
+            parse_region(self.region)
+            check(not self.dry_run, "--dry-run", self.dry_run, "left out with --region")
+
+
+def parse_region(text: str) -> Region:
+    """The region that X,Y,WIDTH,HEIGHT stands for.
+
+    Raises:
+        InvalidValueError: if it is none.
+    """
+    match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", text)
+    x, y, width, height = map(int, match.groups()) if match else (0, 0, 0, 0)
+    check(bool(width and height), "--region", repr(text), "X,Y,WIDTH,HEIGHT in px, such as 1024,2048,512,512")
+    return Region(y, x, height, width)
 
 
 _UNITS = {
