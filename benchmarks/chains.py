@@ -32,6 +32,7 @@ from wsigen.geometry import Region
 from wsigen.nn.snapshot import load_snapshot
 from wsigen.nn.upscaler import Upscaler
 from wsigen.slide.read import open_slide
+from wsigen.synthesis.runtime import keep_freed_memory
 
 START = 8.0
 """µm/px from which chains start."""
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.ERROR)
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     folder = args.upscaler or args.model / "upscaler"
     net = load_snapshot(Upscaler, folder, args.device)
     chains = [
@@ -94,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, default=Path("wsigen/models/default"))
     parser.add_argument("--slides", type=Path, nargs="+", default=list(SLIDES), help="folders of real slides")
     parser.add_argument("--tables", type=Path, nargs="+", default=list(TABLES), help="a table a folder")
-    parser.add_argument("--size", type=int, default=128, help="side of the regions at 8 µm/px, px")
+    parser.add_argument("--size", type=int, default=96, help="side of the regions at 8 µm/px, px")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--device", default="cpu")

@@ -25,6 +25,7 @@ from wsigen.evaluate.stain import (
     kl_divergence,
     mean_density,
     optical_density,
+    saturation,
     stain_densities,
 )
 
@@ -242,3 +243,10 @@ def test_hue_is_counted_in_ten_bins_whatever_the_shape():
     counts = np.array([((hue >= 25.6 * k) & (hue < 25.6 * (k + 1))).sum() for k in range(10)])
     assert hue_histogram(rgb) == pytest.approx(counts / np.linalg.norm(counts), abs=1e-12)
     assert np.array_equal(hue_histogram(rgb), hue_histogram(rgb.reshape(-1, 3)))
+
+
+def test_saturation_of_known_colours():
+    """(largest - smallest) / largest: 0 of grey, 1 of a pure colour, a quarter of (200, 150, 175)."""
+    colours = np.array([[[90, 90, 90]], [[0, 255, 0]], [[200, 150, 175]]], np.uint8)
+    assert [saturation(c) for c in colours] == pytest.approx([0, 1, 0.25], abs=0.003)
+    assert saturation(colours) == pytest.approx(1.25 / 3, abs=0.003)

@@ -141,8 +141,9 @@ def edge_agreement(luminance: np.ndarray, mask: np.ndarray | None = None) -> tup
         spectrum 0 on average.
     """
     _require(luminance)
-    waves = dctn(np.asarray(luminance, np.float32), norm="ortho")
-    octaves = [np.abs(idctn(waves * band, norm="ortho")) for band in _octaves(*luminance.shape)]
+    waves = np.asarray(dctn(np.asarray(luminance, np.float32), norm="ortho"))
+    bands = _octaves(*luminance.shape)
+    octaves = [np.abs(np.asarray(idctn(waves * band, norm="ortho"))) for band in bands]
     everything = slice(None) if mask is None else mask
     found = []
     for k, pair in enumerate(pairwise(octaves)):

@@ -155,6 +155,7 @@ def test_ihc_has_dab_in_the_place_of_eosin():
         "haematoxylin_p90",
         "brown_mean",
         "brown_p90",
+        "saturation",
         "haematoxylin_kl",
         "brown_kl",
         "hue",
