@@ -99,7 +99,7 @@ PATCHES: dict[str, Measure] = {
         "lower",
         "Good is as low as in the real slides, near 0: higher is tissue embossed, lit from one side.",
         "skewness of the derivative along a direction, the largest over directions, of all patches together",
-        bad=0.3,
+        bad=0.2,
     ),
     "saturation": Measure(
         "stain",
