@@ -74,8 +74,8 @@ class UpscalerLossConfig:
     guide: float = 10.0
     l1: float = 2.0
     features: float = 1.0
-    energy: float = 0.3
-    relief: float = 1.0
+    energy: float = 0.1
+    relief: float = 2.0
     symmetry: float = 10.0
     symmetry_every: int = 4
     r1: float = 0.1
