@@ -1,6 +1,7 @@
-"""Memory and time of the canvas: the last stage at any size with an analytic denoiser, and no disk.
+"""Memory and time of the canvas: the last stage at any size, analytic denoiser or upscaler, and no disk.
 
     python benchmarks/canvas.py --size 65536 --preset fast --steps 12 --denoiser gaussian
+    python benchmarks/canvas.py --size 16384 --preset one-step --upscaler FOLDER
 
 The last line is one JSON object: size, rows_alive, peak_rss_bytes, seconds, and what they were measured with.
 """
@@ -22,9 +23,12 @@ import yaml
 import wsigen
 from wsigen.diffusion.gaussian import GaussianDenoiser
 from wsigen.geometry import Region
-from wsigen.sampling.plan import plan_stage, stage_specs
+from wsigen.nn.model import load_model
+from wsigen.sampling.plan import plan_any, stage_specs
 from wsigen.sampling.preset import GuidedConfig, Preset, preset_from_dict
-from wsigen.sampling.stage import Machine, StageProgress, StageRun
+from wsigen.sampling.reach import UpscaleSpec
+from wsigen.sampling.stage import Machine, StageProgress, StageRun, StageSpec
+from wsigen.sampling.upscalerun import UpscaleRun
 
 PRESETS = Path(wsigen.__file__).parent / "presets"
 GLASS = (243, 243, 243)
@@ -79,6 +83,7 @@ def main() -> None:
     parser.add_argument("--preset", default="fast", help="name in wsigen/presets, or a YAML file")
     parser.add_argument("--steps", type=int, help="instead of the preset's")
     parser.add_argument("--denoiser", choices=["gaussian"], default="gaussian")
+    parser.add_argument("--upscaler", help="model or snapshot, for stages that the preset leaves to one")
     parser.add_argument("--schedule", choices=["wavefront", "steps"], default="wavefront")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
@@ -89,7 +94,9 @@ def main() -> None:
         preset = with_steps(preset, args.steps)
     stages = int(np.log2(args.size // args.patch))
     spec = stage_specs(preset, size=args.size, stages=stages, k=2, mpp=0.5, seed=args.seed)[-1]
-    plan = plan_stage(spec, args.schedule)
+    machine = Machine(batch_size=args.batch_size, order=args.schedule)
+    upscaler = load_model(upscaler=args.upscaler).upscaler if isinstance(spec, UpscaleSpec) else None
+    plan = plan_any(spec, machine, upscaler)
     begun, shown = time.perf_counter(), [0.0]
 
     def progress(state: StageProgress) -> None:
@@ -99,27 +106,24 @@ def main() -> None:
             print(f"{now:6.0f} s  {state.patches / state.patches_total:6.1%}", file=sys.stderr, flush=True)
 
     sink = CountingSink(args.size)
-    machine = Machine(batch_size=args.batch_size, order=args.schedule)
-    run = StageRun(
-        spec,
-        GaussianDenoiser(),
-        SyntheticGuide(),
-        sink,
-        background=GLASS,
-        machine=machine,
-        progress=progress,
-    )
+    how = {"background": GLASS, "machine": machine, "progress": progress}
+    if isinstance(spec, UpscaleSpec):
+        assert upscaler is not None
+        run = UpscaleRun(spec, upscaler, SyntheticGuide(), sink, **how)
+    else:
+        assert isinstance(spec, StageSpec)
+        run = StageRun(spec, GaussianDenoiser(), SyntheticGuide(), sink, **how)
     run.run()
     assert sink.rows_done == args.size
     figures = {
         "size": args.size,
         "rows_alive": plan.rows_alive,
-        "band_bytes": run.band_bytes,
+        "band_bytes": plan.band_bytes,
         "peak_rss_bytes": peak_rss_bytes(),
         "seconds": round(time.perf_counter() - begun, 1),
         "preset": args.preset,
-        "steps": spec.steps,
-        "patch": spec.patch,
+        "steps": plan.steps,
+        "patch": plan.patch,
         "schedule": args.schedule,
         "patch_steps": plan.patches,
         "threads": torch.get_num_threads(),

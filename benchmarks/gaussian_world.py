@@ -24,7 +24,7 @@ from torch import Tensor
 import wsigen
 from wsigen.evaluate.seams import step8
 from wsigen.geometry import Region
-from wsigen.sampling.plan import plan_stage, stage_specs
+from wsigen.sampling.plan import diffused, plan_stage, stage_specs
 from wsigen.sampling.preset import GuidedConfig, Preset, preset_from_dict
 from wsigen.sampling.shift import StepGrid
 from wsigen.sampling.stage import Machine, StageRun
@@ -107,7 +107,8 @@ def measure(config: GuidedConfig, patch: int, correlation: float, images: int) -
     denoiser, extent, rows = WienerDenoiser(patch, correlation), patch * 2**STAGES, []
     evaluations = 0.0
     for seed in range(images):
-        spec = stage_specs(Preset(guided=config), size=extent, stages=STAGES, k=2, mpp=1.0, seed=seed)[-1]
+        specs = stage_specs(Preset(guided=config), size=extent, stages=STAGES, k=2, mpp=1.0, seed=seed)
+        spec = diffused(specs)[-1]
         world = truth(extent, correlation, seed)
         guide = Rows(pixels(world.reshape(extent // 2, 2, extent // 2, 2, 3).mean(axis=(1, 3))))
         sink = Rows(np.empty((0, extent, 3), np.uint8))

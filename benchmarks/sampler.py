@@ -2,8 +2,9 @@
 
 python benchmarks/sampler.py --size 2048 --stages 4
 
-The last line is one JSON object: for each preset its seconds, network evaluations of one patch each, and the
-seam score step8 of every guided stage at the joints of its last three patch grids (1 = none); and how many
+The last line is one JSON object: for each preset (``paper``, ``fast``, ``one_step``) its seconds, network
+evaluations of one patch or tile each, and the seam score step8 of every stage after the first (1 = none), at
+the joints of its last three patch grids, or where the tiles and cells of an upscaler meet; and how many
 times faster the last preset is than the first.
 """
 
@@ -23,23 +24,31 @@ from tqdm import tqdm
 
 from wsigen.evaluate.seams import seam_ratio
 from wsigen.geometry import Region, Size
-from wsigen.nn.denoiser import Denoiser, load_denoiser
+from wsigen.nn.model import Model, load_model
 from wsigen.sampling.cascade import run_cascade
-from wsigen.sampling.plan import stage_specs
+from wsigen.sampling.cells import CELL
+from wsigen.sampling.plan import AnySpec, stage_specs
 from wsigen.sampling.stage import Machine, StageProgress, StageSpec
 from wsigen.slide.codec import ZSTD
 from wsigen.slide.journal import BlockJournal
 from wsigen.synthesis.presets import load_preset
-from wsigen.synthesis.runtime import InPrecision, choose_batch_size, choose_device, choose_dtype
+from wsigen.synthesis.runtime import (
+    InPrecision,
+    UpscalerInPrecision,
+    choose_batch_size,
+    choose_device,
+    choose_dtype,
+)
 
 LARGEST_SCORED = 4096
+PRESETS = ("paper", "fast", "one-step")
 
 
 def measure(
-    args: argparse.Namespace, name: str, net: Denoiser, machine: Machine, folder: Path
+    args: argparse.Namespace, name: str, model: Model, machine: Machine, folder: Path
 ) -> dict[str, object]:
     """Sample one slide with one preset."""
-    runner = InPrecision(net, choose_dtype(args.dtype, machine.device))
+    net, dtype = model.denoiser, choose_dtype(args.dtype, machine.device)
     specs = stage_specs(
         load_preset(name),
         size=args.size,
@@ -51,7 +60,7 @@ def measure(
     )
     journals: list[BlockJournal] = []
     evaluations = dict.fromkeys(range(len(specs)), 0)
-    bar = tqdm(desc=name, unit="patch", mininterval=5)
+    bar = tqdm(desc=name, unit="batch", mininterval=5)
 
     def store(stage: int) -> BlockJournal:
         size = Size(specs[stage].extent, specs[stage].extent)
@@ -60,15 +69,24 @@ def measure(
 
     def progress(done: StageProgress) -> None:
         evaluations[done.stage] = done.evaluations
-        bar.update(machine.batch_size)
+        bar.update()
 
     red, green, blue = net.config["background"]
     start = time.perf_counter()
-    run_cascade(runner, specs, store, background=(red, green, blue), machine=machine, progress=progress)
+    run_cascade(
+        InPrecision(net, dtype),
+        specs,
+        store,
+        background=(red, green, blue),
+        upscaler=UpscalerInPrecision(model.upscaler, dtype) if model.upscaler else None,
+        machine=machine,
+        progress=progress,
+    )
     seconds = time.perf_counter() - start
     bar.close()
     if args.pictures:
-        Image.fromarray(picture(journals[-1])).save(args.pictures / f"{name}-{args.seed}.png")
+        args.pictures.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(journals[-1])).save(args.pictures / f"{Path(name).stem}-{args.seed}.png")
     return {
         "seconds": round(seconds, 2),
         "evaluations": sum(evaluations.values()),
@@ -85,10 +103,12 @@ def picture(journal: BlockJournal) -> np.ndarray:
     return journal.read(Region(corner, corner, side, side))
 
 
-def score(spec: StageSpec, journal: BlockJournal) -> float:
-    """step8 of a stage, at the joints of its last three grids."""
+def score(spec: AnySpec, journal: BlockJournal) -> float:
+    """step8 of a stage, at the joints of its last three grids, or at the lattice of cells."""
     image = picture(journal)
     origin = (journal.size.height - len(image)) // 2
+    if not isinstance(spec, StageSpec):  # tiles are whole cells where the size is a power of two
+        return seam_ratio(image, CELL * spec.k, rows=[-origin], cols=[-origin])
     last = spec.grids[-3:]
     rows, cols = [g.rows.offset - origin for g in last], [g.cols.offset - origin for g in last]
     return seam_ratio(image, spec.patch, rows=rows, cols=cols)
@@ -102,7 +122,8 @@ def main() -> None:
     parser.add_argument("--mpp", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="default")
-    parser.add_argument("--presets", nargs="+", default=["paper", "fast"], help="names or YAML files")
+    parser.add_argument("--upscaler", help="instead of the model's own")
+    parser.add_argument("--presets", nargs="+", default=list(PRESETS), help="names or YAML files")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--batch-size", default="auto")
@@ -110,7 +131,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     device = choose_device(args.device)
-    net = load_denoiser(args.model, device)
+    model = load_model(args.model, args.upscaler, device)
     machine = Machine(
         device=device, batch_size=choose_batch_size(args.batch_size, args.size // 2**args.stages, device)
     )
@@ -118,8 +139,8 @@ def main() -> None:
     seconds = []
     for name in args.presets:
         with tempfile.TemporaryDirectory() as folder:
-            measured = measure(args, name, net, machine, Path(folder))
-        result[Path(name).stem] = measured
+            measured = measure(args, name, model, machine, Path(folder))
+        result[Path(name).stem.replace("-", "_")] = measured
         seconds.append(measured["seconds"])
     result["speedup"] = round(seconds[0] / seconds[-1], 2)
     sys.stdout.write(json.dumps(result) + "\n")

@@ -17,7 +17,7 @@ from wsigen.evaluate.seams import jump, step8
 from wsigen.geometry import Region
 from wsigen.nn.denoiser import Denoiser, load_denoiser
 from wsigen.sampling.background import Colour, glass_colour
-from wsigen.sampling.plan import stage_specs
+from wsigen.sampling.plan import diffused, stage_specs
 from wsigen.sampling.preset import GuidedConfig, Preset
 from wsigen.sampling.stage import Machine, StageProgress, StageRun, StageSpec
 from wsigen.synthesis.presets import load_preset
@@ -137,15 +137,9 @@ class Sampler:
 
     def specs(self, seed: int, guided: GuidedConfig | None = None) -> tuple[StageSpec, ...]:
         """What the stages of a slide have to do, with other options of guided stages if given."""
-        return stage_specs(
-            replace(self.preset, guided=guided or self.preset.guided),
-            size=self.size,
-            stages=self.stages,
-            k=K,
-            mpp=self.mpp,
-            seed=seed,
-            multiple=self.net.stride,
-        )
+        preset = replace(self.preset, guided=guided or self.preset.guided)
+        how = {"size": self.size, "stages": self.stages, "k": K, "seed": seed, "multiple": self.net.stride}
+        return diffused(stage_specs(preset, mpp=self.mpp, **how))
 
     def stage(self, spec: StageSpec, guide: np.ndarray | None, background: Colour) -> Sampled:
         """One stage from the stage above."""

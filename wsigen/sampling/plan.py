@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -120,6 +120,11 @@ def stage_specs(
         else:
             specs.append(_denoised(preset, stage, side=side, k=k, mpp=scale, seed=seed, multiple=multiple))
     return tuple(specs)
+
+
+def diffused(specs: Iterable[AnySpec]) -> tuple[StageSpec, ...]:
+    """The stages that the denoiser makes."""
+    return tuple(spec for spec in specs if isinstance(spec, StageSpec))
 
 
 def _denoised(

@@ -13,8 +13,8 @@ from wsigen.errors import InvalidValueError
 from wsigen.geometry import Size
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.model import Model, load_model
-from wsigen.sampling.plan import AnySpec
-from wsigen.sampling.stage import Machine, StageSpec
+from wsigen.sampling.plan import AnySpec, diffused
+from wsigen.sampling.stage import Machine
 from wsigen.sampling.upscalerun import default_tile
 from wsigen.slide.write import SlideFiles
 from wsigen.stain.stream import Norm
@@ -111,7 +111,7 @@ def open_session(config: SampleConfig) -> Session:
     specs = job.specs(model.denoiser)
     warn_of_unusual(job, specs, model)
     upscaler = UpscalerInPrecision(model.upscaler, dtype) if model.upscaler and upscaled else None
-    patch = max([spec.patch for spec in specs if isinstance(spec, StageSpec)], default=specs[0].extent)
+    patch = max([spec.patch for spec in diffused(specs)], default=specs[0].extent)
     machine = Machine(
         device=device, batch_size=choose_batch_size(config.batch_size, patch, device), order=config.schedule
     )

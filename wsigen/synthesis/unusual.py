@@ -6,9 +6,8 @@ import logging
 from collections.abc import Sequence
 
 from wsigen.nn.model import Model
-from wsigen.sampling.plan import AnySpec
+from wsigen.sampling.plan import AnySpec, diffused
 from wsigen.sampling.reach import UpscaleSpec
-from wsigen.sampling.stage import StageSpec
 from wsigen.synthesis.job import SlideJob
 
 log = logging.getLogger(__name__)
@@ -22,10 +21,10 @@ def warn_of_unusual(job: SlideJob, specs: Sequence[AnySpec], model: Model) -> No
         specs: of its stages.
         model: the networks.
     """
-    diffused = [spec for spec in specs if isinstance(spec, StageSpec)]
+    sampled = diffused(specs)
     upscaled = [spec for spec in specs if isinstance(spec, UpscaleSpec)]
     trained = model.denoiser.config["patch_sizes"]
-    for patch in sorted({spec.patch for spec in diffused} - set(trained)):
+    for patch in sorted({spec.patch for spec in sampled} - set(trained)):
         log.warning(
             "%d px in %d stages means patches of %d px; the model was trained on %s px, expect less of it",
             job.size,
@@ -33,7 +32,7 @@ def warn_of_unusual(job: SlideJob, specs: Sequence[AnySpec], model: Model) -> No
             patch,
             ", ".join(map(str, trained)),
         )
-    _warn_of_scale("stages", [spec.mpp for spec in diffused], model.denoiser.config["mpp_range"])
+    _warn_of_scale("stages", [spec.mpp for spec in sampled], model.denoiser.config["mpp_range"])
     if upscaled and model.upscaler:
         scales, seen = [spec.mpp for spec in upscaled], model.upscaler.config["mpp_range"]
         _warn_of_scale("stages by the upscaler", scales, seen)
