@@ -23,5 +23,5 @@ def test_the_lines_run(tmp_path, monkeypatch):
         "(20000, 31000)", "(300, 200)"
     )
     found: dict = {}
-    exec(block, found)  # noqa: S102 - our own page
+    exec(block, found)
     assert found["slide"].level_downsamples == (1, 2, 4, 8)
