@@ -75,9 +75,9 @@ class UpscalerLossConfig:
     l1: float = 2.0
     features: float = 1.0
     energy: float = 0.1
-    relief: float = 2.0
+    relief: float = 5.0
     symmetry: float = 10.0
-    symmetry_every: int = 4
+    symmetry_every: int = 2
     r1: float = 0.1
     r1_every: int = 16
     depth: int = 3
