@@ -31,6 +31,8 @@ from wsigen.files import write_bytes
 from wsigen.geometry import Region
 from wsigen.nn.snapshot import load_snapshot
 from wsigen.nn.upscaler import Upscaler
+from wsigen.sampling.reach import UpscaleSpec
+from wsigen.sampling.upscale import UpscaledStage
 from wsigen.slide.read import open_slide
 from wsigen.synthesis.runtime import keep_freed_memory
 
@@ -40,8 +42,6 @@ STAGES = 4
 PATCH = 128
 PANEL = 320
 """Side of a picture of the sheet, px."""
-TILE = 512
-"""Side of the guides that are worked on at once, px; with their halo, tiles are exact."""
 GROUND = (243, 243, 243)
 
 TEXT = """
@@ -114,11 +114,25 @@ def chain(net: Upscaler, case: Case, size: int, seed: int) -> Chain:
         seed: of the noise.
     """
     centre = place(case, size)
-    images = {START: read(case.overview, centre, START, size)}
+    image = read(case.overview, centre, START, size)
+    images = {START: image}
     for stage in range(1, STAGES + 1):
-        mpp = START / net.k**stage
-        images[mpp] = upscale(net, images[mpp * net.k], mpp, np.random.default_rng([seed, stage]))
+        mpp, extent = START / net.k**stage, len(image) * net.k
+        spec = UpscaleSpec(stage=stage, extent=extent, k=net.k, mpp=mpp, seed=seed)
+        drawn = UpscaledStage(spec, net, Picture(image), background=GROUND, device=net.device)
+        images[mpp] = image = drawn.read(spec.bounds)
     return Chain(case, centre, images)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as the stage above another: uint8 (h, w, 3)."""
+
+    pixels: np.ndarray
+
+    def read(self, region: Region) -> np.ndarray:
+        """Pixels of a region inside it."""
+        return self.pixels[region.y : region.y1, region.x : region.x1]
 
 
 def place(case: Case, size: int) -> tuple[float, float]:
@@ -153,48 +167,6 @@ def read(crop: Crop, centre: tuple[float, float], mpp: float, size: int) -> np.n
     origin = crop.corner or (0.0, 0.0)
     at = centre[0] - origin[0], centre[1] - origin[1]
     return open_slide(crop.path, crop.mpp).read_patch(at, mpp, size, GROUND)
-
-
-def upscale(net: Upscaler, guide: np.ndarray, mpp: float, rng: np.random.Generator) -> np.ndarray:
-    """The next stage: the guide's edges are replicated, and what is made of them is cut off.
-
-    Args:
-        net: the upscaler.
-        guide: uint8 (h, w, 3).
-        mpp: of the result.
-        rng: of the noise.
-
-    Returns:
-        uint8 (k h, k w, 3).
-
-    Memory: a tile of the guide at a time; the noise of all of it.
-    """
-    stride, k = net.stride, net.k
-    halo = -(-net.radius // stride) * stride
-    height, width = guide.shape[:2]
-    more = [(halo, halo + -n % stride) for n in (height, width)]
-    padded = np.pad(guide, (*more, (0, 0)), mode="edge")
-    noise = rng.standard_normal((net.noise_channels, *padded.shape[:2]), np.float32)
-    out = np.empty((k * height, k * width, 3), np.uint8)
-    for top in range(0, height, TILE):
-        for left in range(0, width, TILE):
-            rows, columns = min(TILE, height - top), min(TILE, width - left)
-            window = tuple(
-                slice(at, at + -(-n // stride) * stride + 2 * halo)
-                for at, n in ((top, rows), (left, columns))
-            )
-            made = _forward(net, padded[window], noise[(slice(None), *window)], mpp)
-            inner = made[k * halo : k * (halo + rows), k * halo : k * (halo + columns)]
-            out[k * top : k * (top + rows), k * left : k * (left + columns)] = inner
-    return out
-
-
-@torch.inference_mode()
-def _forward(net: Upscaler, guide: np.ndarray, noise: np.ndarray, mpp: float) -> np.ndarray:
-    y = torch.from_numpy(guide.copy()).to(net.device).permute(2, 0, 1)[None].float() / 127.5 - 1
-    z = torch.from_numpy(noise.copy()).to(net.device)[None]
-    x = net(y, z, torch.tensor([mpp], device=net.device))[0]
-    return ((x + 1) * 127.5).round_().clamp_(0, 255).byte().permute(1, 2, 0).cpu().numpy()
 
 
 def compare(chains: Sequence[Chain]) -> dict[float, Ratios]:

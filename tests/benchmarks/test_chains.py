@@ -17,6 +17,8 @@ from wsigen.evaluate.phase import phase
 from wsigen.evaluate.stain import saturation
 from wsigen.nn.snapshot import save_snapshot
 from wsigen.nn.upscaler import Upscaler
+from wsigen.sampling.reach import UpscaleSpec
+from wsigen.sampling.upscale import UpscaledStage
 
 SIDE = 2048
 
@@ -80,23 +82,13 @@ def test_a_region_lies_around_the_crop_and_is_what_the_overview_shows(real):
     assert apart < 0.7 * min(np.abs(np.roll(reduced, 1, axis) - coarse).mean() for axis in (0, 1))
 
 
-def test_tiles_leave_no_seam(monkeypatch):
-    net, guide = small_upscaler(), he_image(96, seed=3, mpp=4.0)[:84, :90]
-    whole = chains.upscale(net, guide, 2.0, np.random.default_rng(0))
-    assert whole.shape == (168, 180, 3)
-    monkeypatch.setattr(chains, "TILE", 32)
-    tiled = chains.upscale(net, guide, 2.0, np.random.default_rng(0))
-    assert np.abs(whole.astype(int) - tiled).max() <= 1
-    other = chains.upscale(net, guide, 2.0, np.random.default_rng(1))
-    assert np.abs(whole.astype(int) - other).mean() > 0.1
-
-
 def test_each_stage_is_made_of_the_one_before(real):
     net, case = small_upscaler(), the_cases(real)[0]
     made = chains.chain(net, case, 32, seed=5).images
     assert {m: len(i) for m, i in made.items()} == {8.0: 32, 4.0: 64, 2.0: 128, 1.0: 256, 0.5: 512}
-    again = chains.upscale(net, made[2.0], 1.0, np.random.default_rng([5, 3]))
-    np.testing.assert_array_equal(made[1.0], again)
+    spec = UpscaleSpec(stage=3, extent=256, k=2, mpp=1.0, seed=5)
+    again = UpscaledStage(spec, net, chains.Picture(made[2.0]), background=chains.GROUND)
+    np.testing.assert_array_equal(made[1.0], again.read(spec.bounds))
 
 
 def test_only_tissue_is_measured():

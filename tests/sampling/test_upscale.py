@@ -20,7 +20,7 @@ from wsigen.sampling.cells import CELL
 from wsigen.sampling.noise import NoiseField
 from wsigen.sampling.pixels import bilinear, to_unit
 from wsigen.sampling.reach import LEAST, UpscaleSpec
-from wsigen.sampling.upscale import Pieces, UpscaledStage
+from wsigen.sampling.upscale import Pieces, UpscaledStage, half_turn
 
 NET = small_upscaler()
 SKIP = SkipRule(tolerance=8, margin=8)
@@ -169,3 +169,11 @@ def test_values_that_are_not_numbers_are_refused():
     net.out.bias[1] = float("nan")
     with pytest.raises(InvalidValueError, match=r"not numbers, in stage 2 at 0\.7 µm/px"):
         whole(stage(SOURCE, net=net))
+
+
+def test_every_other_stage_is_drawn_after_half_a_turn():
+    """What bias of direction an upscaler has must not add up from stage to stage."""
+    even, odd = (half_turn(stage) for stage in (2, 3))
+    x = torch.arange(12.0).reshape(1, 1, 3, 4)
+    assert torch.equal(x.flip(even), x)
+    assert torch.equal(x.flip(odd), torch.rot90(x, 2, (2, 3)))

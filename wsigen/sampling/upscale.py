@@ -203,7 +203,8 @@ class UpscaledStage:
         z = torch.from_numpy(np.stack([tile.noise for tile in tiles if tile.noise is not None]))
         y = to_unit(rearrange(y.to(self._device), "b h w c -> b c h w"))
         z = z.to(self._device).contiguous(memory_format=torch.channels_last)
-        x = self._upscaler(y, z, self._mpp)
+        turn = half_turn(self.spec.stage)
+        x = self._upscaler(y.flip(turn), z.flip(turn), self._mpp).flip(turn)
         return [self._kept(tile, values) for tile, values in zip(tiles, x, strict=True)]
 
     def _kept(self, tile: _Tile, x: Float[Tensor, "3 h w"]) -> np.ndarray:
@@ -211,6 +212,15 @@ class UpscaledStage:
         part = x[:, k * box.y : k * box.y1, k * box.x : k * box.x1]
         pixels = to_pixels(part, self.spec.stage, self.spec.mpp)
         return rearrange(pixels, "c h w -> h w c").cpu().numpy()
+
+
+def half_turn(stage: int) -> tuple[int, ...]:
+    """Dimensions that are mirrored before and after the network draws a stage: both at every other stage.
+
+    An upscaler may prefer a direction, as if tissue were lit from one side. Half a turn from stage to stage
+    keeps that from adding up.
+    """
+    return (-2, -1) if stage % 2 else ()
 
 
 @dataclass(frozen=True)

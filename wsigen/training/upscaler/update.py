@@ -74,7 +74,7 @@ class UpscalerUpdate:
         rng = np.random.Generator(np.random.Philox(key=[self.config.seed, update], counter=2))
         depth, turns, flip = self._depth(x.shape[-1], rng), int(rng.integers(4)), bool(rng.integers(2))
         noise = _Noise(self.config.seed, numbers, x.device)
-        y = self._guide(x, mpp, depth, noise)
+        y = self._guide(x, mpp, depth, noise, rng)
         z = self._z(noise, y)
         with self.machine.autocast():
             drawn = self.G(y, z, mpp)
@@ -108,11 +108,13 @@ class UpscalerUpdate:
         return fit[int(np.searchsorted(shares / shares[-1], rng.random(), side="right"))]
 
     @torch.no_grad()
-    def _guide(self, x: Tensor, mpp: Tensor, depth: int, noise: _Noise) -> Tensor:
+    def _guide(self, x: Tensor, mpp: Tensor, depth: int, noise: _Noise, rng: np.random.Generator) -> Tensor:
         y, k = F.avg_pool2d(x, self.G.k ** (depth + 1)), self.G.k
         with self.machine.autocast():
             for above in range(depth, 0, -1):
-                y = self.G(y, self._z(noise, y), mpp * k**above).clamp(-1, 1)
+                # Each in a frame of its own: else a bias of direction adds up from stage to stage.
+                dims = [dim for dim in (2, 3) if rng.random() < 0.5]
+                y = self.G(y.flip(dims), self._z(noise, y), mpp * k**above).flip(dims).clamp(-1, 1)
         strength = self.loss.guide_noise * noise.uniform()[:, None, None, None]
         return y + strength * noise.normal(y.shape[1:])
 

@@ -138,7 +138,10 @@ def chain(
     stage = 0
     while mpp / net.k >= 0.99 * finest:
         mpp, stage = mpp / net.k, stage + 1
-        overview = draw_stage(net, overview, torch.tensor([mpp]), seed + 1000 * stage).cpu()
+        turn = (2, 3) if stage % 2 else ()  # as slides are sampled
+        overview = (
+            draw_stage(net, overview.flip(turn), torch.tensor([mpp]), seed + 1000 * stage).flip(turn).cpu()
+        )
     return overview
 
 
