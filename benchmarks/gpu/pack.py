@@ -1,7 +1,7 @@
 """A pack of slides that travels: small JPEG TIFFs of real slides, for a machine with a GPU and no network.
 
     python benchmarks/gpu/pack.py --slides ../shared/data/he ../shared/data2/he \\
-        --table ../shared/data/SOURCES.csv ../shared/data2/SOURCES.csv --out runs/gpu-pack --megabytes 24
+        --table ../shared/data/SOURCES.csv ../shared/data2/SOURCES.csv --out runs/gpu-pack --megabytes 20
 
 Every slide that shows millimetres is kept whole at 8 µm/px. Then, as long as there is room, each case gives a
 square for every octave of µm/px below that, the one fullest of tissue among those that show it finely enough,
@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--slides", type=Path, nargs="+", default=[], help="folders of slides")
     parser.add_argument("--table", type=Path, nargs="+", default=[], help="tables of these slides")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu-pack"), help="folder to be made")
-    parser.add_argument("--megabytes", type=float, default=24.0, help="size of the pack, 10^6 bytes")
+    parser.add_argument("--megabytes", type=float, default=20.0, help="size of the pack, 10^6 bytes")
     parser.add_argument("--side", type=int, default=512, help="of the squares, px, a multiple of 16")
     parser.add_argument("--quality", type=int, default=82, help="of the JPEG tiles")
     parser.add_argument("--unpack", type=Path, help="instead: a pack to unpack into --out")

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from benchmarks.gpu.parts import PartError, Run
+from benchmarks.gpu.parts import ROOT, PartError, Run
 
 SMI = "timestamp,utilization.gpu,memory.used,power.draw"
 
@@ -62,7 +62,10 @@ def compare_presets(run: Run, args: argparse.Namespace, seconds: float) -> dict[
 
 def gpu_tests(run: Run, seconds: float) -> dict[str, Any]:
     """The tests that need a GPU."""
-    words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
+    files = sorted(
+        p for p in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in p.read_text(encoding="utf-8")
+    )
+    words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *map(str, files)]
     return {"summary": run.command("pytest", words, seconds)[1]}
 
 
@@ -118,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=9.3, help="for everything")
     parser.add_argument("--train-minutes", type=float, default=5.0, help="for both trainings together")
     parser.add_argument("--window", type=float, default=8.0, help="seconds over which speeds are measured")
+    parser.add_argument("--patience", type=float, default=1.0, help="factor of all parts' limits")
     parser.add_argument("--model", default="default", help="to begin with")
     parser.add_argument("--upscaler", type=Path, default=Path("configs/upscaler.yaml"))
     parser.add_argument("--denoiser", type=Path, default=Path("benchmarks/gpu/denoiser.yaml"))
@@ -141,24 +145,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     env |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"} if args.device == "cpu" else {}
     run = Run(args.out.absolute(), args.work.absolute(), args.minutes, env)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    slow = args.patience
     try:
         if args.wheels is not None:
-            run.part("install", 60, lambda s: install(run, args.wheels, s))
-        run.part("machine", 30, lambda s: machine(run, args.device))
-        if "train" not in args.skip and run.part(
-            "unpack", 60, lambda s: unpack(run, args.pack.absolute(), s)
-        ):
-            run.part("train", 60 * args.train_minutes + 60, lambda s: train(run, args, s))
-        for slide in args.slides:
-            if "he" not in args.skip:
-                run.part(f"he {slide}", 90, lambda s, slide=slide: sample(run, args, slide, False, s))
+            run.part("install", 60 * slow, lambda s: install(run, args.wheels, s))
+        run.part("machine", 30 * slow, lambda s: machine(run, args.device))
+        if "train" not in args.skip:
+            unpacked = run.part("unpack", 60 * slow, lambda s: unpack(run, args.pack.absolute(), s))
+            if unpacked:
+                run.part("train", 60 * args.train_minutes + 60 * slow, lambda s: train(run, args, s))
+        for slide in () if "he" in args.skip else args.slides:
+            run.part(f"he {slide}", 90 * slow, lambda s, slide=slide: sample(run, args, slide, False, s))
         if "tests" not in args.skip:
-            run.part("tests", 60, lambda s: gpu_tests(run, s))
-        for slide in args.slides:
-            if "pair" not in args.skip:
-                run.part(f"pair {slide}", 120, lambda s, slide=slide: sample(run, args, slide, True, s))
+            run.part("tests", 60 * slow, lambda s: gpu_tests(run, s))
+        for slide in () if "pair" in args.skip else args.slides:
+            run.part(f"pair {slide}", 120 * slow, lambda s, slide=slide: sample(run, args, slide, True, s))
         if "sampler" not in args.skip:
-            run.part("sampler", 90, lambda s: compare_presets(run, args, s))
+            run.part("sampler", 90 * slow, lambda s: compare_presets(run, args, s))
     finally:
         run.close()
         run.bring_back()

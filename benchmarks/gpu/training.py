@@ -28,6 +28,9 @@ from wsigen.nn.model import save_model
 from wsigen.nn.snapshot import CONFIG, folder_of, load_snapshot, resolve
 from wsigen.nn.upscaler import Upscaler
 
+WORKERS = {"upscaler": 5, "denoiser": 9}
+"""Loader processes on 16 cores: the denoiser's patches, turned and stretched, cost more than its network."""
+THREADS = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
 FINALE = 0.4
 """Share of the time of training in which the learning rate falls."""
 CLOSING = 20.0
@@ -54,14 +57,14 @@ class Training:
 
     def start(self, *flags: str) -> None:
         """Begin, or go on from the checkpoint."""
-        self.process = self.run.start(self.name, [*self.words, *flags], OMP_NUM_THREADS="2")
+        self.process = self.run.start(self.name, [*self.words, *flags], **THREADS)
 
     @property
     def alive(self) -> bool:
         """Whether it runs."""
         return self.process is not None and self.process.poll() is None
 
-    def reports(self) -> list[dict[str, Any]]:
+    def lines(self) -> list[dict[str, Any]]:
         """What it wrote of itself so far."""
         path = self.run_dir / "stats.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
@@ -69,7 +72,11 @@ class Training:
         for line in lines:
             with suppress(ValueError):  # one that is being written
                 found.append(json.loads(line))
-        return [one for one in found if "images_per_second" in one]
+        return found
+
+    def reports(self) -> list[dict[str, Any]]:
+        """Of that, its progress and losses."""
+        return [one for one in self.lines() if "images_per_second" in one]
 
     @property
     def images(self) -> float:
@@ -89,14 +96,14 @@ class Training:
 
     def facts(self) -> dict[str, Any]:
         """Its progress, speed and last figures."""
-        reports = self.reports()
+        reports, code = self.reports(), self.process.poll() if self.process is not None else None
         if not reports:
-            return {"images": 0}
+            return {"images": 0, "exit": code}
         middle = reports[len(reports) // 2 :]
         losses = {k: v for k, v in reports[-1].items() if k not in ("update", "kimg", "lr")}
-        path = self.run_dir / "stats.jsonl"
-        last = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if '"val' in line]
+        last = [one for one in self.lines() if "val" in one]
         return {
+            "exit": code,
             "images": round(self.images),
             "updates": reports[-1]["update"],
             "images_per_second": sorted(r["images_per_second"] for r in middle)[len(middle) // 2],
@@ -209,7 +216,8 @@ def train(run: Run, args: argparse.Namespace, seconds: float) -> dict[str, Any]:
         run_dir = run.work / "runs" / name
         words = [sys.executable, "train.py", f"--config={config}", f"--data.slides={index}"]
         words += [f"--run_dir={run_dir}", "--report_every=10", "--validate_every=1e9", "--checkpoint_every=2"]
-        words += [*beginning(name, config, args.model), *shlex.split(args.train_flags)]
+        words += [f"--data.workers={WORKERS[name]}", *beginning(name, config, args.model)]
+        words += shlex.split(args.train_flags)
         trainings.append(Training(run, name, words, run_dir))
     begun = time.monotonic()
     until = begun + min(60 * args.train_minutes, seconds - 15)
