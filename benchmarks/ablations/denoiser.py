@@ -26,19 +26,20 @@ from wsigen.config import AugmentConfig, DataConfig, DenoiserConfig, LossConfig,
 from wsigen.data.index import SlideIndex, load_or_build_index
 from wsigen.data.patches import PatchDataset, PatchKey, collate, to_unit_range
 from wsigen.diffusion.loss import draw_noise
-from wsigen.diffusion.spectrum import image_std
+from wsigen.diffusion.spectrum import combine, image_std
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.ema import PowerEMA
 from wsigen.training.denoiser import TrainingStep
 from wsigen.training.loop import averaged
 from wsigen.training.preview import samples
 from wsigen.training.setup import make_network
-from wsigen.training.validate import Band, held_out, validation_loss
+from wsigen.training.validate import Band, held_out, mean_over, validation_loss
 
 TEXT = """
 Networks trained from the same random weights on the same images for the same time, loading included; every
 row but the first differs from the first in one thing. *Images*: seen in that time. *Loss*: EDM-weighted, on
-held-out slides, mean over noise levels, by µm/px; patches are of the first row's size for all. *Detail*:
+held-out slides, mean over noise levels, by µm/px; patches are of the first row's size for all. *Filter*: the
+mean over bands before any training, of the linear filter that the preconditioning is. *Detail*:
 strength of the finest octave of luminance in unguided samples over that in held-out patches (1 = as real),
 mean over the bands of µm/px; what is above 1 is grain.
 """
@@ -97,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> Row:
             Column("setting", "setting"),
             Column("images", "images", ",d"),
             *(Column(band.name, f"loss at {band.name} µm/px", ".4f") for band in bands),
+            Column("filter", "filter", ".4f"),
             Column("detail", "detail", ".2f"),
         ],
         rows=rows,
@@ -118,7 +120,7 @@ def trained(
     optimizer = torch.optim.AdamW(step.parameters(), betas=config.optim.betas, weight_decay=0.0)
     ema = PowerEMA(net, config.optim.ema_sigma_rel)
     dataset = PatchDataset(index.split("train"), mpp_range=config.data.mpp_range, vary=config.data.augment)
-    clock, updates, share = Clock(device), 0, 0.0
+    clock, updates, share = Clock(device), 0, 0.0 if args.minutes else 1.0
     while share < 1:
         for group in optimizer.param_groups:
             group["lr"] = config.optim.lr * min(1.0, (updates + 1) / WARMUP, (1 - share) / COOLDOWN)
@@ -164,6 +166,14 @@ def _measured(
     """Loss of each band and strength of detail; and four samples of each."""
     table = validation_loss(net, list(bands), sigma_data=net.config["sigma_data"], device=device)
     row: Row = {name: float(np.mean(list(losses.values()))) for name, losses in table.items()}
+    row["filter"] = mean_over(
+        validation_loss(
+            lambda x, sigma, mpp: combine(x, torch.zeros_like(x), sigma, net.octave_std(mpp)),
+            list(bands),
+            sigma_data=net.config["sigma_data"],
+            device=device,
+        )
+    )
     detail, pictures = [], {}
     for band in bands:
         mpp = math.exp(float(band.mpp.log().mean()))
@@ -183,7 +193,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = options(__doc__)
     parser.add_argument("--slides", type=Path, default=REAL, help="folder of slides, or an index")
     parser.add_argument("--table", type=Path, help="what the slides do not say, as for `wsigen index`")
-    parser.add_argument("--minutes", type=float, default=5.0, help="time of each training")
+    parser.add_argument(
+        "--minutes", type=float, default=5.0, help="time of each training; 0: the preconditioning alone"
+    )
     parser.add_argument("--mpp-range", type=float, nargs=2, default=[4.0, 130.0])
     parser.add_argument("--size", type=int, default=64, help="side of the patches, px")
     parser.add_argument("--images", type=int, default=32, help="held-out patches per band of µm/px")

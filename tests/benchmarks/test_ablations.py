@@ -97,6 +97,15 @@ def test_training(run: Run, slides: Path) -> None:
         assert row["detail"] > 0.2
     first, pooled = list(rows.values())[:2]
     assert first["0.5-1"] != pooled["0.5-1"]
+    assert 0.9 * first["filter"] < pooled["filter"] < 2
+
+
+def test_without_training_the_denoiser_is_its_filter(run: Run, slides: Path) -> None:
+    argv = ["--slides", slides, "--minutes", 0, "--mpp-range", 0.5, 4, "--size", 16, "--images", 4]
+    rows = run(training, "setting", *argv, "--drawn", 4, "--patchify", 2, "--channels", 32)
+    for row in rows.values():
+        assert row["images"] == 0
+        assert row["filter"] == pytest.approx((row["0.5-1"] + row["1-4"]) / 2, abs=1e-4)
 
 
 def test_steps_without_real_slides(run: Run, denoiser: Path) -> None:
