@@ -45,7 +45,7 @@ def test_there_are_configs() -> None:
     assert {_name(p) for p in DENOISERS} >= {"denoiser", "denoiser-512", "denoiser-cpu"}
     assert {_name(p) for p in UPSCALERS} >= {"upscaler-cpu"}
     assert {_values(path)["method"] for path in TRANSLATORS} == STAIN_METHODS.keys()
-    assert preset_names() == [_name(p) for p in PRESETS] == ["fast", "paper"]
+    assert preset_names() == [_name(p) for p in PRESETS] == ["fast", "one-step", "paper"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=_name)

@@ -14,7 +14,7 @@ from tests.sampling.stores import GLASS, ImageSource, noise_image
 from tests.sampling.upscalers import small_upscaler
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
-from wsigen.nn.upscaler import Upscaler
+from wsigen.nn.upscaler import Upscaler, enlarged
 from wsigen.sampling.background import SkipRule
 from wsigen.sampling.cells import CELL
 from wsigen.sampling.noise import NoiseField
@@ -78,6 +78,23 @@ def test_tiles_cannot_be_seen(tile):
 def test_batches_and_threads_cannot_be_seen(batch):
     with ThreadPoolExecutor(3) as pool:
         assert np.array_equal(whole(stage(SOURCE, tile=48, batch=batch, pool=pool)), WHOLE)
+
+
+def test_the_number_of_threads_cannot_be_seen():
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            assert np.array_equal(whole(stage(SOURCE, tile=100)), WHOLE)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_what_the_network_adds_to_is_bilinear(k):
+    y = torch.rand(2, 3, 7, 5, generator=torch.Generator().manual_seed(0))
+    exact = torch.nn.functional.interpolate(y.double(), scale_factor=k, mode="bilinear")
+    torch.testing.assert_close(enlarged(y, k).double(), exact, rtol=0, atol=1e-6)
 
 
 @settings(max_examples=8, deadline=None)

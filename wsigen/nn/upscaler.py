@@ -150,8 +150,7 @@ class Upscaler(ModelMixin, ConfigMixin):
             x = block(x, e)
         x = F.interpolate(F.silu(self.head(x)), scale_factor=self.k, mode="nearest")
         x = F.silu(self.fine2(F.silu(self.fine1(x))))
-        wide = F.interpolate(y.float(), scale_factor=self.k, mode="bilinear", align_corners=False)
-        return wide + self.out(x).float()
+        return enlarged(y.float(), self.k) + self.out(x).float()
 
     def _level(self, x: Tensor, e: Tensor, level: int) -> Tensor:
         """Blocks of a resolution, and what the coarser ones add."""
@@ -161,6 +160,23 @@ class Upscaler(ModelMixin, ConfigMixin):
             coarse = self._level(self.down[level](x), e, level + 1)
             x = x + F.pixel_shuffle(self.up[level](coarse), 2)
         return x
+
+
+def enlarged(y: Float[Tensor, "b c h w"], k: int) -> Float[Tensor, "b c kh kw"]:
+    """Bilinear, as ``F.interpolate``, whose last bits follow from the number of threads; these do not.
+
+    Args:
+        y: images.
+        k: factor.
+    """
+    for axis in (2, 3):
+        last = y.shape[axis] - 1
+        above = torch.cat([y.narrow(axis, 0, 1), y.narrow(axis, 0, last)], dim=axis)
+        below = torch.cat([y.narrow(axis, 1, last), y.narrow(axis, last, 1)], dim=axis)
+        away = [(2 * phase + 1 - k) / (2 * k) for phase in range(k)]
+        rows = [(1 - abs(a)) * y + abs(a) * (above if a < 0 else below) for a in away]
+        y = torch.stack(rows, dim=axis + 1).flatten(axis, axis + 1)
+    return y
 
 
 def _blocks(channels: int, count: int) -> nn.ModuleList:
