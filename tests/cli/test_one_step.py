@@ -126,6 +126,14 @@ def test_a_slide_in_one_step_per_stage_says_how_it_was_made(sample, folder):
     assert np.array_equal(pixels(out), upscaled(base, small_upscaler(), stages=2, mpp=0.5))
 
 
+def test_preset_auto_is_one_step_where_there_is_an_upscaler(sample, folder, tmp_path):
+    quick = ("--size=128", "--stages=1", "--preset=auto")
+    assert facts(sample(*quick))["preset"] == "one-step"
+    assert facts(sample(*quick, model="without", out=tmp_path / "b"))["preset"] == "fast"
+    given = sample(*quick, "--upscaler", folder / "other", model="without", out=tmp_path / "c")
+    assert facts(given)["preset"] == "one-step"
+
+
 def test_another_upscaler_makes_another_slide_of_the_same_overview(sample, folder, tmp_path):
     own, other = sample(*SMALL), sample(*SMALL, "--upscaler", folder / "other", out=tmp_path / "b")
     assert (own / "a_HE.png").read_bytes() == (other / "a_HE.png").read_bytes()

@@ -24,7 +24,8 @@ class SampleConfig:
         mpp: µm/px of the finished slide.
         model: "default" (bundled), a model or snapshot folder, or a hub id.
         upscaler: snapshot folder or hub id of an upscaler to take instead of the model's own.
-        preset: "fast", "one-step", "paper", or a YAML file of your own.
+        preset: "one-step", "fast", "paper", or a YAML file of your own; "auto" is one-step where there is an
+            upscaler, else fast.
         overview: picture or slide to start from instead of sampling stage 0: square, H&E.
         overview_mpp: µm/px of it, if the file does not say.
         region: part to make alone, as X,Y,WIDTH,HEIGHT in pixels of the slide, which itself is not made; for
@@ -51,7 +52,7 @@ class SampleConfig:
     mpp: float = 0.5
     model: str = "default"
     upscaler: str | None = None
-    preset: str = "fast"
+    preset: str = "auto"
     overview: Path | None = None
     overview_mpp: float | None = None
     region: str | None = None

@@ -61,7 +61,7 @@ def load_model(
     """
     folder = resolve(model)
     other = folder if upscaler is None or not upscaled else resolve(upscaler)
-    there = upscaled and (upscaler is not None or Upscaler.__name__ in networks(folder))
+    there = upscaled and (upscaler is not None or has_upscaler(folder))
     # Strided as the images are, lest every convolution copies its weights.
     denoiser = load_snapshot(Denoiser, folder, device)
     fine = load_snapshot(Upscaler, other, device) if there else None
@@ -74,6 +74,15 @@ def load_model(
         denoiser_hash=weights_hash(folder, [Denoiser.__name__]),
         upscaler_hash=weights_hash(other, [Upscaler.__name__]) if there else "",
     )
+
+
+def has_upscaler(model: str | Path) -> bool:
+    """Whether there is an upscaler in a model's folder, which is downloaded if ``model`` is a hub id.
+
+    Raises:
+        SnapshotError: if there is no such model.
+    """
+    return Upscaler.__name__ in networks(resolve(model))
 
 
 def save_model(

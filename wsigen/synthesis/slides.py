@@ -12,7 +12,7 @@ from wsigen.config import SampleConfig, parse_bytes
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Size
 from wsigen.nn.denoiser import Denoiser
-from wsigen.nn.model import Model, load_model
+from wsigen.nn.model import Model, has_upscaler, load_model
 from wsigen.sampling.plan import AnySpec, diffused
 from wsigen.sampling.stage import Machine
 from wsigen.sampling.upscalerun import default_tile
@@ -78,6 +78,9 @@ def open_session(config: SampleConfig) -> Session:
         InvalidValueError: the machine has no such device, the size does not fit, or the preset needs an
             upscaler that is not there or has another k.
     """
+    if config.preset == "auto":
+        upscales = config.upscaler is not None or has_upscaler(config.model)
+        config = replace(config, preset="one-step" if upscales else "fast")
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
     preset, overview = load_preset(config.preset), _overview(config)
