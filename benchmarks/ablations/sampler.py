@@ -138,8 +138,16 @@ class Sampler:
     def specs(self, seed: int, guided: GuidedConfig | None = None) -> tuple[StageSpec, ...]:
         """What the stages of a slide have to do, with other options of guided stages if given."""
         preset = replace(self.preset, guided=guided or self.preset.guided)
-        how = {"size": self.size, "stages": self.stages, "k": K, "seed": seed, "multiple": self.net.stride}
-        return diffused(stage_specs(preset, mpp=self.mpp, **how))
+        specs = stage_specs(
+            preset,
+            size=self.size,
+            stages=self.stages,
+            k=K,
+            mpp=self.mpp,
+            seed=seed,
+            multiple=self.net.stride,
+        )
+        return diffused(specs)
 
     def stage(self, spec: StageSpec, guide: np.ndarray | None, background: Colour) -> Sampled:
         """One stage from the stage above."""

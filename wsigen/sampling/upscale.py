@@ -106,7 +106,8 @@ class UpscaledStage:
         and the region that is read.
 
     Determinism: in float32 on one kind of CPU, a pixel has the same bits in whatever region, tile and batch
-        it is computed, and by any number of threads. On other devices and in bfloat16 the kernels may round differently.
+        it is computed, and by any number of threads. On other devices and in bfloat16 the kernels may round
+        differently.
     """
 
     def __init__(
