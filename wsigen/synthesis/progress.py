@@ -25,7 +25,7 @@ class Reporter:
         self.plan = plan
         self._bar: tqdm | None = None
         self._stage = -1
-        self._started = 0.0
+        self._started = self._last = time.perf_counter()
 
     def __enter__(self) -> Reporter:
         return self
@@ -43,7 +43,8 @@ class Reporter:
         if done.stage != self._stage:
             self._next_stage(done)
         assert self._bar is not None
-        elapsed = time.perf_counter() - self._started
+        self._last = time.perf_counter()
+        elapsed = self._last - self._started
         each = self.plan.stages[done.stage].work / self.plan.stages[done.stage].patches
         left = each * (done.patches_total - done.patches)
         left += sum(s.work for s in self.plan.stages[done.stage + 1 :])
@@ -63,4 +64,5 @@ class Reporter:
         label = f"stage {done.stage}/{len(self.plan.stages) - 1} {stage.extent} px {stage.mpp:g} µm/px"
         unit = "tile" if stage.network == "upscaler" else "patch"
         self._bar = tqdm(total=done.patches_total, desc=label, unit=unit, smoothing=0.1)
-        self._stage, self._started = done.stage, time.perf_counter()
+        # The first report of a stage comes when its first batch is done, and that may be all of it.
+        self._stage, self._started = done.stage, self._last
