@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.evaluate.slides import entry
-from wsigen.evaluate.windows import TILES, Grid, as_fine, grids, provenance, some_slides, windows
+from wsigen.evaluate.windows import TILES, Grid, as_fine, grids, some_slides, windows
+from wsigen.slide.provenance import read_provenance
 
 
 def made(folder: Path, facts: object) -> object:
@@ -20,7 +21,7 @@ def made(folder: Path, facts: object) -> object:
 def test_a_slide_without_provenance_has_file_tiles_only(tmp_path):
     assert grids(replace(entry(), path=tmp_path / "a_HE.ome.tif")) == [TILES]
     assert grids(made(tmp_path, "no json")) == [TILES]
-    assert provenance(made(tmp_path, [1, 2])) == {}
+    assert read_provenance(made(tmp_path, [1, 2]).path) == {}
 
 
 def test_grids_of_a_synthetic_slide(tmp_path):

@@ -43,7 +43,6 @@ def look_closely(
     *,
     stains: str = "h-e",
     threads: int = 1,
-    progress: Callable[[int], object] = lambda _: None,
 ) -> Closely:
     """Look closely at the samples of a set at one µm/px.
 
@@ -52,11 +51,10 @@ def look_closely(
         mpp: their µm/px.
         stains: "h-e" or "h-dab", for nuclei.
         threads: how many look at once.
-        progress: called with the number of samples done.
     """
     indices = sorted(patches.samples)
     images, groups = [patches.samples[i] for i in indices], [patches.groups[i] for i in indices]
-    return look_at(images, groups, mpp, stains=stains, threads=threads, progress=progress)
+    return look_at(images, groups, mpp, stains=stains, threads=threads)
 
 
 def look_at(
@@ -68,7 +66,7 @@ def look_at(
     threads: int = 1,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Closely:
-    """Look closely at patches, uint8 (size, size, 3) each; otherwise as `look_closely`.
+    """Look closely at patches, uint8 (size, size, 3) each.
 
     Args:
         images: the patches.

@@ -19,7 +19,7 @@ from wsigen.evaluate.estimate import MIN_GROUPS
 from wsigen.evaluate.plan import ScalePlan, plan_scales
 from wsigen.evaluate.results import Share
 from wsigen.evaluate.sets import SlideSet, load_set, refuse_common
-from wsigen.evaluate.windows import provenance
+from wsigen.slide.provenance import read_provenance
 
 PAGE, VALUES = "index.html", "report.json"
 _PACKAGES = ("numpy", "scipy", "torch", "torch-fidelity", "opencv-python-headless", "scikit-image")
@@ -107,7 +107,7 @@ def of_stain(one: SlideSet, stain: str) -> SlideSet:
     """
     kept, failures = [], list(one.failures)
     for entry in one.entries:
-        facts = provenance(entry)
+        facts = read_provenance(entry.path)
         marker = facts.get("marker")
         if stain == "he" and marker:
             failures.append(Failure(entry.slide, f"is {marker} IHC, not H&E; give it as --pairs"))

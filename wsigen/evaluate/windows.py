@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from wsigen.data.entry import FINEST, SlideEntry
 from wsigen.geometry import Region
-from wsigen.slide.provenance import beside, flatten
+from wsigen.slide.provenance import flatten, read_provenance
 
 WINDOW = 1024
 """Side, px; more where a pitch needs it."""
@@ -38,22 +37,13 @@ class Grid:
 TILES = Grid("256 px tiles", 256)
 
 
-def provenance(entry: SlideEntry) -> dict[str, Any]:
-    """What the JSON beside a slide says of its making; empty where there is none."""
-    try:
-        facts = json.loads(beside(entry.path, ".json").read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
-
-
 def grids(entry: SlideEntry) -> list[Grid]:
     """The grids on which a slide was made: the sampler's patches, the translator's statistics, file tiles.
 
     The sampler's grid moves at every step, and where the last ones lay depends on the seed; unless the
     provenance says so (``joints``: ``rows`` and ``cols`` of a ``pitch``), only their distance is known.
     """
-    facts, found = provenance(entry), [TILES]
+    facts, found = read_provenance(entry.path), [TILES]
     named = [j for j in _as_list(facts.get("joints")) if _is_grid(j)]
     for joints in named:
         name = str(joints.get("name") or f"{joints['pitch']} px joints")

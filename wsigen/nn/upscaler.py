@@ -131,14 +131,14 @@ class Upscaler(ModelMixin, ConfigMixin):
         self,
         y: Float[Tensor, "b 3 h w"],
         z: Float[Tensor, "b n h w"],
-        mpp: Float[Tensor, " b"],
+        mpp: Float[Tensor, " b_or_1"],
     ) -> Float[Tensor, "b 3 kh kw"]:
         """Draw the next stage.
 
         Args:
             y: guides in [-1, 1]; height and width are multiples of ``stride``.
             z: unit Gaussian noise, ``noise_channels`` of it.
-            mpp: µm/px of the result, > 0.
+            mpp: µm/px of the result, > 0; one for all, (1,), or one for each.
 
         Returns:
             float32, about [-1, 1], whatever precision the network computes in.

@@ -83,6 +83,15 @@ def provenance_json(provenance: Mapping[str, Any]) -> bytes:
     return (json.dumps(provenance, indent=2, ensure_ascii=False, default=str) + "\n").encode()
 
 
+def read_provenance(slide: Path) -> dict[str, Any]:
+    """What the JSON beside a slide says of its making; empty where there is none that can be read."""
+    try:
+        facts = json.loads(beside(slide, ".json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
 def beside(slide: Path, suffix: str) -> Path:
     """The name of a slide's companion: ``a_HE.ome.tif`` and ``.json`` → ``a_HE.json``."""
     for ending in _SLIDE_SUFFIXES:

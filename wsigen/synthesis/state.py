@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from wsigen.files import disk_errors, free_bytes
-from wsigen.slide.provenance import beside
+from wsigen.slide.provenance import read_provenance
 
 TAKEN = "another process is making this slide; wait for it, or choose another --name"
 
@@ -24,11 +24,8 @@ def is_written(slide: Path, fingerprint: str, layout: str) -> bool:
         fingerprint: hash of what its pixels follow from.
         layout: of the file.
     """
-    try:
-        facts = json.loads(beside(slide, ".json").read_bytes())
-        same = facts["fingerprint"] == fingerprint and facts["layout"] == layout
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    facts = read_provenance(slide)
+    same = facts.get("fingerprint") == fingerprint and facts.get("layout") == layout
     return same and slide.is_file()
 
 

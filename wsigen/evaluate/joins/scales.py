@@ -20,9 +20,9 @@ from wsigen.evaluate.results import Result
 from wsigen.evaluate.scale import ScaleAgreement, scale_agreement
 from wsigen.evaluate.sets import SlideSet
 from wsigen.evaluate.spread import mean_over_groups
-from wsigen.evaluate.windows import provenance, some_slides, windows
+from wsigen.evaluate.windows import some_slides, windows
 from wsigen.geometry import Region
-from wsigen.slide.provenance import beside
+from wsigen.slide.provenance import beside, read_provenance
 from wsigen.slide.read import Level
 
 KEYS = ("scale_psnr", "scale_correlation", "scale_detail")
@@ -80,7 +80,7 @@ def _of_slides(slides: SlideSet, look: Callable[[SlideEntry, int], list[np.ndarr
 def origin(entry: SlideEntry) -> np.ndarray | None:
     """The overview that a synthetic slide was made from, uint8 (h, w, 3); None where it is not beside it."""
     path = beside(entry.path, ".png")
-    if not (provenance(entry).get("synthetic") and path.is_file()):
+    if not (read_provenance(entry.path).get("synthetic") and path.is_file()):
         return None
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
