@@ -59,7 +59,7 @@ REACH = 1.45
 LEAST_SIDE = 256
 HEADER = "slide,mpp,group,split,finest_mpp\n"
 INDEX, INDEX_BYTES = "index.parquet", 3000
-"""Name of the index, and what a slide takes of it, at most."""
+"""Name of the index, and about what a slide takes of it."""
 LEAST_TISSUE = 0.4
 
 
@@ -252,23 +252,38 @@ class _Pack:
         return True
 
     def finish(self) -> None:
-        """Write what training is told of the slides, and their index.
+        """Write the index, without the last squares where it needs their room, and what training is told.
 
         Raises:
-            InvalidValueError: the index takes more than was set aside for it.
+            InvalidValueError: a slide of the pack cannot be learnt from.
         """
         table = self.folder / "table.csv"
-        lines = [HEADER.strip(), *(",".join(row) for row in self.rows)]
-        table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        self._write_table(table)
         index, failures = build_index(self.folder / "slides", table)
         if failures:
             raise InvalidValueError(f"{failures[0].slide} cannot be learnt from: {failures[0].reason}")
         index.save(self.folder / INDEX)
+        while self.bytes + len(HEADER) + (self.folder / INDEX).stat().st_size > self.size:
+            self._drop_last()
+            names = {row[0] for row in self.rows}
+            index = SlideIndex(tuple(e for e in index.entries if e.slide in names))
+            index.save(self.folder / INDEX)
+        self._write_table(table)
         self.bytes += len(HEADER) + (self.folder / INDEX).stat().st_size
-        if self.bytes > self.size:
-            raise InvalidValueError(
-                f"the index makes it {self.bytes} bytes; give --megabytes {self.size / 1e6 + 1:g}"
-            )
+
+    def _write_table(self, path: Path) -> None:
+        lines = [HEADER.strip(), *(",".join(row) for row in self.rows)]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def _drop_last(self) -> None:
+        row, path = self.rows[-1], self.folder / "slides" / self.rows[-1][0]
+        with tifffile.TiffFile(path) as tiff:
+            height, width = tiff.pages.first.shape[:2]
+        self.bytes -= path.stat().st_size + len(",".join(row)) + 1
+        self.pixels -= height * width
+        self.counts[f"{float(row[1]):.2g}", row[3]] -= 1
+        path.unlink()
+        self.rows.pop()
 
     def facts(self) -> dict[str, object]:
         """Sizes, and how many slides there are at each µm/px."""

@@ -94,6 +94,20 @@ def test_size_is_kept_and_used(entries: list[SlideEntry], size: int, tmp_path: P
     assert facts["bytes"] > 0.6 * size
 
 
+def test_index_that_is_larger_than_thought_costs_squares(
+    entries: list[SlideEntry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack, "INDEX_BYTES", 0)
+    facts = pack.pack(entries, tmp_path / "pack", size=150_000, side=256, quality=85)
+    table, index = rows(tmp_path / "pack"), SlideIndex.load(tmp_path / "pack" / pack.INDEX)
+    assert facts["bytes"] == on_disk(tmp_path / "pack") <= 150_000
+    assert {e.slide for e in index.entries} == {row["slide"] for row in table}
+    assert {p.name for p in (tmp_path / "pack" / "slides").iterdir()} == {row["slide"] for row in table}
+    counts = facts["slides"]
+    assert isinstance(counts, dict)
+    assert sum(n for by_split in counts.values() for n in by_split.values()) == len(table)
+
+
 def test_too_small_a_size_is_refused(entries: list[SlideEntry], tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match=r"--megabytes 0\.02 has no room for the overviews"):
         pack.pack(entries, tmp_path / "pack", size=20_000, side=256, quality=85)
