@@ -179,7 +179,7 @@ def test_denoiser_is_a_method_too(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--method=pix2pix"], "method must be one of denoiser, cut, fastcut, cyclegan, lsesim"),
+        (["--method=pix2pix"], "method must be one of denoiser, upscaler, cut, fastcut, cyclegan, lsesim"),
         (["--method=cut"], "data"),
         (["--method=cut", "--data.source=nowhere", "--data.target=x"], "nowhere: no such file or folder"),
         (["--method=cut", "--data.source=HE", "--data.target="], "data.target must be slides, got ''"),
