@@ -372,8 +372,10 @@ def test_two_processes_agree_with_one(method, stains, tmp_path, monkeypatch):
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=200)
     two = torch.load(tmp_path / "gradients.pt", weights_only=True)
     assert len(one) == len(two) == 8, "two optimisers, four updates"
+    # The gradient of an L1 loss is a sign: rounding, which differs between CPUs, turns it at single pixels.
+    tolerance = {"cut": 1e-4, "cyclegan": 5e-3}[method]
     for a, b in zip(one, two, strict=True):
         assert a.norm() > 1e-3
-        assert (a - b).norm() < 1e-4 * a.norm()
+        assert (a - b).norm() < tolerance * a.norm()
     losses = [[r["loss"] for r in stats(tmp_path / run) if "loss" in r] for run in ("run1", "run2")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
