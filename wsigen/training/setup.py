@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
+from diffusers.models.modeling_utils import ModelMixin
 from torch.utils.data import DataLoader, Dataset
 
 from wsigen.config import DenoiserConfig, PatchGroup, TrainConfig, UpscalerTrainConfig
@@ -89,7 +90,8 @@ def make_network(config: TrainConfig, index: SlideIndex) -> Denoiser:
         net.set_octave_std(*_octave_std(config, index, net.octaves))
         return net
     given = load_snapshot(Denoiser, resolve(config.init))
-    _check_alike(given, net, config)
+    shape = {f.name: f"model.{f.name}" for f in fields(DenoiserConfig)}
+    check_alike(given, net, config.init, {**shape, "sigma_data": "loss.sigma_data"})
     if given.config["octave_std"]:
         net.set_octave_std(given.config["octave_std"], given.config["octave_mpp"])
     net.load_state_dict(given.state_dict())
@@ -141,14 +143,23 @@ def _rounded(std: torch.Tensor) -> list[list[float]]:
     return [[round(value, 4) for value in row] for row in std.tolist()]
 
 
-def _check_alike(given: Denoiser, net: Denoiser, config: TrainConfig) -> None:
-    """Refuse weights of a network of another shape."""
-    for part in (*(f.name for f in fields(DenoiserConfig)), "sigma_data"):
+def check_alike(given: ModelMixin, net: ModelMixin, init: str, flags: Mapping[str, str]) -> None:
+    """Refuse weights to begin with that are of a network of another shape.
+
+    Args:
+        given: the network of ``init``.
+        net: the network of the run.
+        init: where ``given`` comes from.
+        flags: parts of the networks' configuration that must agree, and the flag that sets each.
+
+    Raises:
+        InvalidValueError: one of them differs.
+    """
+    for part, flag in flags.items():
         theirs, ours = (json.dumps(n.config[part]) for n in (given, net))  # tuples and lists alike
         if theirs != ours:
-            where = "loss" if part == "sigma_data" else "model"
             raise InvalidValueError(
-                f"--init {config.init} has {part} {theirs} and this run {ours}; set --{where}.{part} {theirs}"
+                f"--init {init} has {part} {theirs} and this run {ours}; set --{flag} {theirs}"
             )
 
 

@@ -6,7 +6,6 @@ the same images and the same noise as if it had never stopped.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -20,14 +19,14 @@ from torch import Tensor
 from wsigen.config.upscaler import UpscalerConfig, UpscalerTrainConfig
 from wsigen.data.index import SlideIndex
 from wsigen.data.patches import PatchDataset, PatchKey, to_unit_range
-from wsigen.errors import DivergedError, InvalidValueError
+from wsigen.errors import DivergedError
 from wsigen.files import disk_errors
 from wsigen.nn.ema import PowerEMA
 from wsigen.nn.snapshot import load_snapshot, resolve, save_snapshot
 from wsigen.nn.upscaler import Upscaler
 from wsigen.training.folder import only_run
 from wsigen.training.loop import Loop, Scalars, averaged, run_to_end
-from wsigen.training.setup import background_of, make_accelerator, make_loader, run_index
+from wsigen.training.setup import background_of, check_alike, make_accelerator, make_loader, run_index
 from wsigen.training.stain.method import Machine
 from wsigen.training.state import Part, RunState
 from wsigen.training.upscaler.update import UpscalerUpdate
@@ -109,12 +108,7 @@ def make_upscaler(config: UpscalerTrainConfig, index: SlideIndex) -> Upscaler:
     if config.init is None:
         return net
     given = load_snapshot(Upscaler, resolve(config.init))
-    for part in (f.name for f in fields(UpscalerConfig)):
-        theirs, ours = (json.dumps(n.config[part]) for n in (given, net))  # tuples and lists alike
-        if theirs != ours:
-            raise InvalidValueError(
-                f"--init {config.init} has {part} {theirs} and this run {ours}; set --model.{part} {theirs}"
-            )
+    check_alike(given, net, config.init, {f.name: f"model.{f.name}" for f in fields(UpscalerConfig)})
     net.load_state_dict(given.state_dict())
     return net
 
