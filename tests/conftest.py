@@ -13,6 +13,10 @@ from hypothesis import settings
 
 from tests.synthetic import he_image, write_tiff
 
+# Networks of tests are tiny: a second thread only waits for the first, minutes where the machine is busy. Set
+# before torch is imported, and for the child processes too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile("wsigen", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("wsigen")
 
