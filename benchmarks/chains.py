@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.held_out import SLIDES, TABLES, Case, Crop, cases
 from benchmarks.over_real import ROWS, Figures, Ratios, figures, mean, ratios
 from wsigen.evaluate.phase import tissue_of
-from wsigen.evaluate.stain import mean_density
 from wsigen.files import write_bytes
 from wsigen.geometry import Region
 from wsigen.nn.snapshot import load_snapshot
@@ -34,6 +33,7 @@ from wsigen.nn.upscaler import Upscaler
 from wsigen.sampling.reach import UpscaleSpec
 from wsigen.sampling.upscale import UpscaledStage
 from wsigen.slide.read import open_slide
+from wsigen.slide.stains import mean_density
 from wsigen.synthesis.runtime import keep_freed_memory
 
 START = 8.0

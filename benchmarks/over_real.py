@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from wsigen.evaluate.nuclei import COARSEST_MPP, find_nuclei
 from wsigen.evaluate.phase import MOMENTS, PAIRS, phase, relief
 from wsigen.evaluate.spectrum import OCTAVES, octave_powers
-from wsigen.evaluate.stain import saturation, stain_densities
+from wsigen.slide.nuclei import COARSEST_MPP, find_nuclei
+from wsigen.slide.stains import saturation, stain_densities
 
 ROWS = {
     **{f"octave{k}": f"power, {2 ** (k + 1) if k else 1.4:g}–{2 ** (k + 2)} px" for k in range(OCTAVES)},

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from tests.synthetic import he_image
-from wsigen.evaluate.stain import haematoxylin_correlation
 from wsigen.nn.snapshot import WEIGHTS
+from wsigen.slide.stains import haematoxylin_correlation
 from wsigen.stain.snapshot import bundled_markers, load_stainer, resolve_stainer
 
 

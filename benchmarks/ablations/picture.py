@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.stain import EOSIN, HAEMATOXYLIN
 from wsigen.geometry import Region
 from wsigen.slide.read import open_slide
+from wsigen.slide.stains import EOSIN, HAEMATOXYLIN
 from wsigen.slide.tissue import background_colour, tissue_mask
 from wsigen.stain.glass import GlassMap, glass_map
 

@@ -14,8 +14,8 @@ from benchmarks.ablations.options import Device
 from benchmarks.ablations.page import Row
 from benchmarks.ablations.sampler import Clock, seams
 from wsigen.evaluate.quality import luminance
-from wsigen.evaluate.stain import hue_correlation
 from wsigen.geometry import Region, Size
+from wsigen.slide.stains import hue_correlation
 from wsigen.stain.branch import Constant, take_over
 from wsigen.stain.constant import prepare_constant
 from wsigen.stain.generator import Generator

@@ -14,11 +14,11 @@ from benchmarks import chains
 from benchmarks.over_real import Figures, figures, mean, ratios
 from tests.synthetic import he_image, write_tiff
 from wsigen.evaluate.phase import phase
-from wsigen.evaluate.stain import saturation
 from wsigen.nn.snapshot import save_snapshot
 from wsigen.nn.upscaler import Upscaler
 from wsigen.sampling.reach import UpscaleSpec
 from wsigen.sampling.upscale import UpscaledStage
+from wsigen.slide.stains import saturation
 
 SIDE = 2048
 

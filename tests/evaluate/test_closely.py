@@ -8,8 +8,8 @@ import pytest
 from tests.evaluate.slides import patches
 from tests.synthetic import he_image
 from wsigen.evaluate.closely import look_at, look_closely
-from wsigen.evaluate.nuclei import COARSEST_MPP, find_nuclei
 from wsigen.evaluate.quality import NIQE_BLOCK, niqe_blocks, piqe, sobel
+from wsigen.slide.nuclei import COARSEST_MPP, find_nuclei
 
 IMAGES = [he_image(320, seed, mpp=1.0)[64:192, 64:192] for seed in range(5)]
 

@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.evaluate.test_stain import stained
+from tests.slide.test_stains import stained
 from tests.synthetic import he_image
 from wsigen.errors import InvalidValueError
 from wsigen.evaluate.descriptor import OCTAVES, WeightFree, describe
 from wsigen.evaluate.fidelity import frechet_distance, real_floor
-from wsigen.evaluate.stain import EOSIN, HAEMATOXYLIN
+from wsigen.slide.stains import EOSIN, HAEMATOXYLIN
 
 ENERGY = [30 + 13 * octave for octave in range(OCTAVES)]
 """Where each octave's luminance energy is."""

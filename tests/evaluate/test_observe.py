@@ -13,12 +13,12 @@ from wsigen.evaluate.closely import look_closely
 from wsigen.evaluate.descriptor import WeightFree
 from wsigen.evaluate.draw import Reader, spots
 from wsigen.evaluate.fingerprint import fingerprint
-from wsigen.evaluate.nuclei import find_nuclei
 from wsigen.evaluate.observe import join, observe
 from wsigen.evaluate.phase import phase
 from wsigen.evaluate.quality import niqe_blocks, piqe, sobel
 from wsigen.evaluate.spectrum import octave_powers
-from wsigen.evaluate.stain import density_summary, hue_histogram, saturation, stain_densities
+from wsigen.slide.nuclei import find_nuclei
+from wsigen.slide.stains import density_summary, hue_histogram, saturation, stain_densities
 
 
 @pytest.fixture(scope="module")

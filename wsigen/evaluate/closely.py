@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsigen.evaluate.draw import ahead
-from wsigen.evaluate.nuclei import COARSEST_MPP, Nuclei, find_nuclei
 from wsigen.evaluate.observe import Patches
 from wsigen.evaluate.quality import NIQE_BLOCK, niqe_blocks, piqe, sobel
+from wsigen.slide.nuclei import COARSEST_MPP, Nuclei, find_nuclei
 
 Blocks = tuple[np.ndarray, np.ndarray]
 

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.stain import EOSIN, HAEMATOXYLIN, density_table, unmixing
+from wsigen.slide.stains import EOSIN, HAEMATOXYLIN, density_table, unmixing
 
 OCTAVES, SMALLEST = 5, 64
 _OPPONENT = (np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])).astype(np.float32)

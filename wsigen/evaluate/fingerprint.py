@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.stain import mean_density
+from wsigen.slide.stains import mean_density
 
 SIDE, SMOOTH, SURROUNDINGS = 32, 1.0, 4.0
 ORIENTATIONS = 8

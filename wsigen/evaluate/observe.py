@@ -16,7 +16,7 @@ from wsigen.evaluate.features import Extractor, batches
 from wsigen.evaluate.fingerprint import fingerprint
 from wsigen.evaluate.phase import phase
 from wsigen.evaluate.spectrum import octave_powers
-from wsigen.evaluate.stain import density_summary, hue_histogram, saturation, stain_densities
+from wsigen.slide.stains import density_summary, hue_histogram, saturation, stain_densities
 
 SAMPLES = 48
 """Patches of a set at one µm/px that are kept whole while that µm/px is worked on."""

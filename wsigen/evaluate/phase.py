@@ -27,7 +27,7 @@ import numpy as np
 from scipy.fft import dctn, idctn
 
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.stain import correlation, mean_density
+from wsigen.slide.stains import correlation, mean_density
 
 PAIRS = 3
 """Pairs of neighbouring octaves whose edges are compared: 0 and 1 (the finest) to 2 and 3."""

@@ -32,12 +32,12 @@ from wsigen.evaluate.joins.scales import scale_rows
 from wsigen.evaluate.joins.seams import seam_rows
 from wsigen.evaluate.joins.sides import Comparison, Reals
 from wsigen.evaluate.joins.tilings import tiling_rows
-from wsigen.evaluate.nuclei import COARSEST_MPP
 from wsigen.evaluate.observe import SAMPLES, Patches, join, observe
 from wsigen.evaluate.plan import ScalePlan
 from wsigen.evaluate.report.sheets import columns, neighbour_sheet, overview_sheet, strip
 from wsigen.evaluate.results import Report, Result, SetReport, bounded
 from wsigen.evaluate.sets import SlideSet
+from wsigen.slide.nuclei import COARSEST_MPP
 
 log = logging.getLogger(__name__)
 

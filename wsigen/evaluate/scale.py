@@ -14,7 +14,7 @@ import numpy as np
 
 from wsigen.errors import InvalidValueError
 from wsigen.evaluate.estimate import caution
-from wsigen.evaluate.stain import correlation
+from wsigen.slide.stains import correlation
 
 SMALLEST_FACTOR = 1.2
 

@@ -16,7 +16,7 @@ import numpy as np
 from wsigen.errors import InvalidValueError
 from wsigen.evaluate.estimate import Estimate, jackknife
 from wsigen.evaluate.fidelity import Labels, sample_labels
-from wsigen.evaluate.stain import mean_density
+from wsigen.slide.stains import mean_density
 
 OCTAVES = 6
 NYQUIST_LINES = 3

@@ -18,7 +18,7 @@ from wsigen.evaluate.draw import Reader
 from wsigen.evaluate.joins.joints import domain_rows, joint_rows
 from wsigen.evaluate.joins.pairs import displacement, pair_up, twin_rows
 from wsigen.evaluate.sets import SlideSet
-from wsigen.evaluate.stain import DAB, HAEMATOXYLIN, stain_densities
+from wsigen.slide.stains import DAB, HAEMATOXYLIN, stain_densities
 
 SIDE = 448
 TRAINING = {"updates": 15, "device": torch.device("cpu"), "seed": 0}

@@ -9,8 +9,8 @@ import pytest
 from tests.synthetic import he_image
 from wsigen.evaluate.closely import Closely
 from wsigen.evaluate.joins.samples import RealSamples, sample_rows
-from wsigen.evaluate.nuclei import find_nuclei
 from wsigen.evaluate.quality import niqe_blocks, piqe, sobel
+from wsigen.slide.nuclei import find_nuclei
 
 
 def close(images, groups, mpp=1.0):

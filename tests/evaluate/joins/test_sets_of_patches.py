@@ -20,7 +20,7 @@ from wsigen.evaluate.joins.colour import (
 from wsigen.evaluate.joins.features import features_rows
 from wsigen.evaluate.joins.sides import Comparison, Reals
 from wsigen.evaluate.observe import join
-from wsigen.evaluate.stain import kl_divergence
+from wsigen.slide.stains import kl_divergence
 
 GROUPS = [name for name in "abcdef" for _ in range(20)]
 KEYS = ["fid", "kid", "precision", "density", "recall", "coverage", "auc"]

@@ -10,7 +10,7 @@ from wsigen.evaluate.joins.sides import Comparison, Pair
 from wsigen.evaluate.observe import Patches
 from wsigen.evaluate.results import Result
 from wsigen.evaluate.spectrum import OCTAVES, spectrum_ratio
-from wsigen.evaluate.stain import DENSITY_BINS, DENSITY_TOP, correlation, kl_divergence
+from wsigen.slide.stains import DENSITY_BINS, DENSITY_TOP, correlation, kl_divergence
 
 OTHER_STAIN = {"h-e": "eosin", "h-dab": "brown"}
 _CENTRES = (np.arange(DENSITY_BINS) + 0.5) * DENSITY_TOP / DENSITY_BINS

@@ -23,7 +23,8 @@ from wsigen.evaluate.observe import SAMPLES
 from wsigen.evaluate.results import Result
 from wsigen.evaluate.sets import SlideSet, allot
 from wsigen.evaluate.splits import Split, floor, group_splits, shared_groups
-from wsigen.evaluate.stain import (
+from wsigen.slide.provenance import beside
+from wsigen.slide.stains import (
     correlation,
     density_summary,
     haematoxylin_correlation,
@@ -31,7 +32,6 @@ from wsigen.evaluate.stain import (
     kl_divergence,
     stain_densities,
 )
-from wsigen.slide.provenance import beside
 
 MOST, SHOWN = 200, 6
 LEVELS = ("dab_mean", "dab_p90", "dab_positive", "haematoxylin_mean", "haematoxylin_p90")

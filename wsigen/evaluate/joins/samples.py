@@ -13,10 +13,11 @@ from wsigen.evaluate.collect import different, heeding
 from wsigen.evaluate.estimate import Estimate, jackknife
 from wsigen.evaluate.joins.colour import centred
 from wsigen.evaluate.joins.sides import Floors
-from wsigen.evaluate.nuclei import Nuclei, compare_nuclei
+from wsigen.evaluate.nuclei import compare_nuclei
 from wsigen.evaluate.quality import Niqe
 from wsigen.evaluate.results import Result
 from wsigen.evaluate.splits import Split, floor, group_splits
+from wsigen.slide.nuclei import Nuclei
 
 FITS = 4
 NUCLEI = ("nuclei_density", "nuclei_area", "nuclei_sizes")

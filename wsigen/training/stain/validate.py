@@ -20,7 +20,7 @@ from wsigen.config.domains import StainRunConfig
 from wsigen.data.domains import TARGET_STREAM, Domains
 from wsigen.data.index import SlideIndex
 from wsigen.data.patches import PatchKey, to_unit_range
-from wsigen.evaluate.stain import (
+from wsigen.slide.stains import (
     DensitySummary,
     dab_summary,
     haematoxylin_correlation,

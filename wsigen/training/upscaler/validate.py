@@ -15,10 +15,10 @@ from torch import Tensor
 
 from wsigen.data.patches import to_unit_range
 from wsigen.diffusion.spectrum import image_std
-from wsigen.evaluate.nuclei import COARSEST_MPP, find_nuclei
-from wsigen.evaluate.stain import stain_densities
 from wsigen.nn.discriminator import Discriminator
 from wsigen.nn.upscaler import Upscaler
+from wsigen.slide.nuclei import COARSEST_MPP, find_nuclei
+from wsigen.slide.stains import stain_densities
 from wsigen.training.validate import Band
 
 OCTAVES = 3

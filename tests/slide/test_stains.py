@@ -13,7 +13,7 @@ from skimage.color import separate_stains
 
 from tests.synthetic import he_image
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.stain import (
+from wsigen.slide.stains import (
     DAB,
     EOSIN,
     HAEMATOXYLIN,
@@ -106,9 +106,6 @@ def test_kl_by_hand():
     p, q = [3, 1], [1, 1]
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     assert kl_divergence(p, q, smoothing=1e-9) == pytest.approx(expected, abs=1e-6)
-    reverse = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
-    both = kl_divergence(p, q, smoothing=1e-9, symmetric=True)
-    assert both == pytest.approx((expected + reverse) / 2, abs=1e-6)
     assert kl_divergence([1, 2, 3], [10, 20, 30]) == pytest.approx(0, abs=1e-15)
 
 
@@ -184,9 +181,6 @@ histograms = st.lists(st.integers(0, 1000), min_size=6, max_size=6).filter(any)
 def test_kl_is_a_divergence(p, q):
     assert kl_divergence(p, q) >= -1e-12
     assert kl_divergence(p, p) == pytest.approx(0, abs=1e-12)
-    assert kl_divergence(p, q, symmetric=True) == pytest.approx(kl_divergence(q, p, symmetric=True))
-    both = (kl_divergence(p, q) + kl_divergence(q, p)) / 2
-    assert kl_divergence(p, q, symmetric=True) == pytest.approx(both)
 
 
 @given(h=st.floats(0.05, 0.3), d=st.floats(0.05, 0.3))

@@ -2,7 +2,7 @@
 
 Colour deconvolution, Ruifrok & Johnston 2001 (Anal. Quant. Cytol. Histol. 23(4)): by Lambert-Beer the optical
 density OD = -log10(I / I_0) is linear in the amount of stain, OD = C M with one unit row of M per stain
-(their table of normalised OD vectors); so C = OD M⁻¹. Where only two stains are on the glass, the third row
+(their table of normalised OD vectors); so C = OD M⁻¹. Where only two stains are present, the third row
 is the direction perpendicular to both, and its amount is the residual that they do not explain.
 """
 
@@ -46,7 +46,7 @@ def stain_densities(
 
     Args:
         rgb: uint8 (..., 3).
-        background: colour of bare glass, grey levels in (0, 255]; what is brighter has density 0.
+        background: colour of the empty slide, grey levels in (0, 255]; what is brighter has density 0.
         stains: "h-e-dab" (H, E, DAB), "h-e" (H, E, residual) or "h-dab" (H, residual, DAB). A stain's
             channel is the same in all of them.
 
@@ -71,7 +71,7 @@ def optical_density(rgb: np.ndarray, background: tuple[float, float, float] = WH
 
     Args:
         rgb: uint8 (..., 3).
-        background: I_0, colour of bare glass, grey levels in (0, 255].
+        background: I_0, colour of the empty slide, grey levels in (0, 255].
 
     Returns:
         float32 (..., 3), in [0, 2.41].
@@ -80,7 +80,7 @@ def optical_density(rgb: np.ndarray, background: tuple[float, float, float] = WH
 
 
 def mean_density(rgb: np.ndarray) -> np.ndarray:
-    """Mean of the channels' optical density on white glass, float32 (h, w), of uint8 (h, w, 3)."""
+    """Mean of the channels' optical density relative to white, float32 (h, w), of uint8 (h, w, 3)."""
     density = cv2.LUT(rgb, np.ascontiguousarray(density_table()[:, 0]))
     total = density[..., 0] + density[..., 1]  # the same to the last bit as mean(axis=-1), many times as fast
     total += density[..., 2]
@@ -110,7 +110,7 @@ def unmixing(stains: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class DensitySummary:
-    """How much of a stain an image has; summaries of patches add up to the summary of their union.
+    """Amount of one stain in an image; summaries of patches add up to the summary of their union.
 
     Args:
         pixels: how many pixels were counted.
@@ -204,14 +204,14 @@ def dab_summary(
 
     Args:
         rgb: uint8 (..., 3).
-        background: colour of bare glass.
+        background: colour of the empty slide.
         threshold: DAB density from which a pixel is positive.
         mask: bool (...): the pixels that count. None: all.
     """
     return density_summary(stain_densities(rgb, background, "h-dab")[..., 2], threshold, mask)
 
 
-def kl_divergence(p: np.ndarray, q: np.ndarray, *, smoothing: float = 1e-3, symmetric: bool = False) -> float:
+def kl_divergence(p: np.ndarray, q: np.ndarray, *, smoothing: float = 1e-3) -> float:
     """KL(p ‖ q) = Σ p log(p / q) in nats, of two histograms over the same bins.
 
     Both are normalised and mixed with the uniform distribution, (1 - λ) p + λ/K, since an empty bin of q
@@ -221,7 +221,6 @@ def kl_divergence(p: np.ndarray, q: np.ndarray, *, smoothing: float = 1e-3, symm
         p: counts or shares, the distribution that should be matched (real).
         q: the same for the other one (generated).
         smoothing: λ in (0, 1).
-        symmetric: Jeffreys' mean ½ (KL(p ‖ q) + KL(q ‖ p)) rather than KL(p ‖ q).
 
     Raises:
         InvalidValueError: different shapes, negative or no counts, or λ outside (0, 1).
@@ -235,8 +234,7 @@ def kl_divergence(p: np.ndarray, q: np.ndarray, *, smoothing: float = 1e-3, symm
     if not 0 < smoothing < 1:
         raise InvalidValueError(f"smoothing must be in (0, 1), got {smoothing}")
     p, q = ((1 - smoothing) * h / h.sum() + smoothing / h.size for h in (p, q))
-    log_ratio = np.log(p / q)
-    return float(((p - q) / 2 if symmetric else p) @ log_ratio)
+    return float(p @ np.log(p / q))
 
 
 def hue_histogram(rgb: np.ndarray) -> np.ndarray:
@@ -285,9 +283,9 @@ def haematoxylin_correlation(
     mask: np.ndarray | None = None,
     background: tuple[float, float, float] = WHITE,
 ) -> float:
-    """Are nuclei still where they were: correlation of the haematoxylin of an H&E image and of its IHC twin.
+    """Correlate the haematoxylin of an H&E image with that of its IHC image: are nuclei at the same places?
 
-    Pearson, over pixels, of H unmixed from H-E and H unmixed from H-DAB, both blurred by a Gaussian, so that
+    Pearson over pixels, of H unmixed from H-E and H unmixed from H-DAB, both blurred by a Gaussian, so that
     the texture inside nuclei does not count.
 
     Args:
@@ -295,7 +293,7 @@ def haematoxylin_correlation(
         ihc: uint8 (h, w, 3), on the same grid.
         blur: standard deviation of the Gaussian in pixels; 0 for none.
         mask: bool (h, w): the pixels that count. None: all.
-        background: colour of bare glass in both.
+        background: colour of the empty slide in both.
 
     Returns:
         In [-1, 1]; 1 = same places. NaN if one of the two is constant.
