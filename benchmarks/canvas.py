@@ -24,11 +24,11 @@ import wsigen
 from wsigen.diffusion.gaussian import GaussianDenoiser
 from wsigen.geometry import Region
 from wsigen.nn.model import load_model
-from wsigen.sampling.plan import plan_any, stage_specs
+from wsigen.sampling.plan import plan_any
 from wsigen.sampling.preset import GuidedConfig, Preset, preset_from_dict
-from wsigen.sampling.reach import UpscaleSpec
-from wsigen.sampling.stage import Machine, StageProgress, StageRun, StageSpec
-from wsigen.sampling.upscalerun import UpscaleRun
+from wsigen.sampling.spec import Execution, StageProgress, StageSpec, UpscaleSpec, stage_specs
+from wsigen.sampling.stage import StageRun
+from wsigen.sampling.upscale import UpscaleRun
 
 PRESETS = Path(wsigen.__file__).parent / "presets"
 GLASS = (243, 243, 243)
@@ -94,7 +94,7 @@ def main() -> None:
         preset = with_steps(preset, args.steps)
     stages = int(np.log2(args.size // args.patch))
     spec = stage_specs(preset, size=args.size, stages=stages, k=2, mpp=0.5, seed=args.seed)[-1]
-    machine = Machine(batch_size=args.batch_size, order=args.schedule)
+    machine = Execution(batch_size=args.batch_size, order=args.schedule)
     upscaler = load_model(upscaler=args.upscaler).upscaler if isinstance(spec, UpscaleSpec) else None
     plan = plan_any(spec, machine, upscaler)
     begun, shown = time.perf_counter(), [0.0]
@@ -106,7 +106,7 @@ def main() -> None:
             print(f"{now:6.0f} s  {state.patches / state.patches_total:6.1%}", file=sys.stderr, flush=True)
 
     sink = CountingSink(args.size)
-    how = {"background": GLASS, "machine": machine, "progress": progress}
+    how = {"background": GLASS, "execution": machine, "progress": progress}
     if isinstance(spec, UpscaleSpec):
         assert upscaler is not None
         run = UpscaleRun(spec, upscaler, SyntheticGuide(), sink, **how)

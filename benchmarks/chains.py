@@ -30,7 +30,7 @@ from wsigen.files import write_bytes
 from wsigen.geometry import Region
 from wsigen.nn.snapshot import load_snapshot
 from wsigen.nn.upscaler import Upscaler
-from wsigen.sampling.reach import UpscaleSpec
+from wsigen.sampling.spec import UpscaleSpec
 from wsigen.sampling.upscale import UpscaledStage
 from wsigen.slide.read import open_slide
 from wsigen.slide.stains import mean_density

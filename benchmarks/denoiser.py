@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wsigen.data.index import SlideIndex, build_index
+from wsigen.data.index import SlideIndex
+from wsigen.data.survey import build_index
 from wsigen.diffusion.spectrum import combine
 from wsigen.nn.denoiser import load_denoiser
 from wsigen.synthesis.runtime import InPrecision, choose_device, choose_dtype

@@ -24,10 +24,11 @@ from torch import Tensor
 import wsigen
 from wsigen.evaluate.seams import step8
 from wsigen.geometry import Region
-from wsigen.sampling.plan import diffused, plan_stage, stage_specs
+from wsigen.sampling.plan import plan_stage
 from wsigen.sampling.preset import GuidedConfig, Preset, preset_from_dict
 from wsigen.sampling.shift import StepGrid
-from wsigen.sampling.stage import Machine, StageRun
+from wsigen.sampling.spec import Execution, diffused, stage_specs
+from wsigen.sampling.stage import StageRun
 
 PRESETS = Path(wsigen.__file__).parent / "presets"
 GREY = (128, 128, 128)
@@ -112,7 +113,7 @@ def measure(config: GuidedConfig, patch: int, correlation: float, images: int) -
         world = truth(extent, correlation, seed)
         guide = Rows(pixels(world.reshape(extent // 2, 2, extent // 2, 2, 3).mean(axis=(1, 3))))
         sink = Rows(np.empty((0, extent, 3), np.uint8))
-        StageRun(spec, denoiser, guide, sink, background=GREY, machine=Machine(threads=1)).run()
+        StageRun(spec, denoiser, guide, sink, background=GREY, execution=Execution(threads=1)).run()
         grid = spec.grids[-1]
         scores = [
             step8(sink.image, lines.stride, joints=[lines.offset], axis=axis).ratio

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsigen.data.entry import FINEST
+from wsigen.data.index import FINEST
 from wsigen.errors import InvalidValueError
 
 HELD_OUT = {

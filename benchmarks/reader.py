@@ -20,8 +20,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.synthetic import he_image, write_tiff
-from wsigen.data.index import SlideIndex, load_or_build_index
+from wsigen.data.index import SlideIndex
 from wsigen.data.patches import place
+from wsigen.data.survey import load_or_build_index
 from wsigen.errors import WsigenError
 from wsigen.slide.handles import CACHE_BYTES, set_limits
 

@@ -26,9 +26,8 @@ from wsigen.evaluate.seams import seam_ratio
 from wsigen.geometry import Region, Size
 from wsigen.nn.model import Model, load_model
 from wsigen.sampling.cascade import run_cascade
-from wsigen.sampling.cells import CELL
-from wsigen.sampling.plan import AnySpec, stage_specs
-from wsigen.sampling.stage import Machine, StageProgress, StageSpec
+from wsigen.sampling.spec import AnySpec, Execution, StageProgress, StageSpec, stage_specs
+from wsigen.sampling.tiles import CELL
 from wsigen.slide.codec import ZSTD
 from wsigen.slide.journal import BlockJournal
 from wsigen.synthesis.presets import load_preset
@@ -45,7 +44,7 @@ PRESETS = ("paper", "fast", "one-step")
 
 
 def measure(
-    args: argparse.Namespace, name: str, model: Model, machine: Machine, folder: Path
+    args: argparse.Namespace, name: str, model: Model, machine: Execution, folder: Path
 ) -> dict[str, object]:
     """Sample one slide with one preset."""
     net, dtype = model.denoiser, choose_dtype(args.dtype, machine.device)
@@ -79,7 +78,7 @@ def measure(
         store,
         background=(red, green, blue),
         upscaler=UpscalerInPrecision(model.upscaler, dtype) if model.upscaler else None,
-        machine=machine,
+        execution=machine,
         progress=progress,
     )
     seconds = time.perf_counter() - start
@@ -132,7 +131,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     device = choose_device(args.device)
     model = load_model(args.model, args.upscaler, device)
-    machine = Machine(
+    machine = Execution(
         device=device, batch_size=choose_batch_size(args.batch_size, args.size // 2**args.stages, device)
     )
     result: dict[str, object] = {"size": args.size, "stages": args.stages, "device": str(device)}

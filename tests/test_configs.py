@@ -15,8 +15,8 @@ from wsigen.config import STAIN_METHODS, StainDataConfig, UpscalerTrainConfig
 from wsigen.errors import InvalidValueError
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.upscaler import Upscaler
-from wsigen.sampling.plan import stage_specs
 from wsigen.sampling.preset import Preset, preset_from_dict
+from wsigen.sampling.spec import stage_specs
 from wsigen.synthesis.presets import load_preset, preset_names
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

@@ -11,7 +11,7 @@ import pytest
 from tests.commands import ROOT, bash_commands, inline_commands, parsed, split
 from wsigen.cli import main
 from wsigen.config import SampleConfig, TrainConfig
-from wsigen.sampling.plan import patch_size
+from wsigen.sampling.spec import patch_size
 from wsigen.synthesis.overview import SIZE, STAGES
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+Colour = tuple[int, int, int]
+"""Red, green and blue of 8 bits each."""
+
 
 @dataclass(frozen=True)
 class Size:

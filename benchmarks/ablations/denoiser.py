@@ -23,8 +23,9 @@ from benchmarks.ablations.options import REAL, TABLE, Device, options
 from benchmarks.ablations.page import Column, Page, Row
 from benchmarks.ablations.sampler import Clock
 from wsigen.config import AugmentConfig, DataConfig, DenoiserConfig, LossConfig, PatchGroup, TrainConfig
-from wsigen.data.index import SlideIndex, load_or_build_index
+from wsigen.data.index import SlideIndex
 from wsigen.data.patches import PatchDataset, PatchKey, collate, to_unit_range
+from wsigen.data.survey import load_or_build_index
 from wsigen.diffusion.loss import draw_noise
 from wsigen.diffusion.spectrum import combine, image_std
 from wsigen.nn.denoiser import Denoiser

@@ -11,7 +11,8 @@ import numpy as np
 
 from benchmarks.ablations.options import real_paths
 from benchmarks.ablations.page import Row
-from wsigen.data.index import SlideIndex, load_or_build_index
+from wsigen.data.index import SlideIndex
+from wsigen.data.survey import load_or_build_index
 from wsigen.errors import InvalidValueError
 from wsigen.evaluate.collect import heeding
 from wsigen.evaluate.draw import TISSUE_SHARE, Reader, Spot, spots

@@ -19,13 +19,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wsigen.diffusion.guide import replicate
-from wsigen.diffusion.solvers import Estimate
+from wsigen.diffusion.solvers import Denoise
 from wsigen.diffusion.step import guided, integrate
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
-from wsigen.sampling.noise import NoiseField
+from wsigen.sampling.noise import Noise
 from wsigen.sampling.pixels import to_unit
-from wsigen.sampling.stage import StageSpec
+from wsigen.sampling.spec import StageSpec
 
 
 def windows(extent: int, patch: int, stride: int) -> list[Region]:
@@ -54,7 +54,7 @@ class Counted:
         estimate: of patches.
     """
 
-    def __init__(self, estimate: Estimate) -> None:
+    def __init__(self, estimate: Denoise) -> None:
         self._estimate, self.evaluations = estimate, 0
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
@@ -63,7 +63,7 @@ class Counted:
         return self._estimate(x, sigma)
 
 
-def averaged(estimate: Estimate, patch: int, stride: int, *, batch_size: int = 8) -> Estimate:
+def averaged(estimate: Denoise, patch: int, stride: int, *, batch_size: int = 8) -> Denoise:
     """The estimate of a canvas: the mean of the estimates of all windows that show a pixel.
 
     MultiDiffusion averages what a step makes of the windows. A step is linear in its estimates, so for first
@@ -93,7 +93,7 @@ def averaged(estimate: Estimate, patch: int, stride: int, *, batch_size: int = 8
 
 @torch.inference_mode()
 def overlap_average(
-    estimate: Estimate,
+    estimate: Denoise,
     spec: StageSpec,
     guide: np.ndarray,
     stride: int,
@@ -119,7 +119,7 @@ def overlap_average(
 
 @torch.inference_mode()
 def mask_shift(
-    estimate: Estimate, spec: StageSpec, guide: np.ndarray, stride: int, *, device: torch.device
+    estimate: Denoise, spec: StageSpec, guide: np.ndarray, stride: int, *, device: torch.device
 ) -> np.ndarray:
     """A stage sampled with mask-shift: uint8 (h, w, 3).
 
@@ -141,7 +141,7 @@ def mask_shift(
     return _pixels(x)
 
 
-def imposing(values: Float[Tensor, "b 3 h w"], known: Bool[Tensor, "h w"]) -> Callable[[Estimate], Estimate]:
+def imposing(values: Float[Tensor, "b 3 h w"], known: Bool[Tensor, "h w"]) -> Callable[[Denoise], Denoise]:
     """What puts known pixels into an estimate: A†y + (1 - A†A) D for the mask A of the known pixels.
 
     Args:
@@ -150,7 +150,7 @@ def imposing(values: Float[Tensor, "b 3 h w"], known: Bool[Tensor, "h w"]) -> Ca
     """
     values, known = values.clone(), known.clone()
 
-    def impose(estimate: Estimate) -> Estimate:
+    def impose(estimate: Denoise) -> Denoise:
         return lambda x, sigma: torch.where(known, values, estimate(x, sigma))
 
     return impose
@@ -159,7 +159,7 @@ def imposing(values: Float[Tensor, "b 3 h w"], known: Bool[Tensor, "h w"]) -> Ca
 def first_canvas(spec: StageSpec, guide: Float[Tensor, "1 3 gh gw"]) -> Float[Tensor, "1 3 h w"]:
     """The canvas at the first noise level, of the same noise as `wsigen.sampling.stage` begins with."""
     whole = Region(0, 0, spec.extent, spec.extent)
-    noise = NoiseField(spec.seed, spec.stage).region(whole) * np.float32(spec.sigmas[0])
+    noise = Noise(spec.seed, spec.stage).region(whole) * np.float32(spec.sigmas[0])
     x = torch.from_numpy(noise)[None].to(guide.device)
     return x + replicate(guide, spec.k) if spec.from_guide else x
 
@@ -170,7 +170,7 @@ def part(x: Float[Tensor, "b c h w"], region: Region) -> Float[Tensor, "b c _ _"
 
 
 def _solve(
-    estimate: Estimate, spec: StageSpec, x: Tensor, guide: Tensor, beside: Callable[[Estimate], Estimate]
+    estimate: Denoise, spec: StageSpec, x: Tensor, guide: Tensor, beside: Callable[[Denoise], Denoise]
 ) -> Tensor:
     """One window. What is known comes last, so that the guide cannot change finished pixels."""
     x, history = x.clone(), None

@@ -22,7 +22,7 @@ from wsigen.errors import InvalidValueError
 from wsigen.evaluate.scale import scale_agreement
 from wsigen.evaluate.seams import jump
 from wsigen.sampling.preset import GuidedConfig
-from wsigen.sampling.stage import StageSpec
+from wsigen.sampling.spec import StageSpec
 
 CROP = 128
 TEXT = """

@@ -14,12 +14,12 @@ from benchmarks.ablations.options import Device
 from benchmarks.ablations.page import Row
 from wsigen.diffusion.step import DenoiserFunction
 from wsigen.evaluate.seams import jump, step8
-from wsigen.geometry import Region
+from wsigen.geometry import Colour, Region
 from wsigen.nn.denoiser import Denoiser, load_denoiser
-from wsigen.sampling.background import Colour, glass_colour
-from wsigen.sampling.plan import diffused, stage_specs
+from wsigen.sampling.pixels import background_of
 from wsigen.sampling.preset import GuidedConfig, Preset
-from wsigen.sampling.stage import Machine, StageProgress, StageRun, StageSpec
+from wsigen.sampling.spec import Execution, StageProgress, StageSpec, diffused, stage_specs
+from wsigen.sampling.stage import StageRun
 from wsigen.synthesis.presets import load_preset
 from wsigen.synthesis.runtime import InPrecision, choose_batch_size
 
@@ -152,11 +152,11 @@ class Sampler:
     def stage(self, spec: StageSpec, guide: np.ndarray | None, background: Colour) -> Sampled:
         """One stage from the stage above."""
         done: list[StageProgress] = []
-        machine = Machine(device=self.where.device, batch_size=self.batch_size)
+        machine = Execution(device=self.where.device, batch_size=self.batch_size)
         clock, rows = Clock(self.where.device), ImageRows.empty(spec.extent)
         source = None if guide is None else ImageRows(guide, len(guide))
         run = StageRun(
-            spec, self.denoise, source, rows, background=background, machine=machine, progress=done.append
+            spec, self.denoise, source, rows, background=background, execution=machine, progress=done.append
         )
         run.run()
         return Sampled(rows.image, done[-1].evaluations, clock.seconds())
@@ -167,7 +167,7 @@ class Sampler:
 
     def above(self, spec: StageSpec, guide: np.ndarray) -> Sampled:
         """One guided stage, with the glass of its guide."""
-        return self.stage(spec, guide, glass_colour(guide, self.glass))
+        return self.stage(spec, guide, background_of(guide, self.glass))
 
     def cascade(self, specs: Sequence[StageSpec], image: np.ndarray) -> Sampled:
         """The guided stages, one from the other.
@@ -176,7 +176,7 @@ class Sampler:
             specs: of stages that follow one another.
             image: of the stage above the first.
         """
-        background, evaluations, seconds = glass_colour(image, self.glass), 0, 0.0
+        background, evaluations, seconds = background_of(image, self.glass), 0, 0.0
         for spec in specs:
             sampled = self.stage(spec, image, background)
             image = sampled.image

@@ -32,7 +32,7 @@ from benchmarks.ablations.sampler import (
     seams,
 )
 from wsigen.diffusion.step import at_mpp
-from wsigen.sampling.stage import StageSpec
+from wsigen.sampling.spec import StageSpec
 
 CROP = 160
 GRIDS = {

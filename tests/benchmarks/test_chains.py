@@ -16,7 +16,7 @@ from tests.synthetic import he_image, write_tiff
 from wsigen.evaluate.phase import phase
 from wsigen.nn.snapshot import save_snapshot
 from wsigen.nn.upscaler import Upscaler
-from wsigen.sampling.reach import UpscaleSpec
+from wsigen.sampling.spec import UpscaleSpec
 from wsigen.sampling.upscale import UpscaledStage
 from wsigen.slide.stains import saturation
 

@@ -13,8 +13,7 @@ import tifffile
 
 from benchmarks.gpu import pack, wheels
 from tests.synthetic import he_image, write_tiff
-from wsigen.data.entry import SlideEntry
-from wsigen.data.index import SlideIndex
+from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.data.patches import PatchDataset, PatchKey
 from wsigen.errors import InvalidValueError, OutputError
 from wsigen.slide.read import open_slide

@@ -23,7 +23,7 @@ from wsigen.diffusion.step import DenoiserFunction, at_mpp
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
 from wsigen.sampling.shift import ShiftPlan
-from wsigen.sampling.stage import StageSpec
+from wsigen.sampling.spec import StageSpec
 
 CPU = torch.device("cpu")
 GUIDE = noise_image(32)

@@ -21,8 +21,8 @@ from wsigen.cli import main
 from wsigen.geometry import Region
 from wsigen.nn.model import save_model
 from wsigen.nn.snapshot import save_snapshot, weights_hash
-from wsigen.sampling.background import SkipRule, glass_colour
-from wsigen.sampling.reach import UpscaleSpec
+from wsigen.sampling.pixels import SkipRule, background_of
+from wsigen.sampling.spec import UpscaleSpec
 from wsigen.sampling.upscale import UpscaledStage
 from wsigen.stain.snapshot import save_stainer
 from wsigen.synthesis import slide as synthesis_slide
@@ -100,7 +100,7 @@ class Picture:
 
 def upscaled(image: np.ndarray, net, *, stages: int, mpp: float, seed: int = 0) -> np.ndarray:
     """What the stages by an upscaler make of an overview, without any of the machinery around them."""
-    colour = glass_colour(image, (243, 243, 243))
+    colour = background_of(image, (243, 243, 243))
     for stage in range(1, stages + 1):
         spec = UpscaleSpec(
             stage=stage,
@@ -157,7 +157,7 @@ def test_a_mixed_preset_upscales_the_finest_stage_alone(sample, tmp_path):
     assert "upscaler" not in facts(coarse), "above 0.5 µm/px all is the denoiser's"
     spec = UpscaleSpec(stage=2, extent=256, k=2, mpp=0.5, seed=0, skip=SkipRule())
     base = cv2.imread(str(out / "a_HE.png"))[..., ::-1]
-    colour = glass_colour(base, (243, 243, 243))
+    colour = background_of(base, (243, 243, 243))
     last = UpscaledStage(spec, small_upscaler(), Picture(pixels(coarse)), background=colour)
     assert np.array_equal(pixels(out), last.read(spec.bounds))
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tests.synthetic import write_tiff
 from wsigen.config import AugmentConfig
 from wsigen.data.augment import FINER, STAINS, Variation, draw_variation
-from wsigen.data.index import SlideIndex, build_index
+from wsigen.data.index import SlideIndex
 from wsigen.data.patches import PatchDataset, PatchKey
+from wsigen.data.survey import build_index
 from wsigen.diffusion.spectrum import image_std
 from wsigen.errors import InvalidValueError
 

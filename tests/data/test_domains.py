@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from tests.synthetic import he_image, write_tiff
 from wsigen.data.domains import (
     TARGET_STREAM,
+    DomainDataset,
     Domains,
-    PairDataset,
-    collate_pairs,
+    collate_domains,
     expand,
     load_or_build_domains,
 )
-from wsigen.data.index import build_index
 from wsigen.data.patches import PatchDataset, PatchKey
+from wsigen.data.survey import build_index
 from wsigen.data.table import group_splits
 from wsigen.errors import InvalidValueError, PathError, SlideError
 
@@ -158,10 +158,10 @@ def patches(folder: Path, name: str, seed: int) -> PatchDataset:
 
 def test_pairs_are_as_many_of_each_domain_and_drawn_apart(folder):
     source, target = patches(folder, "he", 5), patches(folder, "ihc", 5 ^ TARGET_STREAM)
-    pairs = PairDataset(source, target)
+    pairs = DomainDataset(source, target)
     pairs.require(32)
     keys = [PatchKey(n, 32) for n in range(3)]
-    he, ihc, numbers = collate_pairs([pairs[key] for key in keys])
+    he, ihc, numbers = collate_domains([pairs[key] for key in keys])
     assert numbers == [0, 1, 2]
     assert torch.equal(he, torch.stack([source[key].image for key in keys]))
     assert torch.equal(ihc, torch.stack([target[key].image for key in keys]))
@@ -173,7 +173,7 @@ def test_pairs_are_as_many_of_each_domain_and_drawn_apart(folder):
 def test_the_domain_that_cannot_serve_the_patches_is_named(folder):
     fine = PatchDataset(patches(folder, "ihc", 1).index, mpp_range=(0.5, 0.5))
     with pytest.raises(InvalidValueError, match=r"data\.target: no slide can serve 512 px patches"):
-        PairDataset(PatchDataset(fine.index, mpp_range=(2.0, 8.0)), fine).require(512)
+        DomainDataset(PatchDataset(fine.index, mpp_range=(2.0, 8.0)), fine).require(512)
 
 
 def test_slides_are_drawn_by_their_area_of_tissue(folder, tmp_path):

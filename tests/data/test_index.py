@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.synthetic import he_image, write_tiff
-from wsigen.data.entry import SlideEntry
-from wsigen.data.index import SlideIndex, build_index, load_or_build_index
-from wsigen.data.survey import find_slides, survey_slide
+from wsigen.data.index import SlideEntry, SlideIndex
+from wsigen.data.survey import build_index, find_slides, load_or_build_index, survey_slide
 from wsigen.data.table import Row
 from wsigen.errors import InvalidValueError, OutputError, PathError, SlideError
 from wsigen.geometry import Region

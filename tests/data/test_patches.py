@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 
 from tests.synthetic import he_image, write_tiff
 from wsigen.config import PatchGroup
-from wsigen.data.entry import SlideEntry
-from wsigen.data.index import SlideIndex, build_index
+from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.data.patches import PatchDataset, PatchKey, PatchSchedule, collate, draw_mpp, place, to_unit_range
+from wsigen.data.survey import build_index
 from wsigen.errors import InvalidValueError, SlideError
 
 

@@ -9,10 +9,17 @@ import cv2
 import numpy as np
 import pytest
 
-from wsigen.data.entry import SlideEntry
-from wsigen.data.index import Failure, SlideIndex, build_index
-from wsigen.data.sheet import CAPTION, OUTLINE, contact_sheet
-from wsigen.data.summary import OCTAVES, independent_patches, summary, usable_range
+from wsigen.data.index import SlideEntry, SlideIndex
+from wsigen.data.summary import (
+    CAPTION,
+    OUTLINE,
+    SCALES,
+    contact_sheet,
+    independent_patches,
+    summary,
+    usable_range,
+)
+from wsigen.data.survey import Failure, build_index
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +54,9 @@ def test_the_table_adds_up(entry, crop):
     other = replace(entry, slide="b/" + "long" * 20 + ".tif")
     text = summary(SlideIndex((entry, other, crop)), [Failure("x.svs", "damaged")], patch_size=64)
     lines = text.splitlines()
-    assert lines[1].split()[-len(OCTAVES) :] == [f"{m:g}" for m in OCTAVES]
-    counts = {line.split()[0]: line.split()[-len(OCTAVES) :] for line in lines[2:5]}
-    assert counts["he.tif"] == [str(independent_patches(entry, 64, m) or "·") for m in OCTAVES]
+    assert lines[1].split()[-len(SCALES) :] == [f"{m:g}" for m in SCALES]
+    counts = {line.split()[0]: line.split()[-len(SCALES) :] for line in lines[2:5]}
+    assert counts["he.tif"] == [str(independent_patches(entry, 64, m) or "·") for m in SCALES]
     train, val = (
         next(line for line in lines if f"groups {s}" in " ".join(line.split())) for s in ("train", "val")
     )

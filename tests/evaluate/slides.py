@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.synthetic import he_image, write_tiff
-from wsigen.data.entry import SlideEntry
+from wsigen.data.index import SlideEntry
 from wsigen.evaluate.draw import Spot
 from wsigen.evaluate.observe import Patches
 from wsigen.evaluate.sets import SlideSet, load_set

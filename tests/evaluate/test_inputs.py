@@ -10,7 +10,7 @@ import torch
 from tests.evaluate.slides import slides
 from wsigen import __version__
 from wsigen.config.evaluate import EvaluateConfig
-from wsigen.data.index import Failure
+from wsigen.data.survey import Failure
 from wsigen.errors import InvalidValueError, OutputError, SlideError
 from wsigen.evaluate.inputs import (
     choose_device,

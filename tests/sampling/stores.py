@@ -9,11 +9,10 @@ import numpy as np
 import torch
 
 from tests.synthetic import he_image
-from wsigen.geometry import Region
-from wsigen.sampling.background import Colour
-from wsigen.sampling.plan import stage_specs
+from wsigen.geometry import Colour, Region
 from wsigen.sampling.preset import GuidedConfig, Preset, ScheduleConfig
-from wsigen.sampling.stage import Machine, StageRun, StageSpec
+from wsigen.sampling.spec import Execution, StageSpec, stage_specs
+from wsigen.sampling.stage import StageRun
 
 GLASS: Colour = (243, 243, 243)
 
@@ -118,8 +117,8 @@ def run_stage(
 ) -> np.ndarray:
     """The pixels of one stage."""
     store = store or MemoryStore(spec.extent)
-    machine = Machine(order=order, batch_size=batch_size, threads=threads)
-    StageRun(spec, denoiser, source, store, background=background, machine=machine).run()
+    machine = Execution(order=order, batch_size=batch_size, threads=threads)
+    StageRun(spec, denoiser, source, store, background=background, execution=machine).run()
     return store.rows
 
 

@@ -14,14 +14,11 @@ from tests.sampling.stores import GLASS, SMALL, BlurDenoiser, ImageSource, Kille
 from tests.sampling.upscalers import small_upscaler
 from wsigen.diffusion.gaussian import GaussianDenoiser
 from wsigen.errors import InvalidValueError
-from wsigen.sampling.background import SkipRule
 from wsigen.sampling.cascade import run_cascade
-from wsigen.sampling.plan import stage_specs
+from wsigen.sampling.pixels import SkipRule
 from wsigen.sampling.preset import GuidedConfig, Preset, ScheduleConfig, UpscalerConfig
-from wsigen.sampling.reach import UpscaleSpec
-from wsigen.sampling.stage import Machine, StageProgress
-from wsigen.sampling.upscale import UpscaledStage
-from wsigen.sampling.upscalerun import UpscaleRun
+from wsigen.sampling.spec import Execution, StageProgress, UpscaleSpec, stage_specs
+from wsigen.sampling.upscale import UpscaledStage, UpscaleRun
 
 ALWAYS = Preset(base=ScheduleConfig(steps=6), guided=GuidedConfig(steps=4, sigma_start=2.0, relax_step=4))
 
@@ -48,7 +45,7 @@ def cascade(
         lambda stage: stores.setdefault(stage, MemoryStore(specs[stage].extent)),
         background=background,
         upscaler=upscaler,
-        machine=Machine(threads=1, **machine),
+        execution=Execution(threads=1, **machine),
     )
     return [stores[stage].rows for stage in range(stages + 1)]
 
@@ -218,7 +215,7 @@ def test_progress_counts_tiles_and_those_that_are_evaluated():
     for rows, evaluations in ((store, 0), (MemoryStore(256), 1)):
         seen.clear()
         UpscaleRun(
-            spec, NET, ImageSource(source), rows, background=GLASS, machine=Machine(tile=64),
+            spec, NET, ImageSource(source), rows, background=GLASS, execution=Execution(tile=64),
             progress=seen.append,
         ).run()  # fmt: skip
         assert seen[-1].patches == seen[-1].patches_total == len(seen)
@@ -247,7 +244,7 @@ def test_a_picture_is_gone_on_from_and_not_sampled():
 
 
 def test_an_upscaler_that_lacks_is_named():
-    with pytest.raises(InvalidValueError, match="stages that an upscaler makes, and no upscaler"):
+    with pytest.raises(InvalidValueError, match="but there is no upscaler"):
         cascade(ONE_STEP)
 
 

@@ -16,8 +16,8 @@ from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
 from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.lazy import TILE, LazyCascade, TileCache
-from wsigen.sampling.plan import stage_specs
 from wsigen.sampling.preset import UpscalerConfig
+from wsigen.sampling.spec import stage_specs
 
 NET = small_upscaler()
 ONE_STEP = replace(SMALL, upscaler=UpscalerConfig(from_mpp=float("inf")))

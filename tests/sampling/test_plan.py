@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tests.sampling.stores import GLASS, BlurDenoiser, MemoryStore, guided_spec, noise_image, run_stage
 from wsigen.errors import InvalidValueError
 from wsigen.nn.upscaler import Upscaler
-from wsigen.sampling.plan import GivenSpec, patch_size, plan_given, plan_stage, plan_upscale, stage_specs
+from wsigen.sampling.plan import plan_given, plan_stage, plan_upscale
 from wsigen.sampling.preset import Preset
-from wsigen.sampling.reach import UpscaleSpec
-from wsigen.sampling.stage import Machine, StageRun
-from wsigen.sampling.upscalerun import UpscaleRun
+from wsigen.sampling.spec import Execution, GivenSpec, UpscaleSpec, patch_size, stage_specs
+from wsigen.sampling.stage import StageRun
+from wsigen.sampling.upscale import UpscaleRun
 
 
 @pytest.mark.parametrize("solver", ["heun", "euler", "dpmpp_2m"])
@@ -37,7 +37,7 @@ def test_planned_memory_is_what_a_run_holds(order, skip):
         noise_image(512),
         MemoryStore(spec.extent),
         background=GLASS,
-        machine=Machine(order=order),
+        execution=Execution(order=order),
     )
     assert plan_stage(spec, order).band_bytes == run.band_bytes
 
@@ -117,9 +117,9 @@ def test_planned_tiles_are_those_that_are_computed(extent, tile):
 
     Counted.pixels = 0
     spec = UpscaleSpec(stage=1, extent=extent, k=2, mpp=1.0, seed=0)
-    machine, store = Machine(tile=tile), MemoryStore(extent)
+    machine, store = Execution(tile=tile), MemoryStore(extent)
     plan = plan_upscale(spec, Counted(), machine)
-    run = UpscaleRun(spec, Counted(), noise_image(extent // 2), store, background=GLASS, machine=machine)
+    run = UpscaleRun(spec, Counted(), noise_image(extent // 2), store, background=GLASS, execution=machine)
     done = run.run()
     assert (done.patches, done.evaluations) == (plan.patches, plan.evaluations)
     assert plan.patches == plan.patch_rows * plan.patch_cols
@@ -129,7 +129,7 @@ def test_planned_tiles_are_those_that_are_computed(extent, tile):
 
 def test_memory_of_the_widest_stage_by_the_upscaler_is_a_row_of_tiles():
     spec = UpscaleSpec(stage=7, extent=65536, k=2, mpp=0.5, seed=0)
-    plan = plan_upscale(spec, Upscaler(), Machine())
+    plan = plan_upscale(spec, Upscaler(), Execution())
     assert plan.patches == 64**2
     assert plan.rows_alive == 1024
     assert plan.band_bytes < 0.35e9

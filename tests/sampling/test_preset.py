@@ -12,8 +12,9 @@ import yaml
 
 import wsigen
 from wsigen.errors import InvalidValueError
-from wsigen.sampling.plan import plan_stage, stage_specs
+from wsigen.sampling.plan import plan_stage
 from wsigen.sampling.preset import GuidedConfig, Preset, preset_from_dict
+from wsigen.sampling.spec import stage_specs
 
 FOLDER = Path(wsigen.__file__).parent / "presets"
 

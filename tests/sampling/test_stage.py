@@ -26,10 +26,11 @@ from wsigen.diffusion.solvers import SOLVERS
 from wsigen.diffusion.step import at_mpp, integrate
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
-from wsigen.sampling.noise import NoiseField
+from wsigen.sampling.noise import Noise
 from wsigen.sampling.pixels import to_unit
 from wsigen.sampling.shift import SHIFTS
-from wsigen.sampling.stage import Machine, StageProgress, StageRun, StageSpec
+from wsigen.sampling.spec import Execution, StageProgress, StageSpec
+from wsigen.sampling.stage import StageRun
 
 GAUSSIAN = GaussianDenoiser(sigma_data=0.3, mean=0.2)
 
@@ -37,7 +38,7 @@ GAUSSIAN = GaussianDenoiser(sigma_data=0.3, mean=0.2)
 def untiled(spec: StageSpec, source: ImageSource) -> np.ndarray:
     """The stage in one piece, without patches, bands or tasks."""
     whole = Region(0, 0, spec.extent, spec.extent)
-    x = torch.from_numpy(NoiseField(spec.seed, spec.stage).region(whole))[None] * np.float32(spec.sigmas[0])
+    x = torch.from_numpy(Noise(spec.seed, spec.stage).region(whole))[None] * np.float32(spec.sigmas[0])
     y = to_unit(torch.from_numpy(source.image.copy())).permute(2, 0, 1)[None].contiguous()
     if spec.from_guide:
         x += replicate(y, spec.k)
@@ -113,9 +114,9 @@ def test_batches_of_one_and_eight_are_the_same():
 def test_threads_and_prefetching_cannot_be_seen():
     spec = guided_spec(stages=4)
     assert different([run_stage(spec, GAUSSIAN, guide_image(128), threads=n) for n in (1, 4)]) == 0
-    machine = Machine(threads=2, prefetch=True)
+    machine = Execution(threads=2, prefetch=True)
     store = MemoryStore(spec.extent)
-    StageRun(spec, GAUSSIAN, guide_image(128), store, background=GLASS, machine=machine).run()
+    StageRun(spec, GAUSSIAN, guide_image(128), store, background=GLASS, execution=machine).run()
     assert np.array_equal(store.rows, run_stage(spec, GAUSSIAN, guide_image(128)))
 
 
@@ -201,7 +202,7 @@ def test_progress_counts_evaluations_as_the_denoiser_does(order):
         MemoryStore(spec.extent),
         background=GLASS,
         progress=states.append,
-        machine=Machine(order=order, batch_size=3),
+        execution=Execution(order=order, batch_size=3),
     ).run()
     assert states[-1].evaluations == denoiser.images
 
@@ -210,8 +211,8 @@ def test_memory_is_a_band_that_grows_with_width_alone():
     def band(stages: int, order: str) -> int:
         spec = guided_spec(patch=16, stages=stages, shift="drift", drift=0.125)
         source = noise_image(spec.extent // 2)
-        machine = Machine(order=order)
-        run = StageRun(spec, GAUSSIAN, source, MemoryStore(spec.extent), background=GLASS, machine=machine)
+        machine = Execution(order=order)
+        run = StageRun(spec, GAUSSIAN, source, MemoryStore(spec.extent), background=GLASS, execution=machine)
         return run.band_bytes
 
     assert band(7, "wavefront") == pytest.approx(2 * band(6, "wavefront"), rel=0.05)
@@ -252,7 +253,7 @@ def test_padding_carries_noise_of_the_current_level_over_the_guides_edge():
             continue
         sigma = spec.sigmas[step]
         top = seen[float(np.float32(sigma))][0][0, :, :height].numpy()
-        expected = NoiseField(2, 1).region(grid.read(0, 0))[:, :height] * np.float32(sigma)
+        expected = Noise(2, 1).region(grid.read(0, 0))[:, :height] * np.float32(sigma)
         np.testing.assert_allclose(top, expected + colour[:, None, None], atol=1e-5)
         checked += 1
     assert checked >= 3
@@ -280,10 +281,10 @@ def test_half_precision_history_stays_below_eight_bit_rounding():
 
 
 def test_values_that_are_not_numbers_are_an_error_that_says_where():
-    with pytest.raises(InvalidValueError, match=r"not numbers, in stage 2 at 0.5 µm/px"):
+    with pytest.raises(InvalidValueError, match=r"NaN or infinity in stage 2 at 0.5 µm/px"):
         run_stage(guided_spec(), lambda x, sigma, mpp: x * float("nan"), noise_image(32))
 
 
 def test_batches_must_hold_something():
     with pytest.raises(InvalidValueError, match="batch size must be at least 1, got 0"):
-        Machine(batch_size=0)
+        Execution(batch_size=0)

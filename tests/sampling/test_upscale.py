@@ -15,12 +15,11 @@ from tests.sampling.upscalers import small_upscaler
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
 from wsigen.nn.upscaler import Upscaler, enlarged
-from wsigen.sampling.background import SkipRule
-from wsigen.sampling.cells import CELL
-from wsigen.sampling.noise import NoiseField
-from wsigen.sampling.pixels import bilinear, to_unit
-from wsigen.sampling.reach import LEAST, UpscaleSpec
-from wsigen.sampling.upscale import Pieces, UpscaledStage, half_turn
+from wsigen.sampling.noise import Noise
+from wsigen.sampling.pixels import SkipRule, bilinear, to_unit
+from wsigen.sampling.spec import UpscaleSpec
+from wsigen.sampling.tiles import CELL, LEAST
+from wsigen.sampling.upscale import TileOptions, UpscaledStage, mirrored_dims
 
 NET = small_upscaler()
 SKIP = SkipRule(tolerance=8, margin=8)
@@ -35,9 +34,9 @@ def islands(side: int, seed: int = 0) -> ImageSource:
     return ImageSource(image)
 
 
-def stage(source: ImageSource, *, net=NET, skip=None, seed=3, mpp=0.7, **pieces) -> UpscaledStage:
+def stage(source: ImageSource, *, net=NET, skip=None, seed=3, mpp=0.7, **options) -> UpscaledStage:
     spec = UpscaleSpec(stage=2, extent=2 * len(source.image), k=2, mpp=mpp, seed=seed, skip=skip)
-    return UpscaledStage(spec, net, source, background=GLASS, pieces=Pieces(**pieces))
+    return UpscaledStage(spec, net, source, background=GLASS, options=TileOptions(**options))
 
 
 def whole(of: UpscaledStage) -> np.ndarray:
@@ -49,7 +48,7 @@ def in_one_piece(source: ImageSource, net: Upscaler, *, seed=3, mpp=0.7) -> np.n
     side, around = len(source.image), net.stride * 32
     wide = np.pad(source.image, ((around, around), (around, around), (0, 0)), mode="edge")
     y = to_unit(torch.from_numpy(np.stack([wide]))).permute(0, 3, 1, 2)
-    noise = NoiseField(seed, 2, channels=net.noise_channels).region(Region(0, 0, side, side).pad(around))
+    noise = Noise(seed, 2, channels=net.noise_channels).region(Region(0, 0, side, side).pad(around))
     y, z = (v.contiguous(memory_format=torch.channels_last) for v in (y, torch.from_numpy(np.stack([noise]))))
     x = net(y, z, torch.tensor([mpp]))
     kept = x[0, :, 2 * around : 2 * (around + side), 2 * around : 2 * (around + side)]
@@ -133,9 +132,9 @@ def test_background_is_the_bilinear_guide_and_tissue_is_not_touched():
     assert evaluated[near[0, 0]].all()
 
 
-@pytest.mark.parametrize("pieces", [{"tile": 32}, {"tile": 77, "batch": 4}, {"tile": 100}])
-def test_tiles_cannot_be_seen_in_what_is_skipped(pieces):
-    assert np.array_equal(whole(stage(ISLANDS, skip=SKIP, **pieces)), SKIPPED)
+@pytest.mark.parametrize("options", [{"tile": 32}, {"tile": 77, "batch": 4}, {"tile": 100}])
+def test_tiles_cannot_be_seen_in_what_is_skipped(options):
+    assert np.array_equal(whole(stage(ISLANDS, skip=SKIP, **options)), SKIPPED)
 
 
 @settings(max_examples=8, deadline=None)
@@ -167,7 +166,7 @@ def test_no_more_of_the_guide_is_read_than_announced():
     of = stage(Watched(ISLANDS.image), skip=SKIP, tile=64)
     region = Region(200, 301, 150, 31)
     of.read(region)
-    union = of.reach.guide_region(region)
+    union = of.tiling.guide_region(region)
     assert all(r.intersect(union) == r for r in read)
     assert union.height <= 75 + 2 * (CELL - 1 + 8) + CELL
 
@@ -178,19 +177,19 @@ def test_mistakes_are_named():
     with pytest.raises(InvalidValueError, match="enlarges 3 times, the stages grow 2 times; pass --k 3"):
         stage(SOURCE, net=small_upscaler(k=3))
     with pytest.raises(InvalidValueError, match="tile must be at least 32"):
-        Pieces(tile=16)
+        TileOptions(tile=16)
 
 
 def test_values_that_are_not_numbers_are_refused():
     net = small_upscaler()
     net.out.bias[1] = float("nan")
-    with pytest.raises(InvalidValueError, match=r"not numbers, in stage 2 at 0\.7 µm/px"):
+    with pytest.raises(InvalidValueError, match=r"NaN or infinity in stage 2 at 0\.7 µm/px"):
         whole(stage(SOURCE, net=net))
 
 
 def test_every_other_stage_is_drawn_after_half_a_turn():
     """What bias of direction an upscaler has must not add up from stage to stage."""
-    even, odd = (half_turn(stage) for stage in (2, 3))
+    even, odd = (mirrored_dims(stage) for stage in (2, 3))
     x = torch.arange(12.0).reshape(1, 1, 3, 4)
     assert torch.equal(x.flip(even), x)
     assert torch.equal(x.flip(odd), torch.rot90(x, 2, (2, 3)))

@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Size
-from wsigen.slide.block import BlockLayout, BlockWriter, read_index, read_tile, verified_index
+from wsigen.slide.block import BlockGrid, BlockWriter, read_index, read_tile, verified_index
 
 TILES = [b"one", b"", b"three" * 1000, b"4"]
 
 
 def write_block(path, tiles=TILES):
     writer = BlockWriter(path, len(tiles))
-    for slot in reversed(range(len(tiles))):
-        writer.add(slot, tiles[slot])
+    for position in reversed(range(len(tiles))):
+        writer.add(position, tiles[position])
         writer.flush()
     return writer.finish()
 
@@ -71,7 +71,7 @@ def test_damaged_tile_is_none_and_the_others_are_read(tmp_path):
     assert [read_tile(path, entry) for entry in read_index(path, 4)] == [b"one", b"", None, b"4"]
 
 
-def test_block_of_another_layout_is_refused(tmp_path):
+def test_block_of_another_grid_is_refused(tmp_path):
     write_block(tmp_path / "a.block")
     assert read_index(tmp_path / "a.block", 5) is None
 
@@ -80,21 +80,21 @@ def test_block_of_another_layout_is_refused(tmp_path):
 @given(
     st.integers(1, 700), st.integers(1, 700), st.sampled_from([16, 32]), st.integers(1, 3), st.integers(1, 6)
 )
-def test_every_tile_has_its_own_slot_and_every_slot_its_tile(height, width, tile, n, levels):
-    layout = BlockLayout(Size(height, width), tile, tile << n, levels)
-    slots = []
-    for level in range(layout.stored_levels):
-        tiles = layout.level_tiles(level)
-        slots += [
-            layout.slot(level, row, col)
+def test_every_tile_has_its_own_position_and_every_position_its_tile(height, width, tile, n, levels):
+    grid = BlockGrid(Size(height, width), tile, tile << n, levels)
+    positions = []
+    for level in range(grid.stored_levels):
+        tiles = grid.level_tiles(level)
+        positions += [
+            grid.locate(level, row, col)
             for row, col in itertools.product(range(tiles.height), range(tiles.width))
         ]
     wanted = [
-        (row, col, slot)
-        for row, col in itertools.product(range(layout.blocks.height), range(layout.blocks.width))
-        for slot in range(layout.slots(row, col))
+        (row, col, position)
+        for row, col in itertools.product(range(grid.blocks.height), range(grid.blocks.width))
+        for position in range(grid.tile_count(row, col))
     ]
-    assert sorted(slots) == wanted
+    assert sorted(positions) == wanted
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_every_tile_has_its_own_slot_and_every_slot_its_tile(height, width, tile
         ({"levels": 0}, "levels must be"),
     ],
 )
-def test_impossible_layouts_are_explained(change, message):
+def test_impossible_grids_are_explained(change, message):
     good = {"size": Size(100, 100), "tile": 256, "block": 2048, "levels": 3}
     with pytest.raises(InvalidValueError, match=message):
-        BlockLayout(**{**good, **change})
+        BlockGrid(**{**good, **change})

@@ -13,9 +13,8 @@ from tests.synthetic import write_tiff
 from wsigen.errors import MissingMppError, SlideError
 from wsigen.geometry import Region, Size
 from wsigen.slide import handles as module
-from wsigen.slide.backend import over_background
+from wsigen.slide.backend import OpenSlideBackend, over_background
 from wsigen.slide.handles import Handles, handles, set_limits
-from wsigen.slide.openslide_backend import OpenSlideBackend
 from wsigen.slide.read import open_slide
 from wsigen.slide.tiff_backend import TiffBackend
 

@@ -85,7 +85,7 @@ def test_read_needs_no_room_in_the_cache(tmp_path):
 @pytest.mark.parametrize("codec", [JPEG, DEFLATE, ZSTD], ids=lambda codec: codec.name)
 def test_levels_are_averages_and_the_seed_is_exact(tmp_path, codec):
     journal = fill(open_journal(tmp_path, codec, levels=5))
-    assert journal.layout.seed_level == 2
+    assert journal.grid.seed_level == 2
     level = IMAGE
     for n in range(3):
         size = level_size(SIZE, n)

@@ -18,10 +18,10 @@ from tests.synthetic import reduce_by, write_tiff
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.geometry import Region, Size
 from wsigen.slide import read
-from wsigen.slide.read import GLASS, WholeSlide, open_slide
+from wsigen.slide.read import BACKGROUND, WholeSlide, open_slide
 from wsigen.slide.tiff_backend import TiffBackend
 
-BACKGROUND = (10, 200, 30)
+INK = (10, 200, 30)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_jpeg_slides_are_read_within_the_codec_error(he_slide, he_picture):
 def test_pixels_sit_where_they_belong_at_any_resolution(ramp_slide, ratio, y, x, height, width):
     """Each pixel shows the ramp's value at its own centre; outside there is background."""
     region = Region(int(y * 900 / ratio), int(x * 1100 / ratio), height, width)
-    got = ramp_slide.read_region(region, 0.5 * ratio, BACKGROUND)
+    got = ramp_slide.read_region(region, 0.5 * ratio, INK)
     assert got.shape == (height, width, 3)
     centre_y = (np.arange(region.y, region.y1) + 0.5) * ratio - 0.5
     centre_x = (np.arange(region.x, region.x1) + 0.5) * ratio - 0.5
@@ -88,7 +88,7 @@ def test_pixels_sit_where_they_belong_at_any_resolution(ramp_slide, ratio, y, x,
         assert error[inside].max(initial=0) <= tolerance
     assert (np.abs(got[..., 2][inside].astype(int) - 77) <= 1).all()
     outside = _outside(centre_y, 900, ratio)[:, None] | _outside(centre_x, 1100, ratio)[None]
-    assert (got[outside] == BACKGROUND).all()
+    assert (got[outside] == INK).all()
 
 
 def _well_inside(centre: np.ndarray, length: int, ratio: float) -> np.ndarray:
@@ -102,9 +102,9 @@ def _outside(centre: np.ndarray, length: int, ratio: float) -> np.ndarray:
 @given(factor=st.sampled_from([1, 2, 4, 8, 12]), cut=st.integers(1, 79), y=st.integers(-40, 200))
 def test_abutting_regions_join_without_a_seam(ramp_slide, factor, cut, y):
     mpp = 0.5 * factor
-    whole = ramp_slide.read_region(Region(y, -20, 60, 80), mpp, BACKGROUND)
-    left = ramp_slide.read_region(Region(y, -20, 60, cut), mpp, BACKGROUND)
-    right = ramp_slide.read_region(Region(y, -20 + cut, 60, 80 - cut), mpp, BACKGROUND)
+    whole = ramp_slide.read_region(Region(y, -20, 60, 80), mpp, INK)
+    left = ramp_slide.read_region(Region(y, -20, 60, cut), mpp, INK)
+    right = ramp_slide.read_region(Region(y, -20 + cut, 60, 80 - cut), mpp, INK)
     np.testing.assert_array_equal(np.hstack([left, right]), whole)
 
 
@@ -129,9 +129,9 @@ def test_the_nearest_finer_level_is_used(lossless_slide, spy):
 
 def test_very_coarse_reads_stay_within_the_slide(lossless_slide, spy):
     """1000² pixels at 150 µm/px are 15 cm of glass around half a millimetre: read no more than that."""
-    out = open_slide(lossless_slide).read_region(Region(-500, -500, 1000, 1000), 150.0, BACKGROUND)
+    out = open_slide(lossless_slide).read_region(Region(-500, -500, 1000, 1000), 150.0, INK)
     assert sum(r.height * r.width for _, r in spy) <= 256 * 256
-    assert (out == BACKGROUND).all(axis=2).sum() == 1000 * 1000 - 4 * 4
+    assert (out == INK).all(axis=2).sum() == 1000 * 1000 - 4 * 4
 
 
 def test_a_slide_without_pyramid_is_read_in_bounded_blocks(tmp_path, he_picture, spy, monkeypatch):
@@ -152,19 +152,19 @@ def test_patches_are_centred(lossless_slide, he_picture):
 
 
 def test_edges_are_padded_with_the_background(lossless_slide, he_picture):
-    patch = open_slide(lossless_slide).read_patch((0.0, 0.0), 0.5, 40, BACKGROUND)
+    patch = open_slide(lossless_slide).read_patch((0.0, 0.0), 0.5, 40, INK)
     np.testing.assert_array_equal(patch[20:, 20:], he_picture[:20, :20])
-    assert (patch[:20] == BACKGROUND).all()
-    assert (patch[:, :20] == BACKGROUND).all()
+    assert (patch[:20] == INK).all()
+    assert (patch[:, :20] == INK).all()
     far = open_slide(lossless_slide).read_patch((-1e6, 1e6), 4.0, 8)
-    assert (far == GLASS).all()
+    assert (far == BACKGROUND).all()
 
 
 def test_a_few_percent_finer_than_stored_is_interpolated(tmp_path, he_picture):
     slide = open_slide(write_tiff(tmp_path / "a.tif", he_picture, 0.2528, compression="zstd"))
     got = slide.read_region(Region(0, 0, 1035, 1035), 0.25)
     assert abs(got.mean() - he_picture.mean()) < 1
-    assert not (got[-1] == GLASS).all()
+    assert not (got[-1] == BACKGROUND).all()
 
 
 def test_finer_than_stored_is_refused_unless_asked_for(lossless_slide):
@@ -249,5 +249,5 @@ def test_vendor_files_go_through_openslide(aperio_slide, he_picture):
     assert slide.mpp == 0.499
     part = slide.read_region(Region(300, 411, 200, 333), 0.499)
     assert np.abs(part.astype(int) - he_picture[300:500, 411:744]).mean() < 3
-    edge = slide.read_region(Region(1000, 1000, 48, 48), 0.499, BACKGROUND)
-    assert (edge[24:] == BACKGROUND).all()
+    edge = slide.read_region(Region(1000, 1000, 48, 48), 0.499, INK)
+    assert (edge[24:] == INK).all()

@@ -1,9 +1,12 @@
+"""Finished slides as readers see them, their thumbnails, and what is refused."""
+
 from __future__ import annotations
 
 import errno
 import json
 import xml.etree.ElementTree as ElementTree
 
+import cv2
 import numpy as np
 import openslide
 import pytest
@@ -25,12 +28,16 @@ from wsigen.slide.write import (
     final_journal,
     layout_codec,
     link_pages,
+    thumbnail,
     write_slide,
 )
 
 MODEL = {"sha256": "abc", "name": "<tiny> & \"µ\" '{x}'"}
+
 FACTS = {"seed": 7, "model": MODEL, "preset": "fast", "version": "0.1"}
+
 OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
+
 # one tile and less; one block; several blocks with odd edges; long and thin
 SIZES = [(128, 128), (512, 384), (1030, 1201), (2600, 530)]
 
@@ -278,3 +285,35 @@ def test_estimate_counts_levels_and_codec():
 def test_estimate_is_of_the_right_order(tmp_path, layout):
     path = make(tmp_path, he_image(1024, seed=10), layout)
     assert 0.3 < path.stat().st_size / estimate_bytes(Size(1024, 1024), layout_codec(layout), 2) < 3
+
+
+def journal_of(folder, image, levels):
+    size = Size(*image.shape[:2])
+    options = {"codec": ZSTD, "levels": levels, "fingerprint": "test", "tile": 32, "block": 128}
+    journal = BlockJournal(folder, size, **options)
+    journal.append(image)
+    return journal
+
+
+def expected(image, longest):
+    while max(image.shape[:2]) >= 2 * longest - 1:
+        image = halve(image)
+    scale = longest / max(image.shape[:2])
+    if scale < 1:
+        target = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+        image = cv2.resize(image, target, interpolation=cv2.INTER_AREA)
+    return image
+
+
+@pytest.mark.parametrize("levels", [1, 3, 6])
+@pytest.mark.parametrize("longest", [20, 64, 100, 300, 1000])
+def test_thumbnail_is_the_reduced_slide_whatever_is_stored(tmp_path, levels, longest):
+    image = he_image((270, 401), seed=1)
+    picture = thumbnail(journal_of(tmp_path, image, levels), longest)
+    assert max(picture.shape[:2]) == min(longest, 401)
+    np.testing.assert_array_equal(picture, expected(image, longest))
+
+
+def test_thin_slides_keep_at_least_one_pixel(tmp_path):
+    image = he_image((1, 400), seed=1)
+    assert thumbnail(journal_of(tmp_path, image, 1), 20).shape == (1, 20, 3)

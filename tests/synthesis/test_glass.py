@@ -11,7 +11,7 @@ from tests.sampling.stores import ImageSource
 from tests.synthetic import he_image, write_tiff
 from wsigen.errors import SlideError
 from wsigen.geometry import Region
-from wsigen.slide.read import GLASS, open_slide
+from wsigen.slide.read import BACKGROUND, open_slide
 from wsigen.slide.tissue import drop_specks
 from wsigen.synthesis.glass import CELL, TOLERANCE, slide_glass, stage_glass
 
@@ -23,15 +23,15 @@ def slide_of(folder, image, mpp=0.5):
     return open_slide(folder / "a.png", mpp)
 
 
-def painted(height, width, colour=GLASS):
+def painted(height, width, colour=BACKGROUND):
     return np.full((height, width, 3), colour, np.uint8)
 
 
 def test_a_real_looking_slide(he_slide, he_picture):
     glass = slide_glass(open_slide(he_slide))
-    assert np.abs(np.subtract(glass.colour, GLASS)).max() <= 1
+    assert np.abs(np.subtract(glass.colour, BACKGROUND)).max() <= 1
     means = cv2.resize(he_picture, (64, 64), interpolation=cv2.INTER_AREA).astype(int)
-    clear = np.abs(means - GLASS).max(axis=2)
+    clear = np.abs(means - BACKGROUND).max(axis=2)
     occupied = glass.map.occupied
     assert occupied[clear > TOLERANCE + 3].all()
     assert not occupied[clear < TOLERANCE - 3].any()
@@ -43,7 +43,7 @@ def test_a_white_half(tmp_path):
     image[:, 256:] = he_image((256, 256), seed=1)
     image[:, 256:] = np.where(image[:, 256:] > 230, PINK, image[:, 256:])
     glass = slide_glass(slide_of(tmp_path, image))
-    assert glass.colour == GLASS
+    assert glass.colour == BACKGROUND
     assert np.array_equal(glass.map.occupied, np.arange(32)[None, :].repeat(16, axis=0) >= 16)
 
 
@@ -58,7 +58,7 @@ def test_a_blank_slide_is_all_glass(tmp_path, colour):
 def test_tissue_from_edge_to_edge(tmp_path):
     glass = slide_glass(slide_of(tmp_path, painted(256, 256, PINK)))
     assert glass.map.occupied.all()
-    assert glass.colour == GLASS
+    assert glass.colour == BACKGROUND
 
 
 def test_tissue_at_the_far_edge_is_not_thinned_out_by_what_lies_beyond(tmp_path):
@@ -109,8 +109,8 @@ def test_the_stage_above_shows_where_glass_will_be(k, extent):
     fine = image.repeat(k, axis=0).repeat(k, axis=1).astype(float)
     padded = np.pad(fine, ((0, cells * CELL - extent),) * 2 + ((0, 0),), mode="edge")
     means = padded.reshape(cells, CELL, cells, CELL, 3).mean(axis=(1, 3))
-    difference = np.abs(means - GLASS).max(axis=2)
-    occupied = stage_glass(ImageSource(image), extent, k, mpp=0.5, colour=GLASS).occupied
+    difference = np.abs(means - BACKGROUND).max(axis=2)
+    occupied = stage_glass(ImageSource(image), extent, k, mpp=0.5, colour=BACKGROUND).occupied
     assert occupied.shape == (cells, cells)
     tissue = drop_specks(difference > TOLERANCE + 0.51, 0.5 * CELL)
     assert occupied[tissue].all()
@@ -131,6 +131,6 @@ def test_dust_on_a_sampled_slide_is_glass_too():
     image = painted(512, 512)
     image[50:58, 50:58] = (90, 80, 70)
     image[200:350, 200:350] = PINK
-    occupied = stage_glass(ImageSource(image), 1024, 2, mpp=0.5, colour=GLASS).occupied
+    occupied = stage_glass(ImageSource(image), 1024, 2, mpp=0.5, colour=BACKGROUND).occupied
     assert not occupied[:20, :20].any()
     assert occupied[25:43, 25:43].all()

@@ -11,8 +11,7 @@ from tests.sampling.stores import GLASS, SMALL, BlurDenoiser, Killed, MemoryStor
 from tests.synthesis.translators import BEFORE, LateTranslator, translated
 from wsigen.geometry import Region, Size
 from wsigen.sampling.cascade import run_cascade
-from wsigen.sampling.plan import stage_specs
-from wsigen.sampling.stage import Machine
+from wsigen.sampling.spec import Execution, stage_specs
 from wsigen.synthesis.behind import Behind
 from wsigen.synthesis.pair import PairSink, open_pair
 from wsigen.synthesis.twinrows import TwinRows
@@ -48,7 +47,7 @@ def sample(stores, stained, stainers=None):
         return open_pair(stages, SPECS[-1], GLASS, stained, stainers or Recorder(), behind)
 
     with Behind() as behind:
-        run_cascade(BlurDenoiser(), SPECS, store, background=GLASS, machine=Machine(threads=1))
+        run_cascade(BlurDenoiser(), SPECS, store, background=GLASS, execution=Execution(threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +138,7 @@ def test_a_slide_of_one_stage_is_tissue_all_over():
             specs,
             lambda _: open_pair([slide], specs[0], GLASS, [stain], recorder, behind),
             background=GLASS,
-            machine=Machine(threads=1),
+            execution=Execution(threads=1),
         )
     assert recorder.asked == [(Size(32, 32), None, 0)]
     assert np.array_equal(stain.rows, translated(slide.rows))

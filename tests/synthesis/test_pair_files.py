@@ -19,8 +19,8 @@ from tests.stain.models import small_generator
 from tests.synthesis.models import PAINT, small_job, small_net
 from wsigen.errors import OutputError
 from wsigen.geometry import Region, Size
-from wsigen.sampling.background import glass_colour
-from wsigen.sampling.stage import Machine
+from wsigen.sampling.pixels import background_of
+from wsigen.sampling.spec import Execution
 from wsigen.slide.codec import ZSTD
 from wsigen.slide.journal import BlockJournal
 from wsigen.stain.snapshot import save_stainer
@@ -48,7 +48,7 @@ def opened(name):
 
 def make(job, stainers, **options):
     net = small_net()
-    machine = Machine(batch_size=4)
+    machine = Execution(batch_size=4)
     return synthesise(job, net, InPrecision(net, torch.float32), machine, stainers=stainers, **options)
 
 
@@ -104,7 +104,7 @@ def test_the_slide_is_what_it_is_alone_and_the_stain_is_made_of_it(straight, sta
         return BlockJournal(kept / f"stage-{number:02d}", Size(side, side), **options)
 
     red, green, blue = small_net().config["background"]
-    colour = glass_colour(stage(0, 128).read(Region(0, 0, 128, 128)), (red, green, blue))
+    colour = background_of(stage(0, 128).read(Region(0, 0, 128, 128)), (red, green, blue))
     glass = stage_glass(stage(2, 512), 1024, 2, mpp=job.mpp, colour=colour)
     rows = stainers.begin(Size(1024, 1024), glass).push(alone)
     wanted = np.concatenate([part for _, part in rows])

@@ -17,7 +17,7 @@ from filelock import FileLock
 from tests.synthesis.models import PAINT, small_job, small_net
 from wsigen.data.survey import find_slides
 from wsigen.errors import OutputError
-from wsigen.sampling.stage import Machine
+from wsigen.sampling.spec import Execution
 from wsigen.synthesis.runtime import InPrecision
 from wsigen.synthesis.slide import is_finished, joints, synthesise
 
@@ -25,7 +25,7 @@ from wsigen.synthesis.slide import is_finished, joints, synthesise
 def make(job, *, order="wavefront", batch_size=4, **kwargs):
     net = small_net()
     runner = InPrecision(net, torch.float32)
-    return synthesise(job, net, runner, Machine(batch_size=batch_size, order=order), **kwargs)
+    return synthesise(job, net, runner, Execution(batch_size=batch_size, order=order), **kwargs)
 
 
 def tall_job(out):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.synthetic import write_tiff
 from wsigen.errors import MissingMppError, SlideError
-from wsigen.slide.read import GLASS
+from wsigen.slide.read import BACKGROUND
 from wsigen.synthesis.source import open_source, source_facts, source_name, source_rows
 
 
@@ -74,7 +74,7 @@ def test_of_mirax_the_folder_counts(tmp_path):
 def test_rows_are_those_of_the_picture(tmp_path, first, tops):
     image = np.random.default_rng(0).integers(0, 256, (700, 50, 3)).astype(np.uint8)
     slide = open_source(write_tiff(tmp_path / "a.tif", image, 0.25, compression="zstd", levels=1))
-    strips = list(source_rows(slide, first, GLASS))
+    strips = list(source_rows(slide, first, BACKGROUND))
     assert np.array_equal(np.concatenate([image[:0], *(rows for _, rows in strips)]), image[first:])
     assert [y for y, _ in strips] == tops, "strips end where rows of tiles do"
 
@@ -111,7 +111,7 @@ def test_reading_fails_where_the_strip_is_wanted(tmp_path, he_picture):
     data[len(data) // 2 : len(data) // 2 + 20_000] = bytes(20_000)
     path.write_bytes(bytes(data))
     with pytest.raises(SlideError):
-        list(source_rows(slide, 0, GLASS))
+        list(source_rows(slide, 0, BACKGROUND))
 
 
 def test_more_than_eight_bits(tmp_path):

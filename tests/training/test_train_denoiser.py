@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from wsigen.config import DataConfig, DenoiserConfig, LossConfig, OptimConfig, PatchGroup, TrainConfig
-from wsigen.data.index import load_or_build_index
 from wsigen.data.patches import PatchDataset, PatchKey, collate, to_unit_range
+from wsigen.data.survey import load_or_build_index
 from wsigen.diffusion.spectrum import image_std
 from wsigen.errors import DivergedError, InvalidValueError, OutputError, SlideError
 from wsigen.nn.denoiser import load_denoiser

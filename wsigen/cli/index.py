@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 
 from wsigen.cli.parse import parse
-from wsigen.data.index import SlideIndex, build_index
-from wsigen.data.sheet import contact_sheet
-from wsigen.data.summary import summary
+from wsigen.data.index import SlideIndex
+from wsigen.data.summary import contact_sheet, summary
+from wsigen.data.survey import build_index
 from wsigen.errors import InvalidValueError, OutputError
 from wsigen.files import write_bytes
 

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from wsigen.config import AugmentConfig
-from wsigen.slide.tissue import Background
+from wsigen.geometry import Colour
 
 _PUBLISHED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]], np.float32)
 STAINS = _PUBLISHED / np.linalg.norm(_PUBLISHED, axis=1, keepdims=True)
@@ -79,7 +79,7 @@ class Variation:
         )
         return cv2.resize(warped, (size, size), interpolation=cv2.INTER_AREA)
 
-    def stain(self, image: np.ndarray, background: Background) -> np.ndarray:
+    def stain(self, image: np.ndarray, background: Colour) -> np.ndarray:
         """The same tissue, stained more or less strongly.
 
         Args:

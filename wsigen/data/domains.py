@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import Dataset
 
-from wsigen.data.index import SlideEntry, SlideIndex, entries_of, said_splits, survey_slides
+from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.data.patches import Patch, PatchDataset, PatchKey, collate
-from wsigen.data.survey import SLIDE_SUFFIXES, find_slides
+from wsigen.data.survey import SLIDE_SUFFIXES, entries_of, find_slides, said_splits, survey_slides
 from wsigen.data.table import group_splits
 from wsigen.errors import InvalidValueError, SlideError
 
@@ -127,14 +127,14 @@ def _entries(slides: str | Sequence[str], table: Path | None) -> list[SlideEntry
     return entries_of(survey_slides(expand(slides), table, folder=folder)[0])
 
 
-class Pair(NamedTuple):
+class DomainPatches(NamedTuple):
     """One training image of each domain, which have nothing to do with each other but their number."""
 
     source: Patch
     target: Patch
 
 
-class PairDataset(Dataset[Pair]):
+class DomainDataset(Dataset[DomainPatches]):
     """Patches of two domains; as many of each, drawn apart.
 
     Args:
@@ -148,8 +148,8 @@ class PairDataset(Dataset[Pair]):
     def __init__(self, source: PatchDataset, target: PatchDataset) -> None:
         self.source, self.target = source, target
 
-    def __getitem__(self, key: PatchKey) -> Pair:
-        return Pair(self.source[key], self.target[key])
+    def __getitem__(self, key: PatchKey) -> DomainPatches:
+        return DomainPatches(self.source[key], self.target[key])
 
     def require(self, size: int) -> None:
         """Refuse patches of ``size`` px that one of the domains cannot serve at any µm/px.
@@ -168,7 +168,7 @@ def _require(patches: PatchDataset, size: int, name: str) -> None:
         raise InvalidValueError(f"{name}: {error}") from error
 
 
-def collate_pairs(pairs: list[Pair]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+def collate_domains(pairs: list[DomainPatches]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """Stack pairs: source uint8 (b, 3, h, w), target of the same shape, numbers."""
     source, _, numbers = collate([p.source for p in pairs])
     target, _, _ = collate([p.target for p in pairs])

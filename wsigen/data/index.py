@@ -1,36 +1,151 @@
-"""Slides -> where there is tissue, and which patches at which µm/px they can serve."""
+"""The index: what is known about each slide, its tissue, and which patches at which µm/px it can serve."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
-from wsigen.data.entry import SCHEMA, SlideEntry
-from wsigen.data.survey import Survey, find_slides, survey_slide
-from wsigen.data.table import Row, SlideTable, group_splits
-from wsigen.errors import InvalidValueError, SlideError
+from wsigen.errors import SlideError
 from wsigen.files import atomic_path
-from wsigen.slide.read import GLASS
-from wsigen.slide.tissue import Background
+from wsigen.geometry import Colour, Size
+from wsigen.slide.read import WholeSlide, open_slide
 
-__all__ = ["Failure", "SlideEntry", "SlideIndex", "build_index", "load_or_build_index"]
+FINEST = 0.95  # of a slide's own µm/px: a patch that much finer is still the slide's own detail
 
-log = logging.getLogger(__name__)
+CLEAR_BORDER = 0.05
+
+SCHEMA = pa.schema(
+    [
+        ("slide", pa.string()),
+        ("path", pa.string()),
+        ("group", pa.string()),
+        ("split", pa.string()),
+        ("mpp", pa.float64()),
+        ("height", pa.int64()),
+        ("width", pa.int64()),
+        ("background", pa.list_(pa.uint8(), 3)),
+        ("tissue_um2", pa.float64()),
+        ("tissue_fraction", pa.float64()),
+        ("border_tissue", pa.float64()),
+        ("mask_mpp", pa.float64()),
+        ("mask_png", pa.binary()),
+        ("finest_mpp", pa.float64()),
+    ]
+)
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A slide that was left out, and why."""
+@dataclass(frozen=True, kw_only=True)
+class SlideEntry:
+    """One slide of an index.
+
+    Attributes:
+        slide: path relative to the folder that was indexed, with "/"; the slide's name.
+        path: absolute path.
+        group: slides of one group are always in one split.
+        split: "train", "val" or "test".
+        mpp: µm/px of level 0.
+        height: of level 0, px.
+        width: of level 0, px.
+        background: colour of its glass.
+        tissue_um2: area of tissue, µm².
+        tissue_fraction: of the slide's area.
+        border_tissue: share of the slide's outermost pixels that are tissue.
+        mask_mpp: µm/px of the mask.
+        mask_png: the tissue mask, a PNG.
+        finest_mpp: smallest µm/px to learn from it, 0 for its own: what is stored finer is not the tissue's,
+            as in a slide that was compressed heavily.
+    """
 
     slide: str
-    reason: str
+    path: Path
+    group: str
+    split: str
+    mpp: float
+    height: int
+    width: int
+    background: Colour
+    tissue_um2: float
+    tissue_fraction: float
+    border_tissue: float
+    mask_mpp: float
+    mask_png: bytes
+    finest_mpp: float = 0.0
+
+    @property
+    def finest(self) -> float:
+        """The µm/px of its finest detail that is worth learning."""
+        return max(self.mpp, self.finest_mpp)
+
+    @property
+    def size(self) -> Size:
+        """Size of level 0."""
+        return Size(self.height, self.width)
+
+    @cached_property
+    def mask(self) -> np.ndarray:
+        """Tissue, bool (height, width) at ``mask_mpp``."""
+        pixels = cv2.imdecode(np.frombuffer(self.mask_png, np.uint8), cv2.IMREAD_GRAYSCALE)
+        if pixels is None:
+            raise SlideError(self.path, "its mask in the index is damaged; run `wsigen index` again")
+        return pixels > 0
+
+    @cached_property
+    def tissue_cells(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of the mask's tissue pixels, int32."""
+        rows, columns = np.nonzero(self.mask)
+        return rows.astype(np.int32), columns.astype(np.int32)
+
+    def open(self) -> WholeSlide:
+        """Open the slide for reading.
+
+        Raises:
+            SlideError: the file is gone or damaged.
+        """
+        return open_slide(self.path, self.mpp)
+
+    def serves(self, patch_size: int, mpp: float) -> bool:
+        """Whether patches of ``patch_size`` px at ``mpp`` µm/px can be cut without inventing anything.
+
+        Nothing is enlarged, nor read finer than ``finest_mpp``; and a patch larger than the slide is padded
+        with glass only where the slide itself ends in glass.
+        """
+        extent = patch_size * mpp
+        fits = extent <= self.mpp * min(self.height, self.width)
+        fine = max(self.mpp * FINEST, self.finest_mpp)
+        return mpp >= fine and (fits or self.border_tissue < CLEAR_BORDER)
+
+    def tissue_share(self, centre: tuple[float, float], extent_um: float) -> float:
+        """How much of a square patch is tissue, in [0, 1], by the mask; what is beyond the slide is not.
+
+        Args:
+            centre: (y, x) in µm.
+            extent_um: side of the patch, µm.
+        """
+        side = max(1, round(extent_um / self.mask_mpp))
+        top, left = (round(c / self.mask_mpp - side / 2) for c in centre)
+        inside = self.mask[max(0, top) : max(0, top + side), max(0, left) : max(0, left + side)]
+        return float(inside.sum()) / side**2
+
+    def to_row(self) -> dict[str, object]:
+        """The entry as a row of ``SCHEMA``."""
+        return {name: str(self.path) if name == "path" else getattr(self, name) for name in SCHEMA.names}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any], folder: Path | None = None) -> SlideEntry:
+        """An entry from a row of ``SCHEMA``; with ``folder``, of a slide that was moved there."""
+        path = Path(row["path"]) if folder is None else folder.absolute() / row["slide"]
+        finest = row["finest_mpp"] or 0.0  # older indexes have no such column
+        return cls(**{**row, "path": path, "background": tuple(row["background"]), "finest_mpp": finest})
+
+    def __getstate__(self) -> dict[str, object]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("mask", "tissue_cells")}
 
 
 @dataclass(frozen=True)
@@ -81,138 +196,6 @@ class SlideIndex:
             reason = f"not a readable index ({_first_line(error)})"
             raise SlideError(path, f"{reason}; make it with `wsigen index SLIDES --out {path}`") from error
         return cls(tuple(SlideEntry.from_row(row, folder) for row in rows))
-
-
-def build_index(
-    slides: Path | Sequence[Path],
-    table: Path | None = None,
-    *,
-    val_fraction: float = 0.1,
-    progress: bool = True,
-) -> tuple[SlideIndex, list[Failure]]:
-    """Look at every slide once.
-
-    A slide that cannot be read, whose µm/px nobody knows, or on which there is no tissue, is left out with a
-    warning.
-
-    Args:
-        slides: a folder (searched through all its sub-folders), one slide, or several slides.
-        table: CSV with what the files do not say; see `SlideTable.load`.
-        val_fraction: share of the groups kept for validation, unless the table has a column ``split``.
-        progress: show a bar.
-
-    Returns:
-        The index, and what was left out.
-
-    Raises:
-        SlideError: there is no slide, or none that can be used.
-        PathError: the table is at fault.
-        InvalidValueError: ``val_fraction`` is not in [0, 1).
-
-    Memory:
-        One slide at 8 µm/px, and the compressed masks.
-
-    Determinism:
-        Depends on names, pixels and table alone.
-    """
-    surveys, failures = survey_slides(find_slides(slides), table, folder=_folder(slides), progress=progress)
-    splits = group_splits(said_splits(s.entry for s in surveys), val_fraction)
-    return SlideIndex(tuple(replace(e, split=splits[e.group]) for e in entries_of(surveys))), failures
-
-
-def survey_slides(
-    files: dict[str, Path], table: Path | None, *, folder: Path, progress: bool = True
-) -> tuple[list[Survey], list[Failure]]:
-    """Look at every slide once; those that cannot be used are left out with a warning.
-
-    Args:
-        files: name to path.
-        table: as for `build_index`.
-        folder: where they come from, for messages.
-        progress: show a bar.
-
-    Returns:
-        What the slides show, and what was left out.
-
-    Raises:
-        SlideError: none can be used.
-        PathError: the table is at fault.
-    """
-    rows = (SlideTable.load(table) if table else SlideTable()).match(list(files))
-    surveys: list[Survey] = []
-    failures: list[Failure] = []
-    for name, path in tqdm(files.items(), desc="slides", unit="slide", disable=not progress):
-        survey = _survey(name, path, rows[name])
-        if isinstance(survey, Failure):
-            failures.append(survey)
-            log.warning("left out %s: %s", survey.slide, survey.reason)
-        else:
-            surveys.append(survey)
-    if not surveys:
-        more = f", and {len(failures) - 1} more" if len(failures) > 1 else ""
-        reason = f"none of {len(files)} slides can be used ({failures[0].slide}: {failures[0].reason}{more})"
-        raise SlideError(folder, reason)
-    return surveys, failures
-
-
-def load_or_build_index(slides: Path, *, table: Path | None = None, val_fraction: float = 0.1) -> SlideIndex:
-    """An index from its parquet file, or made now.
-
-    Args:
-        slides: an index made by ``wsigen index``, a folder of slides, or one slide.
-        table: as for `build_index`; not to be given with an index.
-        val_fraction: as for `build_index`.
-
-    Raises:
-        InvalidValueError: a table with an index, which already holds it.
-        SlideError: as for `build_index` and `SlideIndex.load`.
-    """
-    if Path(slides).suffix == ".parquet":
-        if table is not None:
-            raise InvalidValueError(f"{slides} is an index, which holds its table already; leave out {table}")
-        return SlideIndex.load(slides)
-    return build_index(slides, table, val_fraction=val_fraction)[0]
-
-
-def _survey(name: str, path: Path, row: Row) -> Survey | Failure:
-    try:
-        return survey_slide(name, path, row)
-    except SlideError as error:
-        return Failure(name, error.reason)
-
-
-def said_splits(entries: Iterable[SlideEntry]) -> dict[str, str | None]:
-    """Each group's split, or None where its slides have none yet.
-
-    Raises:
-        InvalidValueError: one group is in two splits.
-    """
-    said: dict[str, str | None] = {}
-    for entry in entries:
-        before = said.setdefault(entry.group, entry.split or None)
-        if (entry.split or None) != before:
-            raise InvalidValueError(
-                f"group {entry.group!r} is in split {before} and {entry.split or None} ({entry.slide}); "
-                "give all slides of a group the same split in the table"
-            )
-    return said
-
-
-def entries_of(surveys: Sequence[Survey]) -> list[SlideEntry]:
-    """The entries; one without glass gets the typical glass of the others."""
-    typical = _typical([s.glass for s in surveys if s.glass])
-    return [replace(s.entry, background=s.glass or typical) for s in surveys]
-
-
-def _typical(glass: list[Background]) -> Background:
-    if not glass:
-        return GLASS
-    red, green, blue = np.median(np.asarray(glass), axis=0)
-    return round(red), round(green), round(blue)
-
-
-def _folder(slides: Path | Sequence[Path]) -> Path:
-    return slides if isinstance(slides, Path) else Path(slides[0]).parent
 
 
 def _first_line(error: Exception) -> str:

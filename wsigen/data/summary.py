@@ -1,13 +1,18 @@
-"""The table that ``wsigen index`` shows: what the slides offer, octave by octave of µm/px."""
+"""What an index offers, for people: a table by µm/px, and a contact sheet with the tissue outlined."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from wsigen.data.entry import SlideEntry
-from wsigen.data.index import Failure, SlideIndex
+import cv2
+import numpy as np
 
-OCTAVES = tuple(0.25 * 2**i for i in range(10))
+from wsigen.data.index import SlideEntry, SlideIndex
+from wsigen.data.survey import Failure
+from wsigen.geometry import Region
+
+SCALES = tuple(0.25 * 2**i for i in range(10))
 
 
 def independent_patches(entry: SlideEntry, patch_size: int, mpp: float) -> int:
@@ -40,7 +45,7 @@ def summary(index: SlideIndex, failures: Sequence[Failure] = (), patch_size: int
         failures: what was left out.
         patch_size: side of the patches that are counted, px.
     """
-    columns = [(f"{m:g}", 7) for m in OCTAVES]
+    columns = [(f"{m:g}", 7) for m in SCALES]
     name = min(44, max(len(e.slide) for e in index.entries))
     head = f"{'slide':<{name}} split  µm/px  height × width   tissue mm²  {'usable at':>10}  " + _cells(
         columns
@@ -52,7 +57,7 @@ def summary(index: SlideIndex, failures: Sequence[Failure] = (), patch_size: int
         if entries:
             area = sum(e.tissue_um2 for e in entries) / 1e6
             label = f"{len(entries)} slides, {len({e.group for e in entries})} groups"
-            counts = [sum(independent_patches(e, patch_size, m) for e in entries) for m in OCTAVES]
+            counts = [sum(independent_patches(e, patch_size, m) for e in entries) for m in SCALES]
             lines.append(
                 f"{label:<{name}} {split:<5} {'':>6} {'':>15} {area:>12.1f}  {'':>10}  " + _numbers(counts)
             )
@@ -65,7 +70,7 @@ def summary(index: SlideIndex, failures: Sequence[Failure] = (), patch_size: int
 def _line(entry: SlideEntry, name: int, patch_size: int) -> str:
     slide = entry.slide if len(entry.slide) <= name else "…" + entry.slide[-(name - 1) :]
     size = f"{entry.height} × {entry.width}"
-    counts = [independent_patches(entry, patch_size, m) for m in OCTAVES]
+    counts = [independent_patches(entry, patch_size, m) for m in SCALES]
     return (
         f"{slide:<{name}} {entry.split:<5} {entry.mpp:>6.3g} {size:>15} {entry.tissue_um2 / 1e6:>12.2f}  "
         f"{usable_range(entry, patch_size):>10}  " + _numbers(counts)
@@ -78,3 +83,58 @@ def _numbers(counts: Sequence[int]) -> str:
 
 def _cells(cells: Sequence[tuple[str, int]]) -> str:
     return "".join(f"{text:>{width}}" for text, width in cells)
+
+
+OUTLINE, INK, PAPER = (0, 150, 60), (40, 40, 40), (255, 255, 255)
+
+CAPTION = 30
+
+MOST = 200
+
+
+def contact_sheet(index: SlideIndex, cell: int = 240, columns: int | None = None) -> np.ndarray:
+    """Thumbnails with the outline of the tissue, the slide's name and its µm/px.
+
+    Args:
+        index: the slides; of more than 200, 200 evenly picked.
+        cell: side of a thumbnail, px.
+        columns: thumbnails in a row; about as many as rows by default.
+
+    Returns:
+        uint8 (height, width, 3).
+
+    Memory:
+        The sheet, and one slide at a time at the size of its thumbnail.
+    """
+    picked = np.linspace(0, len(index.entries) - 1, min(MOST, len(index.entries))).round().astype(int)
+    columns = columns or math.ceil(math.sqrt(len(picked)))
+    rows = math.ceil(len(picked) / columns)
+    sheet = np.full((rows * (cell + CAPTION), columns * cell, 3), PAPER, np.uint8)
+    for i, which in enumerate(picked):
+        y, x = i // columns * (cell + CAPTION), i % columns * cell
+        sheet[y : y + cell + CAPTION, x : x + cell] = _cell(index.entries[which], cell)
+    return sheet
+
+
+def _cell(entry: SlideEntry, cell: int) -> np.ndarray:
+    inner = cell - 8
+    mpp = max(entry.mpp, max(entry.height, entry.width) * entry.mpp / inner)
+    height, width = (min(inner, max(1, round(s * entry.mpp / mpp))) for s in (entry.height, entry.width))
+    picture = entry.open().read_region(Region(0, 0, height, width), mpp, entry.background)
+    mask = cv2.resize(entry.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(picture, outlines, -1, OUTLINE, 1)
+    out = np.full((cell + CAPTION, cell, 3), PAPER, np.uint8)
+    y, x = (cell - height) // 2, (cell - width) // 2
+    out[y : y + height, x : x + width] = picture
+    share = f"{entry.mpp:.3g} um/px, {entry.tissue_fraction:.0%} tissue, {entry.split}"
+    for line, text in enumerate((_shorten(entry.slide.rpartition("/")[2], cell), share)):
+        cv2.putText(
+            out, text, (4, cell + 11 + 13 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.38, INK, 1, cv2.LINE_AA
+        )
+    return out
+
+
+def _shorten(name: str, cell: int) -> str:
+    most = max(4, cell // 7)
+    return name if len(name) <= most else name[: most // 2] + ".." + name[-(most - most // 2 - 2) :]

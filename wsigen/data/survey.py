@@ -1,29 +1,35 @@
-"""Find the slides of a folder, and look at each for its tissue."""
+"""Look at slides: find them, find their tissue and background, and make an index of them."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
-from wsigen.data.entry import SlideEntry
-from wsigen.data.table import Row
-from wsigen.errors import SlideError
-from wsigen.geometry import Region
-from wsigen.slide.picture_backend import PICTURE_SUFFIXES
-from wsigen.slide.read import GLASS, WholeSlide, open_slide
+from wsigen.data.index import SlideEntry, SlideIndex
+from wsigen.data.table import Row, SlideTable, group_splits
+from wsigen.errors import InvalidValueError, SlideError
+from wsigen.geometry import Colour, Region
+from wsigen.slide.backend import PICTURE_SUFFIXES
+from wsigen.slide.read import BACKGROUND, WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete
-from wsigen.slide.tissue import Background, background_colour, border_fraction, mask_resolution, tissue_mask
+from wsigen.slide.tissue import background_colour, border_fraction, mask_resolution, tissue_mask
 
 SLIDE_SUFFIXES = (
     *(".tif", ".tiff", ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm", ".czi"),
     *PICTURE_SUFFIXES,
 )
+
 MASK_PIXELS = 2**26
+
+log = logging.getLogger(__name__)
 
 
 class Survey(NamedTuple):
@@ -35,7 +41,7 @@ class Survey(NamedTuple):
     """
 
     entry: SlideEntry
-    glass: Background | None
+    glass: Colour | None
 
 
 def find_slides(slides: Path | Sequence[Path]) -> dict[str, Path]:
@@ -67,6 +73,105 @@ def find_slides(slides: Path | Sequence[Path]) -> dict[str, Path]:
     if not found:
         raise SlideError(slides, f"no slide in this folder; looked for {' '.join(SLIDE_SUFFIXES)}")
     return dict(sorted(found.items()))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A slide that was left out, and why."""
+
+    slide: str
+    reason: str
+
+
+def build_index(
+    slides: Path | Sequence[Path],
+    table: Path | None = None,
+    *,
+    val_fraction: float = 0.1,
+    progress: bool = True,
+) -> tuple[SlideIndex, list[Failure]]:
+    """Look at every slide once.
+
+    A slide that cannot be read, whose µm/px nobody knows, or on which there is no tissue, is left out with a
+    warning.
+
+    Args:
+        slides: a folder (searched through all its sub-folders), one slide, or several slides.
+        table: CSV with what the files do not say; see `SlideTable.load`.
+        val_fraction: share of the groups kept for validation, unless the table has a column ``split``.
+        progress: show a bar.
+
+    Returns:
+        The index, and what was left out.
+
+    Raises:
+        SlideError: there is no slide, or none that can be used.
+        PathError: the table is at fault.
+        InvalidValueError: ``val_fraction`` is not in [0, 1).
+
+    Memory:
+        One slide at 8 µm/px, and the compressed masks.
+
+    Determinism:
+        Depends on names, pixels and table alone.
+    """
+    surveys, failures = survey_slides(find_slides(slides), table, folder=_folder(slides), progress=progress)
+    splits = group_splits(said_splits(s.entry for s in surveys), val_fraction)
+    return SlideIndex(tuple(replace(e, split=splits[e.group]) for e in entries_of(surveys))), failures
+
+
+def survey_slides(
+    files: dict[str, Path], table: Path | None, *, folder: Path, progress: bool = True
+) -> tuple[list[Survey], list[Failure]]:
+    """Look at every slide once; those that cannot be used are left out with a warning.
+
+    Args:
+        files: name to path.
+        table: as for `build_index`.
+        folder: where they come from, for messages.
+        progress: show a bar.
+
+    Returns:
+        What the slides show, and what was left out.
+
+    Raises:
+        SlideError: none can be used.
+        PathError: the table is at fault.
+    """
+    rows = (SlideTable.load(table) if table else SlideTable()).match(list(files))
+    surveys: list[Survey] = []
+    failures: list[Failure] = []
+    for name, path in tqdm(files.items(), desc="slides", unit="slide", disable=not progress):
+        survey = _survey(name, path, rows[name])
+        if isinstance(survey, Failure):
+            failures.append(survey)
+            log.warning("left out %s: %s", survey.slide, survey.reason)
+        else:
+            surveys.append(survey)
+    if not surveys:
+        more = f", and {len(failures) - 1} more" if len(failures) > 1 else ""
+        reason = f"none of {len(files)} slides can be used ({failures[0].slide}: {failures[0].reason}{more})"
+        raise SlideError(folder, reason)
+    return surveys, failures
+
+
+def load_or_build_index(slides: Path, *, table: Path | None = None, val_fraction: float = 0.1) -> SlideIndex:
+    """An index from its parquet file, or made now.
+
+    Args:
+        slides: an index made by ``wsigen index``, a folder of slides, or one slide.
+        table: as for `build_index`; not to be given with an index.
+        val_fraction: as for `build_index`.
+
+    Raises:
+        InvalidValueError: a table with an index, which already holds it.
+        SlideError: as for `build_index` and `SlideIndex.load`.
+    """
+    if Path(slides).suffix == ".parquet":
+        if table is not None:
+            raise InvalidValueError(f"{slides} is an index, which holds its table already; leave out {table}")
+        return SlideIndex.load(slides)
+    return build_index(slides, table, val_fraction=val_fraction)[0]
 
 
 def survey_slide(name: str, path: Path, row: Row) -> Survey:
@@ -102,7 +207,7 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
         mpp=slide.mpp,
         height=slide.size.height,
         width=slide.size.width,
-        background=glass or GLASS,
+        background=glass or BACKGROUND,
         tissue_um2=fraction * slide.size.area * slide.mpp**2,
         tissue_fraction=fraction,
         border_tissue=border_fraction(mask),
@@ -111,6 +216,47 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
         finest_mpp=row.finest_mpp or 0.0,
     )
     return Survey(entry, glass)
+
+
+def _survey(name: str, path: Path, row: Row) -> Survey | Failure:
+    try:
+        return survey_slide(name, path, row)
+    except SlideError as error:
+        return Failure(name, error.reason)
+
+
+def said_splits(entries: Iterable[SlideEntry]) -> dict[str, str | None]:
+    """Each group's split, or None where its slides have none yet.
+
+    Raises:
+        InvalidValueError: one group is in two splits.
+    """
+    said: dict[str, str | None] = {}
+    for entry in entries:
+        before = said.setdefault(entry.group, entry.split or None)
+        if (entry.split or None) != before:
+            raise InvalidValueError(
+                f"group {entry.group!r} is in split {before} and {entry.split or None} ({entry.slide}); "
+                "give all slides of a group the same split in the table"
+            )
+    return said
+
+
+def entries_of(surveys: Sequence[Survey]) -> list[SlideEntry]:
+    """The entries; one without glass gets the typical glass of the others."""
+    typical = _typical([s.glass for s in surveys if s.glass])
+    return [replace(s.entry, background=s.glass or typical) for s in surveys]
+
+
+def _typical(glass: list[Colour]) -> Colour:
+    if not glass:
+        return BACKGROUND
+    red, green, blue = np.median(np.asarray(glass), axis=0)
+    return round(red), round(green), round(blue)
+
+
+def _folder(slides: Path | Sequence[Path]) -> Path:
+    return slides if isinstance(slides, Path) else Path(slides[0]).parent
 
 
 def _overview(slide: WholeSlide) -> tuple[float, np.ndarray]:

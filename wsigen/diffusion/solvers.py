@@ -17,8 +17,8 @@ from torch import Tensor
 
 from wsigen.errors import InvalidValueError
 
-Estimate = Callable[[Tensor, float], Tensor]
-"""Denoised estimate of a batch at one noise level, ``(x, sigma) -> D_x``; guided or not."""
+Denoise = Callable[[Tensor, float], Tensor]
+"""Denoising of a batch at one noise level, guided or not: ``(x, sigma) -> D_x``."""
 
 
 class Solver(Protocol):
@@ -35,7 +35,7 @@ class Solver(Protocol):
 
     def step(
         self,
-        estimate: Estimate,
+        denoise: Denoise,
         x: Float[Tensor, "b c h w"],
         sigmas: Sequence[float],
         i: int,
@@ -44,7 +44,7 @@ class Solver(Protocol):
         """Take ``x`` from sigmas[i] to sigmas[i + 1].
 
         Args:
-            estimate: the (guided) denoised estimate.
+            denoise: gives the (guided) denoised estimate.
             x: images at noise level sigmas[i]. May be overwritten.
             sigmas: the schedule, N + 1 levels, the last 0.
             i: the step, from 0 to N - 1.
@@ -67,7 +67,7 @@ class Euler:
 
     def step(
         self,
-        estimate: Estimate,
+        denoise: Denoise,
         x: Float[Tensor, "b c h w"],
         sigmas: Sequence[float],
         i: int,
@@ -75,7 +75,7 @@ class Euler:
     ) -> tuple[Float[Tensor, "b c h w"], None]:
         """See `Solver.step`."""
         ratio = sigmas[i + 1] / sigmas[i]
-        denoised = estimate(x, sigmas[i])
+        denoised = denoise(x, sigmas[i])
         if ratio == 0:
             return denoised, None
         return x.mul_(ratio).add_(denoised, alpha=1 - ratio), None
@@ -96,7 +96,7 @@ class Heun:
 
     def step(
         self,
-        estimate: Estimate,
+        denoise: Denoise,
         x: Float[Tensor, "b c h w"],
         sigmas: Sequence[float],
         i: int,
@@ -104,12 +104,12 @@ class Heun:
     ) -> tuple[Float[Tensor, "b c h w"], None]:
         """See `Solver.step`."""
         sigma, sigma_next = sigmas[i], sigmas[i + 1]
-        denoised = estimate(x, sigma)
+        denoised = denoise(x, sigma)
         if sigma_next == 0:
             return denoised, None
         d = (x - denoised).div_(sigma)
         predicted = x.add(d, alpha=sigma_next - sigma)
-        d_next = predicted.sub(estimate(predicted, sigma_next)).div_(sigma_next)
+        d_next = predicted.sub(denoise(predicted, sigma_next)).div_(sigma_next)
         return x.add_(d.add_(d_next), alpha=(sigma_next - sigma) / 2), None
 
 
@@ -129,14 +129,14 @@ class DPMSolverPP2M:
 
     def step(
         self,
-        estimate: Estimate,
+        denoise: Denoise,
         x: Float[Tensor, "b c h w"],
         sigmas: Sequence[float],
         i: int,
         history: Float[Tensor, "b c h w"] | None = None,
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
         """See `Solver.step`."""
-        denoised = estimate(x, sigmas[i])
+        denoised = denoise(x, sigmas[i])
         if sigmas[i + 1] == 0:
             return denoised, denoised
         ratio = sigmas[i + 1] / sigmas[i]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wsigen.diffusion.guide import project
-from wsigen.diffusion.solvers import Estimate, Solver
+from wsigen.diffusion.solvers import Denoise, Solver
 
 
 class DenoiserFunction(Protocol):
@@ -23,39 +23,39 @@ class DenoiserFunction(Protocol):
         ...
 
 
-def at_mpp(denoiser: DenoiserFunction, mpp: float) -> Estimate:
-    """The unguided estimate of a denoiser at one pixel size.
+def at_mpp(denoiser: DenoiserFunction, mpp: float) -> Denoise:
+    """Return a denoiser's estimate at one pixel size, without guide.
 
     Args:
         denoiser: D(x; sigma, mpp).
         mpp: µm/px of the images.
     """
 
-    def estimate(x: Tensor, sigma: float) -> Tensor:
+    def denoise(x: Tensor, sigma: float) -> Tensor:
         batch = x.new_empty(x.shape[0])
         return denoiser(x, torch.full_like(batch, sigma), torch.full_like(batch, mpp))
 
-    return estimate
+    return denoise
 
 
-def guided(estimate: Estimate, guide: Float[Tensor, "b 3 gh gw"], k: int) -> Estimate:
-    """The estimate made to agree with a guide: ū = u + A†(y - A u).
+def guided(denoise: Denoise, guide: Float[Tensor, "b 3 gh gw"], k: int) -> Denoise:
+    """Return denoising whose result agrees with a guide: ū = u + A†(y - A u).
 
     Args:
-        estimate: the unguided estimate.
+        denoise: without guide.
         guide: y, k times smaller than the images.
         k: factor between the stages.
     """
 
-    def estimate_guided(x: Tensor, sigma: float) -> Tensor:
-        return project(estimate(x, sigma), guide, k)
+    def denoise_guided(x: Tensor, sigma: float) -> Tensor:
+        return project(denoise(x, sigma), guide, k)
 
-    return estimate_guided
+    return denoise_guided
 
 
 @torch.inference_mode()
 def integrate(
-    estimate: Estimate,
+    denoise: Denoise,
     x: Float[Tensor, "b 3 h w"],
     sigmas: Sequence[float],
     solver: Solver,
@@ -64,10 +64,10 @@ def integrate(
     k: int = 2,
     relax: int = 0,
 ) -> Float[Tensor, "b 3 h w"]:
-    """Solves the ODE from sigmas[0] to 0 for whole images, without tiles.
+    """Solve the ODE from sigmas[0] to 0 for whole images, without tiles.
 
     Args:
-        estimate: the unguided estimate, for instance `at_mpp` of a denoiser.
+        denoise: without guide, for instance `at_mpp` of a denoiser.
         x: images at noise level sigmas[0]; kept.
         sigmas: the schedule, N + 1 levels, the last 0.
         solver: which method.
@@ -77,6 +77,6 @@ def integrate(
     """
     x, history = x.clone(), None
     for i in range(len(sigmas) - 1):
-        enforced = guided(estimate, guide, k) if guide is not None and i < relax else estimate
+        enforced = guided(denoise, guide, k) if guide is not None and i < relax else denoise
         x, history = solver.step(enforced, x, sigmas, i, history)
     return x

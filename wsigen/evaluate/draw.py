@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from wsigen.data.entry import SlideEntry
+from wsigen.data.index import SlideEntry
 from wsigen.data.patches import place
 from wsigen.geometry import Size
 from wsigen.slide.read import WholeSlide

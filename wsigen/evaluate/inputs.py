@@ -13,7 +13,7 @@ import torch
 
 from wsigen import __version__
 from wsigen.config.evaluate import REAL, TRAIN, EvaluateConfig, as_list
-from wsigen.data.index import Failure
+from wsigen.data.survey import Failure
 from wsigen.errors import InvalidValueError, OutputError, SlideError
 from wsigen.evaluate.estimate import MIN_GROUPS
 from wsigen.evaluate.plan import ScalePlan, plan_scales

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wsigen.data.entry import SlideEntry
+from wsigen.data.index import SlideEntry
 from wsigen.errors import InvalidValueError
 from wsigen.evaluate.sets import CROWDED, FEWEST, SlideSet, allot, capacity, independent, level
 from wsigen.evaluate.splits import shared_groups

@@ -9,9 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from wsigen.data.domains import expand
-from wsigen.data.entry import SlideEntry
-from wsigen.data.index import Failure, SlideIndex, entries_of, survey_slides
+from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.data.summary import independent_patches
+from wsigen.data.survey import Failure, entries_of, survey_slides
 from wsigen.errors import SlideError
 
 STRIDES = 2

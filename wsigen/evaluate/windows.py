@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wsigen.data.entry import FINEST, SlideEntry
+from wsigen.data.index import FINEST, SlideEntry
 from wsigen.geometry import Region
 from wsigen.slide.provenance import flatten, read_provenance
 

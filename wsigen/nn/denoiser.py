@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DModel
 from jaxtyping import Float
@@ -214,3 +215,23 @@ def load_denoiser(model: str | Path = "default", device: torch.device | str = "c
     """
     net = load_snapshot(Denoiser, resolve(model), device)
     return net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+class Uncertainty(nn.Module):
+    """A linear map of sinusoids of ln σ and ln µm/px, 0 at the start. Used in training only.
+
+    Args:
+        channels: sinusoids for each of the two.
+    """
+
+    def __init__(self, channels: int = 64) -> None:
+        super().__init__()
+        self.channels = channels
+        self.linear = nn.Linear(2 * channels, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, sigma: Float[Tensor, " b"], mpp: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Log-variance of the loss at each image's noise level and scale."""
+        features = [get_timestep_embedding(EMBEDDING_SCALE * v.log(), self.channels) for v in (sigma, mpp)]
+        return self.linear(torch.cat(features, dim=1)).squeeze(1)

@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 
 from wsigen.diffusion.step import DenoiserFunction
 from wsigen.errors import InvalidValueError
-from wsigen.geometry import Region
-from wsigen.sampling.background import Colour, glass_colour
-from wsigen.sampling.plan import AnySpec
-from wsigen.sampling.reach import UpscaleSpec
+from wsigen.geometry import Colour, Region
+from wsigen.sampling.pixels import background_of
 from wsigen.sampling.rows import RowStore
-from wsigen.sampling.stage import Machine, Progress, StageRun, StageSpec
-from wsigen.sampling.upscale import UpscalerFunction
-from wsigen.sampling.upscalerun import UpscaleRun
+from wsigen.sampling.spec import AnySpec, Execution, Progress, StageSpec, UpscaleSpec
+from wsigen.sampling.stage import StageRun
+from wsigen.sampling.upscale import UpscalerFunction, UpscaleRun
 
 
 def run_cascade(
@@ -23,51 +21,50 @@ def run_cascade(
     *,
     background: Colour,
     upscaler: UpscalerFunction | None = None,
-    machine: Machine | None = None,
+    execution: Execution | None = None,
     progress: Progress | None = None,
 ) -> RowStore:
-    """Samples a slide, or goes on with one.
+    """Sample a slide, or resume one.
 
-    Stages whose store is complete are not run again, and one that is partly done goes on at its
-    ``rows_done``. Stores of all stages but the last must give back the very pixels that they were given.
+    Stages whose store is complete are not run again; a stage that is partly done is resumed at its store's
+    ``rows_done``. Stores of all stages but the last must be lossless.
 
     Args:
         denoiser: D(x; sigma, mpp).
-        specs: of the stages, from `wsigen.sampling.plan.stage_specs`.
-        store: opens the store of a stage; called once per stage, when its turn comes. That of a picture in
+        specs: of the stages, from `wsigen.sampling.spec.stage_specs`.
+        store: opens the store of a stage; called once per stage, before it is run. The store of a picture in
             place of stage 0 is complete.
-        background: colour of glass in the model's training slides, for base images that show none.
+        background: background colour of the model's training slides, for base images that show none.
         upscaler: G(y, z; µm/px), if there are stages that it makes.
-        machine: where and how to run.
+        execution: where and how to run.
         progress: called after every batch.
 
     Returns:
         The store of the final stage, complete.
 
     Raises:
-        InvalidValueError: a network returns values that are not numbers, or the upscaler is missing or has
-            another k.
+        InvalidValueError: a network returns NaN or infinity, or the upscaler is missing or has another k.
 
     Determinism: the pixels of every stage are a function of the networks, specs and background.
     """
     if upscaler is None and any(isinstance(spec, UpscaleSpec) for spec in specs):
-        raise InvalidValueError("there are stages that an upscaler makes, and no upscaler")
+        raise InvalidValueError("the preset upscales stages, but there is no upscaler; choose another preset")
     above: RowStore | None = None
     for spec in specs:
         current = store(spec.stage)
         if isinstance(spec, StageSpec):
             StageRun(
-                spec, denoiser, above, current, background=background, machine=machine, progress=progress
+                spec, denoiser, above, current, background=background, execution=execution, progress=progress
             ).run()
         elif isinstance(spec, UpscaleSpec):
-            assert above is not None, "stage 0 is not an upscaler's"
+            assert above is not None, "stage 0 is not upscaled"
             assert upscaler is not None, "checked above"
             UpscaleRun(
-                spec, upscaler, above, current, background=background, machine=machine, progress=progress
+                spec, upscaler, above, current, background=background, execution=execution, progress=progress
             ).run()
         assert current.rows_done == spec.extent or spec.stage, "a picture is complete"
         if spec.stage == 0 and len(specs) > 1:
-            background = glass_colour(current.read(Region(0, 0, spec.extent, spec.extent)), background)
+            background = background_of(current.read(Region(0, 0, spec.extent, spec.extent)), background)
         above = current
     assert above is not None, "there is at least stage 0"
     return above

@@ -1,8 +1,8 @@
-"""A slide as a function: any region of any stage, computed where it is read, without the slide.
+"""Any region of any stage of a slide, computed when it is read, without making the slide.
 
 Noise is a function of position and an upscaler is a convolution, so a region of a stage follows from a
-slightly larger one of half the size in the stage above, and so on up to stage 0: about as much work on every
-level, however large the slide. What the denoiser makes, stage 0 above all, is small, drawn once and kept.
+slightly larger one of half the size in the stage above, and so on up to stage 0: about as much work in every
+stage, however large the slide. The stages that the denoiser makes are small, sampled once and kept whole.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ import numpy as np
 
 from wsigen.diffusion.step import DenoiserFunction
 from wsigen.errors import InvalidValueError
-from wsigen.geometry import Region
-from wsigen.sampling.background import Colour, glass_colour
+from wsigen.geometry import Colour, Region
 from wsigen.sampling.cascade import run_cascade
-from wsigen.sampling.plan import AnySpec
-from wsigen.sampling.reach import UpscaleSpec
+from wsigen.sampling.pixels import background_of
 from wsigen.sampling.rows import RowSource
-from wsigen.sampling.stage import Machine
-from wsigen.sampling.upscale import Pieces, UpscaledStage, UpscalerFunction
+from wsigen.sampling.spec import AnySpec, Execution, UpscaleSpec
+from wsigen.sampling.upscale import TileOptions, UpscaledStage, UpscalerFunction
 
 TILE = 128
-"""Side of the tiles that are kept. What is missing is computed together, so that small ones cost no more."""
+"""Side of the cached tiles. Missing ones are computed together, so that small ones cost no more."""
 
 LARGEST = 4096
 """Side of the largest stage that the denoiser may make; it is kept whole."""
@@ -34,7 +32,7 @@ _AT_ONCE = 256
 
 
 class TileCache:
-    """Tiles of several stages, those that were used last, within a limit.
+    """Least-recently-used cache of tiles of several stages.
 
     Args:
         limit: bytes of pixels, at most.
@@ -45,14 +43,14 @@ class TileCache:
         self._tiles: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
 
     def get(self, stage: int, row: int, col: int) -> np.ndarray | None:
-        """A tile, if it is there."""
+        """Return a tile, if it is cached."""
         key = (stage, row, col)
         if key in self._tiles:
             self._tiles.move_to_end(key)
         return self._tiles.get(key)
 
     def put(self, stage: int, row: int, col: int, tile: np.ndarray) -> None:
-        """Keep a tile; the cache takes it over."""
+        """Cache a tile, which the caller must not change afterwards."""
         old = self._tiles.pop((stage, row, col), None)
         self._tiles[stage, row, col] = tile
         self.nbytes += tile.nbytes - (0 if old is None else old.nbytes)
@@ -61,10 +59,10 @@ class TileCache:
 
 
 class CachedStage:
-    """A `RowSource` that computes the tiles of a stage that are not in the cache.
+    """A `RowSource` that reads cached tiles of a stage and computes missing ones.
 
     Args:
-        stage: that computes pixels.
+        stage: computes pixels.
         cache: of its tiles.
     """
 
@@ -72,7 +70,7 @@ class CachedStage:
         self._stage, self._cache = stage, cache
 
     def read(self, region: Region) -> np.ndarray:
-        """Pixels of a region inside the stage: uint8 (height, width, 3)."""
+        """Return the pixels of a region inside the stage: uint8 (height, width, 3)."""
         number, bounds = self._stage.spec.stage, self._stage.spec.bounds
         tiles = {at: self._cache.get(number, *at) for at in _tiles(region)}
         missing = [at for at, tile in tiles.items() if tile is None]
@@ -88,13 +86,13 @@ class CachedStage:
             spot = _spot(at).intersect(bounds)
             inside = spot.intersect(region)
             if inside:
-                assert tile is not None, "all have been computed"
+                assert tile is not None, "missing tiles were computed above"
                 _part(out, region, inside)[:] = _part(tile, spot, inside)
         return out
 
 
-class DrawnStage:
-    """Rows in memory: the store of a stage that is made once and kept whole.
+class StoredStage:
+    """Store of a small stage that is kept whole in memory.
 
     Args:
         extent: side of the stage in pixels.
@@ -110,32 +108,32 @@ class DrawnStage:
         self.rows_done += len(rows)
 
     def read(self, region: Region) -> np.ndarray:
-        """Pixels of a region inside the stage: uint8 (height, width, 3)."""
+        """Return the pixels of a region inside the stage: uint8 (height, width, 3)."""
         return self._pixels[region.y : region.y1, region.x : region.x1].copy()
 
 
 class LazyCascade:
-    """The stages of a slide, each computed where it is read.
+    """The stages of a slide, each computed when it is read.
 
     Args:
-        specs: of all stages, from `wsigen.sampling.plan.stage_specs`.
+        specs: of all stages, from `wsigen.sampling.spec.stage_specs`.
         denoiser: D(x; sigma, mpp), of the first stages.
         upscaler: G(y, z; µm/px), of the others.
-        background: colour of glass in the model's training slides, for base images that show none.
-        base: picture in place of stage 0, uint8 (side, side, 3), if that is not sampled.
-        machine: where and how to run.
-        cache: bytes of tiles that are kept, of all stages that the upscaler makes.
+        background: background colour of the model's training slides, for base images that show none.
+        base: picture in place of stage 0, uint8 (side, side, 3); None samples it.
+        execution: where and how to run.
+        cache: bytes of cached tiles of upscaled stages, at most.
 
-    Memory: the cache, the stages that the denoiser makes, 37 MiB of noise for each other stage, and the
-        features of a tile of 256 guide pixels with what lies around it; and a region that is read.
+    Memory: the cache, the diffused stages, 37 MiB of noise for each upscaled stage, the features of a tile of
+        256 guide pixels with its halo, and the region that is read.
 
     Determinism: pixels are those of `wsigen.sampling.cascade.run_cascade`: in float32 on the CPU bit for bit,
-        elsewhere but for rounding. Neither the order of reads nor the cache can be seen. Threads may read at
+        elsewhere up to rounding. Neither the order of reads nor the cache changes them. Threads may read at
         the same time, and wait for one another.
 
     Raises:
-        InvalidValueError: the last stage, or one larger than 4096 px, is the denoiser's; or there is no
-            upscaler, or one with another k.
+        InvalidValueError: the last stage, or one larger than 4096 px, is diffused; or the upscaler is missing
+            or has another k.
     """
 
     def __init__(
@@ -146,39 +144,38 @@ class LazyCascade:
         *,
         background: Colour,
         base: np.ndarray | None = None,
-        machine: Machine | None = None,
+        execution: Execution | None = None,
         cache: int = 512 << 20,
     ) -> None:
-        self.specs, self._drawn = tuple(specs), _check(specs)
-        self._denoiser, self._base, self._machine = denoiser, base, machine or Machine()
+        self.specs, self._diffused = tuple(specs), _check(specs)
+        self._denoiser, self._base, self._execution = denoiser, base, execution or Execution()
         self._upscaler, self._background = _needed(upscaler, specs), background
         self._cache, self._lock = TileCache(cache), Lock()
-        self._stages: list[DrawnStage | UpscaledStage] = []
+        self._stages: list[StoredStage | UpscaledStage] = []
         self._sources: list[RowSource] = []
 
     @property
     def background(self) -> Colour:
-        """Colour of the slide's empty parts, as its stages see it; draws stage 0 if that is not done yet."""
+        """Background colour of the slide, taken from stage 0, which is sampled if that is not done yet."""
         with self._lock:
             self._begin()
             return self._background
 
     @property
     def cached_bytes(self) -> int:
-        """Bytes of tiles that are kept at present."""
+        """Bytes of cached tiles at present."""
         return self._cache.nbytes
 
     def read(self, region: Region, stage: int, *, keep: bool = False) -> np.ndarray:
-        """Pixels of a region of a stage: uint8 (height, width, 3).
+        """Return the pixels of a region of a stage: uint8 (height, width, 3).
 
         Args:
             region: inside the stage, not empty.
             stage: 0 is the coarsest.
-            keep: whether what is computed of the last stage is kept in the cache, as what is computed of the
-                others always is.
+            keep: whether to cache tiles of the last stage; those of other stages always are.
 
         Raises:
-            InvalidValueError: a network returns values that are not numbers.
+            InvalidValueError: a network returns NaN or infinity.
         """
         with self._lock:
             self._begin()
@@ -186,28 +183,28 @@ class LazyCascade:
             return (self._sources if whole else self._stages)[stage].read(region)
 
     def source(self, stage: int) -> StageReader:
-        """A stage as others read it, with what they read kept."""
+        """Return a `RowSource` of a stage that caches what is read."""
         return StageReader(self, stage)
 
     def _begin(self) -> None:
-        """Draws what the denoiser makes, and sets up the rest; the first time only."""
+        """Sample the diffused stages and set up the others; the first time only."""
         if self._sources:
             return
-        stages: list[DrawnStage | UpscaledStage] = []
+        stages: list[StoredStage | UpscaledStage] = []
 
-        def store(stage: int) -> DrawnStage:
-            stages.append(drawn := DrawnStage(self.specs[stage].extent))
+        def store(stage: int) -> StoredStage:
+            stages.append(stored := StoredStage(self.specs[stage].extent))
             if stage == 0 and self._base is not None:
-                drawn.append(self._base)
-            return drawn
+                stored.append(self._base)
+            return stored
 
-        first = self.specs[: self._drawn]
-        run_cascade(self._denoiser, first, store, background=self._background, machine=self._machine)
+        first = self.specs[: self._diffused]
+        run_cascade(self._denoiser, first, store, background=self._background, execution=self._execution)
         base = stages[0].read(Region(0, 0, first[0].extent, first[0].extent))
         if len(self.specs) > 1:
-            self._background = glass_colour(base, self._background)
+            self._background = background_of(base, self._background)
         sources: list[RowSource] = list(stages)
-        for spec in self.specs[self._drawn :]:
+        for spec in self.specs[self._diffused :]:
             assert isinstance(spec, UpscaleSpec)
             assert self._upscaler is not None
             stage = UpscaledStage(
@@ -215,8 +212,8 @@ class LazyCascade:
                 self._upscaler,
                 sources[-1],
                 background=self._background,
-                device=self._machine.device,
-                pieces=Pieces(tile=self._machine.tile or _AT_ONCE),
+                device=self._execution.device,
+                options=TileOptions(tile=self._execution.tile or _AT_ONCE),
             )
             stages.append(stage)
             sources.append(CachedStage(stage, self._cache))
@@ -224,29 +221,29 @@ class LazyCascade:
 
 
 class StageReader:
-    """A `RowSource` over a stage of a cascade."""
+    """A `RowSource` of one stage of a cascade."""
 
     def __init__(self, cascade: LazyCascade, stage: int) -> None:
         self._cascade, self._stage = cascade, stage
 
     def read(self, region: Region) -> np.ndarray:
-        """Pixels of a region inside the stage: uint8 (height, width, 3)."""
+        """Return the pixels of a region inside the stage: uint8 (height, width, 3)."""
         return self._cascade.read(region, self._stage, keep=True)
 
 
 def _check(specs: Sequence[AnySpec]) -> int:
-    """How many of the first stages the denoiser makes."""
-    drawn = [spec for spec in specs if not isinstance(spec, UpscaleSpec)]
-    last = max((spec.stage for spec in drawn), default=-1)
-    if len(drawn) != last + 1:
-        raise InvalidValueError("the denoiser must make stage 0 and no stage below one of the upscaler's")
-    if (last and last == len(specs) - 1) or drawn[-1].extent > LARGEST:
+    """Count the stages that are kept whole, which must be the first ones."""
+    kept = [spec for spec in specs if not isinstance(spec, UpscaleSpec)]
+    last = max((spec.stage for spec in kept), default=-1)
+    if len(kept) != last + 1:
+        raise InvalidValueError("the denoiser must make stage 0 and no stage after an upscaled one")
+    if (last and last == len(specs) - 1) or kept[-1].extent > LARGEST:
         raise InvalidValueError(
-            f"the preset diffuses stage {last} of {len(specs) - 1}, {drawn[-1].extent} px at "
-            f"{drawn[-1].mpp:g} µm/px, and no part of such a stage can be had without the whole; choose "
+            f"the preset diffuses stage {last} of {len(specs) - 1}, {kept[-1].extent} px at "
+            f"{kept[-1].mpp:g} µm/px, and a diffused stage cannot be computed in part; choose "
             '--preset one-step (preset="one-step"), or sample the slide'
         )
-    return len(drawn)
+    return len(kept)
 
 
 def _needed(upscaler: UpscalerFunction | None, specs: Sequence[AnySpec]) -> UpscalerFunction | None:
@@ -273,13 +270,13 @@ def _spot(at: tuple[int, int]) -> Region:
 
 
 def _box(tiles: Sequence[tuple[int, int]]) -> Region:
-    """The smallest region that holds all of some tiles."""
+    """Return the smallest region that holds some tiles."""
     rows, cols = [row for row, _ in tiles], [col for _, col in tiles]
     y, x, y1, x1 = min(rows), min(cols), max(rows) + 1, max(cols) + 1
     return Region(y * TILE, x * TILE, (y1 - y) * TILE, (x1 - x) * TILE)
 
 
 def _part(pixels: np.ndarray, held: Region, region: Region) -> np.ndarray:
-    """A view of a region of pixels that lie at ``held``."""
+    """Return a view of a region of pixels that lie at ``held``."""
     spot = region.shift(-held.y, -held.x)
     return pixels[spot.y : spot.y1, spot.x : spot.x1]

@@ -30,7 +30,7 @@ def check_seed(seed: int) -> int:
     return seed
 
 
-class NoiseField:
+class Noise:
     """Independent N(0, 1) values, some per pixel of the plane of one stage.
 
     Args:

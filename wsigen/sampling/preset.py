@@ -12,7 +12,7 @@ import torch
 from wsigen.diffusion.schedule import karras_sigmas, relax_index
 from wsigen.diffusion.solvers import solver_by_name
 from wsigen.errors import InvalidValueError
-from wsigen.sampling.background import SkipRule
+from wsigen.sampling.pixels import SkipRule
 from wsigen.sampling.shift import ShiftPlan
 
 HISTORY_DTYPES = {"float32": torch.float32, "float16": torch.float16}

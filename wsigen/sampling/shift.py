@@ -1,4 +1,4 @@
-"""The patch grid of every step, and how it moves from step to step so that joints never stay in one place."""
+"""The patch grid of every step; it moves from step to step, so that seams never stay in one place."""
 
 from __future__ import annotations
 
@@ -160,15 +160,15 @@ class ShiftPlan:
         if self.mode == "half":
             half = (stride // (2 * k)) * k if step % 2 else 0
             return half, half
-        y, x = (k * draw(seed, stage, step, axis, stride // k) for axis in (0, 1))
+        y, x = (k * uniform_integer(seed, stage, step, axis, stride // k) for axis in (0, 1))
         if self.mode == "drift":
-            first = k * draw(seed, stage, 0, 0, patch // k)
+            first = k * uniform_integer(seed, stage, 0, 0, patch // k)
             y = (first - step * self.drift_rows(patch, k)) % stride
         return y, x
 
 
-def draw(seed: int, stage: int, step: int, axis: int, below: int) -> int:
-    """A uniform integer in [0, below), a function of its arguments.
+def uniform_integer(seed: int, stage: int, step: int, axis: int, below: int) -> int:
+    """Return a uniform random integer in [0, below) that its arguments determine.
 
     Args:
         seed: of the slide.

@@ -1,164 +1,55 @@
-"""One stage of the cascade: patches in any order that dependencies allow, rows that leave in order."""
+"""One diffused stage: denoise rows of patches in an order that dependencies allow, hand on rows from the top.
+
+`StageRun.run` is the loop. For each row of patches it gives new canvas rows their starting values, gathers
+the patches into batches, advances each batch by one solver step, and writes the result back to the canvas, or
+after the last step to the sink. Patches whose guide shows only background have a batch of their own, and no
+network.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from wsigen.diffusion.guide import replicate
-from wsigen.diffusion.solvers import Estimate, Solver
+from wsigen.diffusion.solvers import Denoise
 from wsigen.diffusion.step import DenoiserFunction, at_mpp, guided
-from wsigen.errors import InvalidValueError
-from wsigen.geometry import Region
-from wsigen.sampling.background import Colour, SkipRule
-from wsigen.sampling.canvas import Canvas, outside
-from wsigen.sampling.guiderows import GuideRows
-from wsigen.sampling.noise import BLOCK_HEIGHT, BLOCK_WIDTH, NoiseField
+from wsigen.geometry import Colour, Region
+from wsigen.sampling.canvas import Canvas, GuideRows, outside
+from wsigen.sampling.noise import BLOCK_HEIGHT, BLOCK_WIDTH, Noise
 from wsigen.sampling.pixels import to_pixels
 from wsigen.sampling.rows import RowSink, RowSource
 from wsigen.sampling.shift import StepGrid
-from wsigen.sampling.wavefront import RowTask, first_rows, row_tasks, rows_alive
+from wsigen.sampling.spec import Execution, Progress, StageProgress, StageSpec
+from wsigen.sampling.wavefront import RowTask, first_rows, row_tasks
 
 _STRIP_WIDTH = 8 * BLOCK_WIDTH
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageSpec:
-    """Everything that determines the pixels of a stage, besides the denoiser and the guide.
-
-    Args:
-        stage: of the cascade; 0 is not guided.
-        extent: side of the canvas in pixels, ``patch · k^stage``.
-        patch: side M of the square that the denoiser sees, a multiple of ``k`` in guided stages.
-        k: factor between the stages.
-        mpp: µm/px of this stage.
-        seed: of the slide.
-        sigmas: noise levels, N + 1, the last 0.
-        from_guide: whether the canvas begins at A†y + σ₀·n (truncated start) instead of σ₀·n.
-        relax: first step at which the guide is no longer enforced.
-        solver: of the ODE.
-        grids: the patch grid of each step.
-        skip: which patches need no network; None for all do.
-        history_dtype: in which the solver's history is kept.
-    """
-
-    stage: int
-    extent: int
-    patch: int
-    k: int
-    mpp: float
-    seed: int
-    sigmas: tuple[float, ...]
-    from_guide: bool
-    relax: int
-    solver: Solver
-    grids: tuple[StepGrid, ...]
-    skip: SkipRule | None
-    history_dtype: torch.dtype
-
-    @property
-    def steps(self) -> int:
-        """Number of solver steps."""
-        return len(self.grids)
-
-    def patches(self, from_row: int = 0) -> int:
-        """Patch-steps (one patch, one solver step) that canvas rows ≥ ``from_row`` depend on."""
-        if from_row >= self.extent:
-            return 0
-        first = first_rows([grid.rows for grid in self.grids], from_row)
-        return sum((g.rows.count - f) * g.cols.count for g, f in zip(self.grids, first, strict=True))
-
-    def capacity(self, order: str, from_row: int = 0) -> int:
-        """Canvas rows to hold: those alive, and those that come with them in a block of noise."""
-        alive = rows_alive([grid.rows for grid in self.grids], order, from_row)
-        return min(alive + BLOCK_HEIGHT, self.extent)
-
-    def guide_rows(self, capacity: int) -> int:
-        """Guide rows that patches may need while ``capacity`` canvas rows are held."""
-        return -(-(capacity + max(grid.rows.halo for grid in self.grids)) // self.k) + 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageProgress:
-    """How far a stage has come; the patches of an upscaler are its tiles, in one step.
-
-    Args:
-        stage: of the cascade.
-        patches: patch-steps done in this run.
-        patches_total: patch-steps of this run, fewer than the stage's if it went on from an earlier run.
-        evaluations: network evaluations of one patch each, in this run; skipped patches have none.
-        rows: canvas rows handed on.
-        extent: rows of the canvas.
-    """
-
-    stage: int
-    patches: int
-    patches_total: int
-    evaluations: int
-    rows: int
-    extent: int
-
-
-Progress = Callable[[StageProgress], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """Where and how a stage runs; none of it changes the slide, beyond the rounding of the network's kernels.
-
-    Args:
-        device: that runs the denoiser and holds the band.
-        batch_size: patches per evaluation, at most.
-        order: "wavefront" or "steps".
-        threads: that make noise; by default one per CPU.
-        prefetch: make the noise of the next row of patches meanwhile; by default where the denoiser does
-            not need the CPU itself. Takes ``patch · extent · 12`` bytes.
-        tile: guide pixels a side of what an upscaler evaluates at once, at most; by default what is good for
-            the device.
-    """
-
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    batch_size: int = 8
-    order: str = "wavefront"
-    threads: int | None = None
-    prefetch: bool | None = None
-    tile: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InvalidValueError(f"batch size must be at least 1, got {self.batch_size}")
-
-    @property
-    def prefetches(self) -> bool:
-        """Whether CPUs are free to prepare what comes next."""
-        return self.device.type != "cpu" if self.prefetch is None else self.prefetch
 
 
 class StageRun:
     """Denoises one canvas.
 
     Args:
-        spec: what to do.
+        spec: of the stage.
         denoiser: D(x; sigma, mpp).
         source: the stage above, whole; None for stage 0.
-        sink: of the finished rows. The run begins at its ``rows_done``: everything it needs from above
-            there is denoised again, to the same values, so that nothing but finished rows must be kept of
-            a killed run.
-        background: colour of glass, for the skip rule, and for what sticks out of an unguided canvas.
-        machine: where and how.
+        sink: of the finished rows. The run begins at its ``rows_done``. Of a killed run nothing but finished
+            rows is kept: what the next rows need from above is denoised again, to the same values.
+        background: colour of the empty slide, for the skip rule and around the canvas of stage 0.
+        execution: where and how.
         progress: called after every batch.
 
     Memory: the band (`band_bytes`), and a few batches of patches.
 
     Determinism: rows are a function of spec, denoiser, source and background. Neither order nor interruptions
-    change a bit; batch size and device do no more than they change the denoiser's rounding.
+        change a bit; batch size and device change no more than the denoiser's rounding.
     """
 
     def __init__(
@@ -169,17 +60,16 @@ class StageRun:
         sink: RowSink,
         *,
         background: Colour,
-        machine: Machine | None = None,
+        execution: Execution | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.spec, self.machine = spec, machine or Machine()
+        self.spec, self.execution = spec, execution or Execution()
         self._network = at_mpp(denoiser, spec.mpp)
         self._sink, self._progress = sink, progress
         self._background = background
-        self._first_row = sink.rows_done
+        self._first_row = self._emitted = sink.rows_done
         self._patches = self._evaluations = 0
         self._patches_total = spec.patches(self._first_row)
-        self._emitted = self._first_row
         if self._first_row < spec.extent:
             self._allocate(source)
 
@@ -188,16 +78,15 @@ class StageRun:
         """Denoise every row that the sink does not have, and append it there.
 
         Raises:
-            InvalidValueError: the denoiser returns values that are not numbers.
+            InvalidValueError: the denoiser returns NaN or infinity.
         """
         spec = self.spec
-        threads = self.machine.threads or os.cpu_count() or 1
+        threads = self.execution.threads or os.cpu_count() or 1
         with ThreadPoolExecutor(threads, "wsigen-noise") as pool:
             self._pool = pool
-            ahead = pool if self.machine.prefetches else None
-            self._noise = NoiseField(spec.seed, spec.stage, pool=ahead)
-            for task in row_tasks([g.rows for g in spec.grids], self.machine.order, self._first_row):
-                self._run_task(task)
+            self._noise = Noise(spec.seed, spec.stage, pool=pool if self.execution.prefetches else None)
+            for task in row_tasks([g.rows for g in spec.grids], self.execution.order, self._first_row):
+                self._run_row(task)
         return self._report()
 
     @property
@@ -206,8 +95,8 @@ class StageRun:
         return self._canvas.nbytes + (self._guide.nbytes if self._guide else 0)
 
     def _allocate(self, source: RowSource | None) -> None:
-        spec, device = self.spec, self.machine.device
-        capacity = spec.capacity(self.machine.order, self._first_row)
+        spec, device = self.spec, self.execution.device
+        capacity = spec.capacity(self.execution.order, self._first_row)
         rows = [grid.rows for grid in spec.grids]
         self._begun = rows[0].read_start(first_rows(rows, self._first_row)[0])
         history = spec.history_dtype if spec.solver.needs_history else None
@@ -224,8 +113,10 @@ class StageRun:
                 device=device,
                 first=self._begun // spec.k,
             )
-        shape = (self.machine.batch_size, 3, spec.patch, spec.patch)
-        self._batches = [_Batch(shape, spec.k, glass=glass, device=device) for glass in (False, True)]
+        self._batches = [
+            _Batch(self.execution.batch_size, spec.patch, spec.k, background=background, device=device)
+            for background in (False, True)
+        ]
 
     def _report(self) -> StageProgress:
         return StageProgress(
@@ -237,25 +128,32 @@ class StageRun:
             extent=self.spec.extent,
         )
 
-    def _run_task(self, task: RowTask) -> None:
-        grid = self.spec.grids[task.step]
-        self._begin_rows(grid.rows.read_end(task.row))
-        finished = self._finished_rows(grid, task)
-        self._canvas.begin_row(grid, task.row)
-        for col, glass in enumerate(self._glass(grid, task.row)):
-            batch = self._batches[glass]
-            self._gather(batch, grid, task, col)
-            if batch.full:
-                self._advance(batch, grid, task, finished)
+    def _run_row(self, task: RowTask) -> None:
+        row = self._patch_row(task)
+        self._begin_rows(row.grid.rows.read_end(row.index))
+        self._canvas.begin_row(row.grid, row.index)
+        for col, background in enumerate(self._background_patches(row)):
+            batch = self._batches[background]
+            self._gather(batch, row, col)
+            if len(batch.cols) == len(batch.x):
+                self._advance(batch, row)
         for batch in self._batches:
             if batch.cols:
-                self._advance(batch, grid, task, finished)
-        self._canvas.end_row(task.step)
-        if finished is not None:
-            self._emit(finished)
+                self._advance(batch, row)
+        self._canvas.end_row(row.step)
+        if row.finished is not None and len(row.finished.values):
+            self._sink.append(row.finished.values)
+            self._emitted += len(row.finished.values)
+
+    def _patch_row(self, task: RowTask) -> _PatchRow:
+        grid, finished = self.spec.grids[task.step], None
+        if task.step == self.spec.steps - 1:
+            end = min(grid.rows.end(task.row), self.spec.extent)
+            finished = _FinishedRows(self._emitted, end, self.spec.extent)
+        return _PatchRow(grid, task.step, task.row, finished)
 
     def _begin_rows(self, row: int) -> None:
-        """Gives canvas rows up to ``row`` their starting values, block of noise by block of noise."""
+        """Give canvas rows up to ``row`` their starting values, in blocks of noise."""
         row = min(-(-row // BLOCK_HEIGHT) * BLOCK_HEIGHT, self.spec.extent)
         if row <= self._begun:
             return
@@ -282,29 +180,38 @@ class StageRun:
         with torch.inference_mode():
             self._canvas.state.write(region, torch.from_numpy(values))
 
-    def _glass(self, grid: StepGrid, row: int) -> list[bool]:
-        cols = range(grid.cols.count)
+    def _background_patches(self, row: _PatchRow) -> list[bool]:
+        """Return for each patch of a row whether it is background and needs no network."""
+        cols = range(row.grid.cols.count)
         if self._guide is None or self.spec.skip is None:
             return [False] * len(cols)
-        return self._guide.glass([_coarse(grid.read(row, col), self.spec.k) for col in cols])
+        return self._guide.is_background(
+            [_coarse(row.grid.read(row.index, col), self.spec.k) for col in cols]
+        )
 
-    def _gather(self, batch: _Batch, grid: StepGrid, task: RowTask, col: int) -> None:
-        slot, region = len(batch.cols), grid.read(task.row, col)
+    def _gather(self, batch: _Batch, row: _PatchRow, col: int) -> None:
+        """Add a patch to a batch: its pixels, its guide where that is needed, and its history."""
+        i, region = len(batch.cols), row.grid.read(row.index, col)
         batch.cols.append(col)
-        x = batch.x[slot]
-        spot = self._canvas.gather(grid, task.step, task.row, col, x)
+        spot = self._canvas.gather(row.grid, row.step, row.index, col, batch.x[i])
         sticks_out = spot.size != region.size
-        if self._guide and (sticks_out or batch.glass or task.step < self.spec.relax):
-            self._guide.patch(_coarse(region, self.spec.k), batch.y[slot])
+        if self._guide and (sticks_out or batch.background or row.step < self.spec.relax):
+            self._guide.patch(_coarse(region, self.spec.k), batch.y[i])
         if sticks_out:
-            self._pad(x, batch.y[slot], region, spot, self.spec.sigmas[task.step])
-        if self._canvas.history and task.step:
+            self._pad(batch.x[i], batch.y[i], region, spot, self.spec.sigmas[row.step])
+        if self._canvas.history and row.step:
             inside = spot.shift(region.y, region.x)
-            out = batch.history[slot, :, spot.y : spot.y1, spot.x : spot.x1]
-            self._canvas.history.read(inside, out)
+            self._canvas.history.read(inside, batch.history[i, :, spot.y : spot.y1, spot.x : spot.x1])
 
-    def _pad(self, x: Tensor, y: Tensor, region: Region, spot: Region, sigma: float) -> None:
-        """What a patch shows outside the canvas: its guide and noise; glass and noise in stage 0."""
+    def _pad(
+        self,
+        x: Float[Tensor, "3 h w"],
+        y: Float[Tensor, "3 gh gw"],
+        region: Region,
+        spot: Region,
+        sigma: float,
+    ) -> None:
+        """Fill a patch outside the canvas: guide plus noise, in stage 0 background plus noise."""
         if self._guide:
             flat = replicate(y[None], self.spec.k)[0]
         else:
@@ -314,83 +221,60 @@ class StageRun:
             there = (slice(None), slice(part.y, part.y1), slice(part.x, part.x1))
             x[there] = torch.from_numpy(noise).to(x.device) + flat[there]
 
-    def _advance(self, batch: _Batch, grid: StepGrid, task: RowTask, finished: _Rows | None) -> None:
-        count, step = len(batch.cols), task.step
-        y = batch.y[:count]
-        history = batch.history[:count] if self._canvas.history and step else None
-        estimate = self._estimate_for(y, step, batch.glass)
-        x, history = self.spec.solver.step(estimate, batch.x[:count], self.spec.sigmas, step, history)
-        if finished is not None:
+    def _advance(self, batch: _Batch, row: _PatchRow) -> None:
+        """Take the patches of a batch one solver step further, and write and empty it."""
+        count, step = len(batch.cols), row.step
+        before = batch.history[:count] if self._canvas.history and step else None
+        denoise = self._denoise_function(batch.y[:count], step, batch.background)
+        x, history = self.spec.solver.step(denoise, batch.x[:count], self.spec.sigmas, step, before)
+        if row.finished is not None:
             x = to_pixels(x, self.spec.stage, self.spec.mpp)
-        for slot, col in enumerate(batch.cols):
-            self._write(x[slot], None if history is None else history[slot], grid, task, col, finished)
+        for i, col in enumerate(batch.cols):
+            self._write(x[i], None if history is None else history[i], row, col)
         self._patches += count
         batch.cols.clear()
         if self._progress:
             self._progress(self._report())
 
-    def _estimate(self, x: Tensor, sigma: float) -> Tensor:
-        self._evaluations += len(x)
-        return self._network(x, sigma)
-
-    def _estimate_for(self, y: Tensor, step: int, glass: bool) -> Estimate:
-        if glass:
+    def _denoise_function(self, y: Float[Tensor, "b 3 gh gw"], step: int, background: bool) -> Denoise:
+        if background:
             flat = replicate(y, self.spec.k)
             return lambda x, sigma: flat
         if step < self.spec.relax and self._guide:
-            return guided(self._estimate, y, self.spec.k)
-        return self._estimate
+            return guided(self._evaluate, y, self.spec.k)
+        return self._evaluate
 
-    def _write(
-        self,
-        x: Tensor,
-        history: Tensor | None,
-        grid: StepGrid,
-        task: RowTask,
-        col: int,
-        finished: _Rows | None,
-    ) -> None:
-        region = grid.written(task.row, col)
+    def _evaluate(self, x: Tensor, sigma: float) -> Tensor:
+        self._evaluations += len(x)
+        return self._network(x, sigma)
+
+    def _write(self, x: Tensor, history: Tensor | None, row: _PatchRow, col: int) -> None:
+        """Write the kept part of a patch, without its halo, to the finished rows or back to the canvas."""
+        region, halo = row.grid.written(row.index, col), row.grid.rows.halo
         inside = region.intersect(self._canvas.bounds)
-        spot = inside.shift(grid.rows.halo - region.y, grid.rows.halo - region.x)
+        spot = inside.shift(halo - region.y, halo - region.x)
         part = x[:, spot.y : spot.y1, spot.x : spot.x1]
-        if finished is not None:
-            finished.put(inside, part)
+        if row.finished is not None:
+            row.finished.put(inside, part)
             return
         self._canvas.state.write(inside, part)
         if history is not None and self._canvas.history:
             self._canvas.history.write(inside, history[:, spot.y : spot.y1, spot.x : spot.x1])
 
-    def _finished_rows(self, grid: StepGrid, task: RowTask) -> _Rows | None:
-        if task.step < self.spec.steps - 1:
-            return None
-        return _Rows(self._emitted, min(grid.rows.end(task.row), self.spec.extent), self.spec.extent)
-
-    def _emit(self, finished: _Rows) -> None:
-        rows = finished.values
-        if not len(rows):
-            return
-        self._sink.append(rows)
-        self._emitted += len(rows)
-
 
 class _Batch:
-    """Patches on their way through one step: either all of glass, or all for the network."""
+    """Patches to advance together: either all background, or all for the network."""
 
-    def __init__(self, shape: Sequence[int], k: int, *, glass: bool, device: torch.device) -> None:
-        b, c, h, w = shape
-        self.glass = glass
+    def __init__(self, size: int, patch: int, k: int, *, background: bool, device: torch.device) -> None:
+        guide = math.ceil(patch / k)
+        self.background = background
         self.cols: list[int] = []
-        self.x = torch.zeros((b, c, h, w), device=device)
-        self.history = torch.zeros((b, c, h, w), device=device)
-        self.y = torch.zeros((b, c, math.ceil(h / k), math.ceil(w / k)), device=device)
-
-    @property
-    def full(self) -> bool:
-        return len(self.cols) == len(self.x)
+        self.x = torch.zeros((size, 3, patch, patch), device=device)
+        self.history = torch.zeros((size, 3, patch, patch), device=device)
+        self.y = torch.zeros((size, 3, guide, guide), device=device)
 
 
-class _Rows:
+class _FinishedRows:
     """Finished rows [first, end) of pixels, filled patch by patch."""
 
     def __init__(self, first: int, end: int, width: int) -> None:
@@ -402,6 +286,16 @@ class _Rows:
         part = pixels[:, inside.y - region.y : inside.y1 - region.y].permute(1, 2, 0)
         spot = inside.shift(-self.bounds.y, 0)
         torch.from_numpy(self.values)[spot.y : spot.y1, spot.x : spot.x1] = part
+
+
+@dataclass(frozen=True)
+class _PatchRow:
+    """The row of patches in work; ``finished`` is None before the last step."""
+
+    grid: StepGrid
+    step: int
+    index: int
+    finished: _FinishedRows | None
 
 
 def _coarse(region: Region, k: int) -> Region:

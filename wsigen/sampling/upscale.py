@@ -1,39 +1,50 @@
-"""A stage that an upscaler makes: the pixels of any of its regions, x = G(y, z; µm/px) in one evaluation.
+"""A stage that an upscaler makes, x = G(y, z; µm/px): any region of it, or all of it from top to bottom.
 
-The network is a convolution, its noise a function of position, and what is left out as background a function
-of the guide: so a stage is a function of the one above it, and can be computed in any pieces. Every piece is
-evaluated with the pixels around it that it depends on. Around the canvas the guide goes on with the nearest
-pixel of its edge and the noise as everywhere, so that the zeros with which the network pads reach no pixel
-that is kept.
+The network is a convolution, its noise a function of position, and what is skipped as background a function
+of the guide: so a stage is a function of the one above it, and can be computed in tiles of any size. Every
+tile is evaluated with the pixels around it that it depends on. Around the canvas the guide repeats the
+nearest pixel of its edge and the noise continues, so that the network's zero padding reaches no pixel that is
+kept.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from wsigen.errors import InvalidValueError
-from wsigen.geometry import Region
-from wsigen.sampling.background import Colour
-from wsigen.sampling.cells import CELL, box_of, cells_of, needed_cells, pixels_of
-from wsigen.sampling.noise import NoiseField
+from wsigen.geometry import Colour, Region
+from wsigen.sampling.noise import Noise
 from wsigen.sampling.pixels import bilinear, crop, to_pixels, to_unit
-from wsigen.sampling.reach import Reach, UpscaleSpec
-from wsigen.sampling.rows import RowSource
+from wsigen.sampling.rows import HeldRows, RowSink, RowSource
+from wsigen.sampling.spec import Execution, Progress, StageProgress, UpscaleSpec
+from wsigen.sampling.tiles import (
+    CELL,
+    Convolution,
+    Tiling,
+    box_of,
+    cells_of,
+    needed_cells,
+    pixels_of,
+    tile_of,
+    tile_rows,
+)
 
 _AHEAD = 4
 
 
-class UpscalerFunction(Protocol):
+class UpscalerFunction(Convolution, Protocol):
     """An upscaler in the precision that it runs in, such as `wsigen.nn.upscaler.Upscaler`."""
 
     @property
@@ -46,32 +57,21 @@ class UpscalerFunction(Protocol):
         """Channels of z."""
         ...
 
-    @property
-    def stride(self) -> int:
-        """Guides begin at, and are as high and wide as, multiples of this."""
-        ...
-
-    @property
-    def radius(self) -> int:
-        """Guide pixels around its own that a pixel of the result depends on."""
-        ...
-
     def __call__(
         self, y: Float[Tensor, "b 3 h w"], z: Float[Tensor, "b n h w"], mpp: Float[Tensor, " 1"]
     ) -> Float[Tensor, "b 3 kh kw"]:
-        """The next stage from guides in [-1, 1], unit noise and the µm/px of the result."""
+        """Return the next stage from guides in [-1, 1], unit noise and the µm/px of the result."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pieces:
-    """How regions are computed; none of it shows in float32 on the CPU, and elsewhere no more than rounding.
+class TileOptions:
+    """How regions are computed; does not change float32 results on the CPU, and others by rounding only.
 
     Args:
         tile: guide pixels a side of what is evaluated at once, at most; without the pixels around it.
         batch: tiles of one shape per evaluation, at most.
-        pool: threads that read guides and make noise for the next tiles meanwhile; None for one after the
-            other.
+        pool: threads that read guides and make noise for the next tiles meanwhile; None: no prefetching.
         done: called after every tile, with 1 if it was evaluated and 0 if all of it is background.
     """
 
@@ -97,7 +97,7 @@ class UpscaledStage:
         guide: the stage above.
         background: colour of the empty slide, for the skip rule.
         device: of the upscaler.
-        pieces: how regions are computed.
+        options: how regions are computed.
 
     Raises:
         InvalidValueError: the upscaler has another k than the stages.
@@ -118,29 +118,29 @@ class UpscaledStage:
         *,
         background: Colour,
         device: torch.device | str = "cpu",
-        pieces: Pieces | None = None,
+        options: TileOptions | None = None,
     ) -> None:
         if upscaler.k != spec.k:
             raise InvalidValueError(
                 f"the upscaler enlarges {upscaler.k} times, the stages grow {spec.k} times; pass --k "
                 f"{upscaler.k}, or choose another --upscaler or --preset"
             )
-        self.spec, self.pieces = spec, pieces or Pieces()
-        self.reach = Reach.of(spec, upscaler, self.pieces.tile)
+        self.spec, self.options = spec, options or TileOptions()
+        self.tiling = Tiling.of(spec, upscaler, self.options.tile)
         self._upscaler, self._guide = upscaler, guide
         self._background, self._device = background, torch.device(device)
-        self._mpp = torch.tensor([spec.mpp], device=self._device)  # one for all: so no batch is seen in it
-        self._noise = NoiseField(spec.seed, spec.stage, channels=upscaler.noise_channels)
+        # One µm/px for all tiles of a batch, so that its size cannot change the result.
+        self._mpp = torch.tensor([spec.mpp], device=self._device)
+        self._noise = Noise(spec.seed, spec.stage, channels=upscaler.noise_channels)
 
     def read(self, region: Region) -> np.ndarray:
-        """Pixels of a region of the stage: uint8 (height, width, 3).
+        """Return the pixels of a region of the stage: uint8 (height, width, 3).
 
         Args:
             region: inside the stage, of any size.
 
         Raises:
-            InvalidValueError: a region that reaches outside; or the upscaler returns values that are not
-                numbers.
+            InvalidValueError: the region reaches outside, or the upscaler returns NaN or infinity.
         """
         if region.intersect(self.spec.bounds) != region:
             raise InvalidValueError(
@@ -151,14 +151,14 @@ class UpscaledStage:
         for tile in self._tiles(region):
             batch = waiting.setdefault(tile.shape, [])
             batch.append(tile)
-            if len(batch) == self.pieces.batch or not tile.given:
+            if len(batch) == self.options.batch or not tile.given:
                 self._finish(waiting.pop(tile.shape), region, out)
         for batch in waiting.values():
             self._finish(batch, region, out)
         return out
 
     def _tiles(self, region: Region) -> Iterator[_Tile]:
-        pool, cores = self.pieces.pool, self.reach.cores(region)
+        pool, cores = self.options.pool, self.tiling.cores(region)
         if pool is None:
             yield from map(self._prepare, cores)
             return
@@ -171,21 +171,21 @@ class UpscaledStage:
             yield coming.popleft().result()
 
     def _prepare(self, core: Region) -> _Tile:
-        """Reads the guide, and makes the noise of what has to be evaluated."""
-        held, cells, skip = self.reach.read(core), cells_of(core), self.spec.skip
+        """Read the guide of a tile, decide what to evaluate, and make the noise for it."""
+        held, cells, skip = self.tiling.read(core), cells_of(core), self.spec.skip
         pixels = self._guide.read(held)
         needed = np.ones((cells.height, cells.width), bool)
         if skip:
             needed = needed_cells(skip.occupied(pixels, self._background), held, cells, skip.margin)
         box = box_of(needed, cells).intersect(core)
-        given = self.reach.given(box, core) if box else box
+        given = self.tiling.network_input(box, core) if box else box
         flat = None if needed.all() else bilinear(crop(pixels, held, core.pad(1)), self.spec.k)
         guide = crop(pixels, held, given) if given else None
         noise = self._noise.region(given) if given else None
         return _Tile(core, box, cells, needed, given, flat, guide, noise)
 
     def _finish(self, tiles: list[_Tile], region: Region, out: np.ndarray) -> None:
-        """Writes the part of tiles of one shape that lies in a region into its pixels."""
+        """Evaluate tiles of one shape and write the part of each that lies in ``region`` into ``out``."""
         values = self._evaluate(tiles) if tiles[0].given else [None] * len(tiles)
         for tile, value in zip(tiles, values, strict=True):
             k, core = self.spec.k, tile.core
@@ -194,29 +194,29 @@ class UpscaledStage:
             spot, source = inside.shift(-region.y, -region.x), inside.shift(-whole.y, -whole.x)
             pixels = tile.pixels(value, k)[source.y : source.y1, source.x : source.x1]
             out[spot.y : spot.y1, spot.x : spot.x1] = pixels
-            self.pieces.done(int(value is not None))
+            self.options.done(int(value is not None))
 
     @torch.inference_mode()
     def _evaluate(self, tiles: list[_Tile]) -> list[np.ndarray]:
-        """The pixels of the boxes of tiles, which are given regions of one size."""
+        """Return the pixels of the boxes of tiles whose network inputs have one size."""
         # Stacked even if there is one: PyTorch chooses kernels by the strides of the batch as well.
         y = torch.from_numpy(np.stack([tile.guide for tile in tiles if tile.guide is not None]))
         z = torch.from_numpy(np.stack([tile.noise for tile in tiles if tile.noise is not None]))
         y = to_unit(rearrange(y.to(self._device), "b h w c -> b c h w"))
         z = z.to(self._device).contiguous(memory_format=torch.channels_last)
-        turn = half_turn(self.spec.stage)
-        x = self._upscaler(y.flip(turn), z.flip(turn), self._mpp).flip(turn)
+        mirrored = mirrored_dims(self.spec.stage)
+        x = self._upscaler(y.flip(mirrored), z.flip(mirrored), self._mpp).flip(mirrored)
         return [self._kept(tile, values) for tile, values in zip(tiles, x, strict=True)]
 
-    def _kept(self, tile: _Tile, x: Float[Tensor, "3 h w"]) -> np.ndarray:
+    def _kept(self, tile: _Tile, x: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "kh kw 3"]:
         k, box = self.spec.k, tile.box.shift(-tile.given.y, -tile.given.x)
         part = x[:, k * box.y : k * box.y1, k * box.x : k * box.x1]
         pixels = to_pixels(part, self.spec.stage, self.spec.mpp)
         return rearrange(pixels, "c h w -> h w c").cpu().numpy()
 
 
-def half_turn(stage: int) -> tuple[int, ...]:
-    """Dimensions that are mirrored before and after the network draws a stage: both at every other stage.
+def mirrored_dims(stage: int) -> tuple[int, ...]:
+    """Return the dimensions to mirror before and after the network makes a stage: both at odd stages.
 
     An upscaler may prefer a direction, as if tissue were lit from one side. Half a turn from stage to stage
     keeps that from adding up.
@@ -226,15 +226,15 @@ def half_turn(stage: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class _Tile:
-    """A part of a stage on its way; all regions in guide pixels.
+    """One tile between reading and evaluation; all regions in guide pixels.
 
     Args:
-        core: what is to be known.
-        box: what is to be evaluated of it; empty where all is background.
+        core: of the tile.
+        box: the part of it that is evaluated; empty where all is background.
         cells: of the core, indices.
         needed: which of them are evaluated.
-        given: what the network sees; empty with the box.
-        flat: the core's guide, bilinear; None where all of it is evaluated.
+        given: the network's input; empty with the box.
+        flat: the core's guide, bilinearly enlarged; None where all of the core is evaluated.
         guide: pixels of ``given``.
         noise: of ``given``.
     """
@@ -250,13 +250,13 @@ class _Tile:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """What tiles have in common that are evaluated together."""
+        """Size of the network's input; tiles of one shape can be evaluated together."""
         return self.given.height, self.given.width
 
     def pixels(self, evaluated: np.ndarray | None, k: int) -> np.ndarray:
-        """The core's pixels, from those of the box."""
+        """Return the core's pixels: those evaluated in needed cells, the enlarged guide elsewhere."""
         if self.flat is None:
-            assert evaluated is not None, "without background all is evaluated"
+            assert evaluated is not None, "a tile without background is evaluated"
             return evaluated
         if evaluated is not None:
             box, cells = self.box, pixels_of(self.cells)
@@ -267,3 +267,89 @@ class _Tile:
             part = self.flat[k * spot.y : k * spot.y1, k * spot.x : k * spot.x1]
             np.copyto(part, evaluated, where=mask[:, :, None])
         return self.flat
+
+
+class UpscaleRun:
+    """Makes one stage from top to bottom, a row of tiles at a time, as `StageRun` does by diffusion.
+
+    Args:
+        spec: of the stage.
+        upscaler: G(y, z; µm/px), on the execution's device.
+        source: the stage above, whole.
+        sink: of the finished rows. The run begins at its ``rows_done``.
+        background: colour of the empty slide, for the skip rule.
+        execution: where and how.
+        progress: called after every tile.
+
+    Memory: a row of tiles, the guide beside it, and that of `UpscaledStage`.
+
+    Determinism: rows are a function of spec, upscaler, source and background; see `UpscaledStage`.
+    """
+
+    def __init__(
+        self,
+        spec: UpscaleSpec,
+        upscaler: UpscalerFunction,
+        source: RowSource,
+        sink: RowSink,
+        *,
+        background: Colour,
+        execution: Execution | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.spec, self.execution = spec, execution or Execution()
+        self._upscaler, self._source, self._sink = upscaler, source, sink
+        self._background, self._progress = background, progress
+        self._emitted = sink.rows_done
+        self._tiling = Tiling.of(spec, upscaler, tile_of(spec, self.execution))
+        self._bands = tile_rows(spec, self._tiling.tile, self._emitted)
+        self._patches = self._evaluations = 0
+        self._patches_total = sum(len(self._tiling.cores(band)) for band in self._bands)
+
+    def run(self) -> StageProgress:
+        """Compute every row that the sink does not have, and append it there.
+
+        Raises:
+            InvalidValueError: the upscaler returns NaN or infinity.
+        """
+        if not self._bands:
+            return self._report()
+        threads = self.execution.threads or os.cpu_count() or 1
+        ahead = ThreadPoolExecutor(threads, "wsigen-noise") if self.execution.prefetches else nullcontext()
+        reads = [self._tiling.guide_region(band) for band in self._bands]
+        guide = HeldRows(
+            self._source,
+            extent=self.spec.guide_bounds.width,
+            capacity=max(read.height for read in reads),
+            first=reads[0].y,
+        )
+        with ahead as pool:
+            stage = UpscaledStage(
+                self.spec,
+                self._upscaler,
+                guide,
+                background=self._background,
+                device=self.execution.device,
+                options=TileOptions(tile=self._tiling.tile, pool=pool, done=self._count),
+            )
+            for band, read in zip(self._bands, reads, strict=True):
+                guide.need(read.y1)
+                self._sink.append(stage.read(band))
+                self._emitted = band.y1
+        return self._report()
+
+    def _count(self, evaluations: int) -> None:
+        self._patches += 1
+        self._evaluations += evaluations
+        if self._progress:
+            self._progress(self._report())
+
+    def _report(self) -> StageProgress:
+        return StageProgress(
+            stage=self.spec.stage,
+            patches=self._patches,
+            patches_total=self._patches_total,
+            evaluations=self._evaluations,
+            rows=self._emitted,
+            extent=self.spec.extent,
+        )

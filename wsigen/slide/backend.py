@@ -1,14 +1,21 @@
-"""What a file format must offer to be read as a slide: its stored levels, on their own pixel grids."""
+"""What a file format must offer to be read as a slide, and two formats: those of OpenSlide, and pictures.
+
+TIFF files have a module of their own (`wsigen.slide.tiff_backend`). OpenSlide's (x, y) order and level-0
+coordinates exist here and in `wsigen.slide.virtual` only.
+"""
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from openslide import OpenSlide, OpenSlideCache, OpenSlideError
+from PIL import Image
 
-from wsigen.geometry import Region, Size
-
-Colour = tuple[int, int, int]
+from wsigen.errors import SlideError
+from wsigen.geometry import Colour, Region, Size
 
 
 class Backend(Protocol):
@@ -50,3 +57,97 @@ def over_background(rgba: np.ndarray, background: Colour) -> np.ndarray:
     weight = alpha[..., None].astype(np.float32) / 255
     mixed = rgb * weight + np.asarray(background, np.float32) * (1 - weight)
     return np.rint(mixed).astype(np.uint8)
+
+
+class OpenSlideBackend:
+    """An open OpenSlide handle.
+
+    Args:
+        path: the file.
+        cache: decoded tiles, shared by every handle of the process.
+
+    Raises:
+        SlideError: OpenSlide knows the format but cannot open the file.
+    """
+
+    nbytes = 0
+
+    def __init__(self, path: Path, cache: OpenSlideCache) -> None:
+        self._path = path
+        try:
+            self._slide = OpenSlide(path)
+        except (OpenSlideError, OSError) as error:
+            raise SlideError(path, f"OpenSlide cannot open it ({error})") from error
+        self._slide.set_cache(cache)
+        self.levels = tuple(Size(height, width) for width, height in self._slide.level_dimensions)
+
+    @property
+    def mpp(self) -> tuple[float, float] | None:
+        """OpenSlide's own ``openslide.mpp-y`` and ``openslide.mpp-x``."""
+        x = self._slide.properties.get("openslide.mpp-x")
+        y = self._slide.properties.get("openslide.mpp-y", x)
+        try:
+            return (float(y), float(x)) if x is not None and y is not None else None
+        except ValueError:
+            return None
+
+    def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
+        """A region inside a level, see `Backend`.
+
+        Raises:
+            SlideError: the stored data are damaged.
+        """
+        downsample = self._slide.level_downsamples[level]
+        corner = (round(region.x * downsample), round(region.y * downsample))
+        try:
+            image = self._slide.read_region(corner, level, (region.width, region.height))
+        except (OpenSlideError, OSError) as error:
+            raise SlideError(self._path, f"damaged: {error}; replace the file or leave it out") from error
+        return over_background(np.asarray(image), background)
+
+
+def vendor(path: Path) -> str | None:
+    """OpenSlide's name for the format of a file, such as "aperio"; None if it has none."""
+    return OpenSlide.detect_format(path)
+
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+class PictureBackend:
+    """A PNG or JPEG of at most twice ``PIL.Image.MAX_IMAGE_PIXELS`` (179 million) pixels.
+
+    Args:
+        path: the file.
+
+    Raises:
+        SlideError: too large, damaged, or not a picture.
+
+    Memory:
+        The whole picture, 3 bytes a pixel (4 with transparency).
+    """
+
+    mpp = None
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(path) as picture:
+                    if picture.mode[0] in "IF":  # Pillow would clip what is above 255
+                        raise ValueError(f"{picture.mode} pixels of more than 8 bits; save it as 8-bit RGB")
+                    transparent = "A" in picture.getbands() or "transparency" in picture.info
+                    self._pixels = np.asarray(picture.convert("RGBA" if transparent else "RGB"))
+        except Image.DecompressionBombError as error:
+            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+            reason = f"too large for a picture ({error}); above {limit:.0f} million pixels use a tiled TIFF"
+            raise SlideError(path, reason) from error
+        except (OSError, ValueError, SyntaxError) as error:
+            raise SlideError(path, f"not a readable picture ({error})") from error
+        self.nbytes = self._pixels.nbytes
+        self.levels = (Region(0, 0, *self._pixels.shape[:2]).size,)
+
+    def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
+        """A region of the picture, see `Backend`."""
+        part = self._pixels[region.y : region.y1, region.x : region.x1]
+        return over_background(part, background) if part.shape[2] == 4 else part

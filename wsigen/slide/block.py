@@ -1,8 +1,9 @@
-"""One file per block: the encoded tiles of a square of the slide, each with its checksum.
+"""Block files: each holds the encoded tiles of a square of the slide, with checksums.
 
-File format: the tiles' bytes in any order; an index of one (offset uint64, length uint32, CRC-32 uint32) per
-slot; a footer (magic 8 bytes, slots uint32, CRC-32 of the index uint32). All little-endian. A file without a
-good footer is torn; a tile whose CRC differs is damaged. Either way, the block counts as not done.
+File format: the tiles' bytes in any order; an index with one entry (offset uint64, length uint32, CRC-32
+uint32) per tile; a footer (magic 8 bytes, number of tiles uint32, CRC-32 of the index uint32). All
+little-endian. A file without a valid footer is incomplete; a tile whose CRC differs is damaged. Either way,
+the block counts as not done.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ MAGIC = b"WSIBLK01"
 
 
 @dataclass(frozen=True)
-class BlockLayout:
-    """Where each tile of each level lies: in which block, and at which slot of its file.
+class BlockGrid:
+    """Locates each tile of each level: its block, and its position in the index of the block's file.
 
-    A block of ``block = tile · 2^n`` pixels holds whole tiles of levels 0 … n; at level n it is exactly one
-    tile, the *seed*, kept lossless because the levels from n on are made from it.
+    A block of ``block = tile · 2^n`` pixels holds whole tiles of levels 0 … n. At level n it is exactly one
+    tile, the *seed*, which is lossless because the levels from n on are made from it.
 
     Args:
         size: of the slide at level 0, in pixels.
         tile: side of a tile in pixels; a multiple of 16, as TIFF wants.
         block: side of a block in pixels: ``tile · 2^n`` with n ≥ 1.
-        levels: of the finished slide. With ``levels ≤ n`` no seed is kept.
+        levels: of the finished slide. With ``levels ≤ n`` there is no seed.
 
     Raises:
         InvalidValueError: an argument is out of range.
@@ -66,7 +67,7 @@ class BlockLayout:
 
     @cached_property
     def stored_levels(self) -> int:
-        """Levels that the blocks hold, the seed included."""
+        """Levels that the blocks hold, including the seed."""
         return min(self.levels, self.seed_level + 1)
 
     @cached_property
@@ -75,39 +76,39 @@ class BlockLayout:
         return Size(ceil_div(self.size.height, self.block), ceil_div(self.size.width, self.block))
 
     def level_tiles(self, level: int) -> Size:
-        """Rows and columns of tiles of the whole slide at ``level``."""
+        """Return rows and columns of tiles of the whole slide at ``level``."""
         size = level_size(self.size, level)
         return Size(ceil_div(size.height, self.tile), ceil_div(size.width, self.tile))
 
     def pixels(self, row: int, col: int) -> Size:
-        """Height and width in pixels of level 0 of the block at (row, col); smaller at the far edges."""
+        """Return the size in pixels of level 0 of the block at (row, col); smaller at the far edges."""
         return Size(
             min(self.block, self.size.height - row * self.block),
             min(self.block, self.size.width - col * self.block),
         )
 
     def block_tiles(self, row: int, col: int, level: int) -> Size:
-        """Rows and columns of tiles at ``level`` inside the block at (row, col)."""
+        """Return rows and columns of tiles at ``level`` inside the block at (row, col)."""
         pixels = self.pixels(row, col)
         side = self.tile << level
         return Size(ceil_div(pixels.height, side), ceil_div(pixels.width, side))
 
     def tiles_per_block(self, level: int) -> int:
-        """Tiles along one side of a whole block at ``level``."""
+        """Return the number of tiles along one side of a whole block at ``level``."""
         return 1 << (self.seed_level - level)
 
-    def slots(self, row: int, col: int) -> int:
-        """Number of tiles in the file of the block at (row, col)."""
-        return self._first_slot(row, col, self.stored_levels)
+    def tile_count(self, row: int, col: int) -> int:
+        """Return the number of tiles in the file of the block at (row, col)."""
+        return self._first_position(row, col, self.stored_levels)
 
-    def slot(self, level: int, tile_row: int, tile_col: int) -> tuple[int, int, int]:
-        """(block row, block column, slot) of a tile given by its place in the slide's grid at ``level``."""
+    def locate(self, level: int, tile_row: int, tile_col: int) -> tuple[int, int, int]:
+        """Return (block row, block column, position in its file) of a tile of the slide at ``level``."""
         n = self.tiles_per_block(level)
         row, col = tile_row // n, tile_col // n
         width = self.block_tiles(row, col, level).width
-        return row, col, self._first_slot(row, col, level) + (tile_row % n) * width + tile_col % n
+        return row, col, self._first_position(row, col, level) + (tile_row % n) * width + tile_col % n
 
-    def _first_slot(self, row: int, col: int, level: int) -> int:
+    def _first_position(self, row: int, col: int, level: int) -> int:
         return sum(self.block_tiles(row, col, finer).area for finer in range(level))
 
 
@@ -118,28 +119,28 @@ class BlockWriter:
 
     Args:
         path: the final name.
-        slots: how many tiles will come.
+        tiles: number of tiles.
     """
 
-    def __init__(self, path: Path, slots: int) -> None:
+    def __init__(self, path: Path, tiles: int) -> None:
         self.path = path
         self._temporary = temporary_name(path)
         self._temporary.unlink(missing_ok=True)
-        self._index = np.zeros(slots, INDEX)
+        self._index = np.zeros(tiles, INDEX)
         self._pending: list[bytes] = []
         self._offset = 0
 
-    def add(self, slot: int, data: bytes) -> None:
-        """Take the bytes of one tile; they wait in memory for `flush`."""
-        self._index[slot] = (self._offset, len(data), zlib.crc32(data))
+    def add(self, position: int, data: bytes) -> None:
+        """Take the bytes of one tile; they stay in memory until `flush`."""
+        self._index[position] = (self._offset, len(data), zlib.crc32(data))
         self._pending.append(data)
         self._offset += len(data)
 
     def flush(self) -> None:
-        """Append what waits to the temporary file.
+        """Append pending tiles to the temporary file.
 
         Raises:
-            OSError: the disk refuses.
+            OSError: the disk is full or not writable.
         """
         if self._pending:
             with self._temporary.open("ab") as file:
@@ -147,10 +148,10 @@ class BlockWriter:
             self._pending.clear()
 
     def finish(self) -> np.ndarray:
-        """Write the index, sync and rename; returns the index. The caller syncs the folder.
+        """Write the index, sync and rename; return the index. The caller syncs the folder.
 
         Raises:
-            OSError: the disk refuses.
+            OSError: the disk is full or not writable.
         """
         index = self._index.tobytes()
         self._pending += [index, FOOTER.pack(MAGIC, len(self._index), zlib.crc32(index))]
@@ -166,14 +167,14 @@ class BlockWriter:
         self._temporary.unlink(missing_ok=True)
 
 
-def read_index(path: Path, slots: int) -> np.ndarray | None:
-    """The index of a block file, or None where there is no such file or its end is torn.
+def read_index(path: Path, tiles: int) -> np.ndarray | None:
+    """Return the index of a block file; None where there is no such file or it is incomplete.
 
     Args:
         path: the block file.
-        slots: the number of tiles it must have.
+        tiles: the number of tiles it must have.
     """
-    tail = slots * INDEX.itemsize + FOOTER.size
+    tail = tiles * INDEX.itemsize + FOOTER.size
     try:
         with path.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
@@ -185,13 +186,13 @@ def read_index(path: Path, slots: int) -> np.ndarray | None:
         return None
     magic, count, crc = FOOTER.unpack(data[-FOOTER.size :])
     entries = data[: -FOOTER.size]
-    if magic != MAGIC or count != slots or zlib.crc32(entries) != crc:
+    if magic != MAGIC or count != tiles or zlib.crc32(entries) != crc:
         return None
     return np.frombuffer(entries, INDEX)
 
 
 def read_tile(path: Path, entry: np.void) -> bytes | None:
-    """The bytes of one tile, or None where they are damaged.
+    """Return the bytes of one tile; None where they are damaged.
 
     Args:
         path: the block file.
@@ -203,9 +204,9 @@ def read_tile(path: Path, entry: np.void) -> bytes | None:
     return data if zlib.crc32(data) == int(entry["crc"]) else None
 
 
-def verified_index(path: Path, slots: int) -> np.ndarray | None:
-    """As `read_index`, after reading the whole file once and checking every tile."""
-    index = read_index(path, slots)
+def verified_index(path: Path, tiles: int) -> np.ndarray | None:
+    """Return the index like `read_index`, after checking every tile of the file."""
+    index = read_index(path, tiles)
     if index is None:
         return None
     data = memoryview(path.read_bytes())

@@ -10,9 +10,7 @@ from pathlib import Path
 from openslide import OpenSlideCache
 
 from wsigen.errors import SlideError
-from wsigen.slide.backend import Backend
-from wsigen.slide.openslide_backend import OpenSlideBackend, vendor
-from wsigen.slide.picture_backend import PICTURE_SUFFIXES, PictureBackend
+from wsigen.slide.backend import PICTURE_SUFFIXES, Backend, OpenSlideBackend, PictureBackend, vendor
 from wsigen.slide.tiff_backend import SegmentCache, TiffBackend, is_tiff
 
 CACHE_BYTES = 128 * 2**20

@@ -1,9 +1,9 @@
-"""The block journal: where the rows of a slide are kept while it is made, so that a killed run can go on.
+"""The block journal: stores the rows of a slide while it is made, so that a killed run can be resumed.
 
-One file per block (`wsigen.slide.block`) plus ``journal.json``. Two uses of one class:
+It has one file per block (`wsigen.slide.block`) and ``journal.json``. There are two uses:
 
 * an intermediate stage: one level, `ZSTD`; the next stage reads it as its guide;
-* the final stage: levels of encoded tiles, from which `wsigen.slide.write` copies the slide.
+* the final stage: several levels of encoded tiles, which `wsigen.slide.write` copies into the slide.
 """
 
 from __future__ import annotations
@@ -20,45 +20,46 @@ import numpy as np
 from wsigen.errors import InvalidValueError, OutputError
 from wsigen.files import TEMPORARY_SUFFIX, disk_errors, make_folder, sync_folder, write_bytes
 from wsigen.geometry import Region, Size
-from wsigen.slide.block import BlockLayout, BlockWriter, read_tile, verified_index
+from wsigen.slide.block import BlockGrid, BlockWriter, read_tile, verified_index
 from wsigen.slide.codec import ZSTD, TileCodec
 from wsigen.slide.pyramid import TileRows, ceil_div, level_size, pad_edge
 
 FORMAT = 1
+_CACHED_TILES = 256
 _RESTART = "remove that folder, or choose another output folder or name"
 
 
 def usable_cpus() -> int:
-    """Number of CPUs this process may run on."""
+    """Return the number of CPUs this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class BlockJournal:
-    """Rows in, blocks on disk, tiles and rows out.
+    """Takes rows, stores them in block files, and gives them back as rows or as encoded tiles.
 
     Rows are appended in order; whenever a row of blocks is full, its files are synced and renamed, and
-    `rows_done` moves on. Opening the same folder again checks every byte; what is torn, damaged or missing
+    `rows_done` grows. Opening the same folder again checks every byte; what is incomplete, damaged or missing
     counts as not done, and the caller appends again from `rows_done`.
 
     Args:
         folder: of this journal alone; created where missing.
         size: of level 0, in pixels.
-        codec: of the tiles of levels finer than the seed.
+        codec: of tiles of levels finer than the seed.
         levels: of the finished pyramid; 1 for an intermediate stage.
         fingerprint: hash of everything that determines the pixels; a journal of another run is refused.
         tile: side of a tile in pixels, a multiple of 16.
         block: side of a block in pixels, ``tile · 2^n``. 2048 = 256 · 2³: its seed at level 3 is one tile.
-        threads: that encode and decode tiles; by default one per CPU, at most 4.
+        threads: to encode and decode tiles; by default one per CPU, at most 4.
 
     Raises:
         InvalidValueError: an argument is out of range.
         OutputError: the folder belongs to another run, or cannot be written.
 
     Memory: one row of tiles per level, ``≤ 2 · 3 · tile · width`` bytes (96 MiB at width 65536), the encoded
-    tiles of one of them, and up to 256 decoded tiles (48 MiB) once `read` is used.
+        tiles of one of them, and up to 256 decoded tiles (48 MiB) once `read` is used.
 
-    Determinism: the bytes of every tile depend on the pixels alone, not on how rows were chopped, on threads,
-    or on interruptions.
+    Determinism: the bytes of every tile depend on the pixels alone, not on how rows were appended, on
+        threads, or on interruptions.
     """
 
     def __init__(
@@ -76,11 +77,10 @@ class BlockJournal:
         self.folder = Path(folder)
         self.size = size
         self.codec = codec
-        self.layout = BlockLayout(size, tile, block, levels)
+        self.grid = BlockGrid(size, tile, block, levels)
         self.fingerprint = fingerprint
         self._pool = ThreadPoolExecutor(threads or min(4, usable_cpus()), "wsigen-tiles")
         self._cache: dict[tuple[int, int, int], np.ndarray] = {}
-        self._cache_tiles = 256
         self._band: _BlockRow | None = None
         self._indexes: list[list[np.ndarray]] = []
         self._open()
@@ -88,12 +88,12 @@ class BlockJournal:
     @property
     def levels(self) -> int:
         """Levels of the finished pyramid."""
-        return self.layout.levels
+        return self.grid.levels
 
     @property
     def rows_done(self) -> int:
-        """Leading rows that are safely on disk: where an interrupted run goes on."""
-        return min(len(self._indexes) * self.layout.block, self.size.height)
+        """Leading rows that are safely on disk; an interrupted run is resumed there."""
+        return min(len(self._indexes) * self.grid.block, self.size.height)
 
     @property
     def complete(self) -> bool:
@@ -101,9 +101,9 @@ class BlockJournal:
         return self.rows_done == self.size.height
 
     def append(self, rows: np.ndarray) -> None:
-        """Take the next rows. The first call after opening starts at `rows_done`.
+        """Take the next rows; the first call after opening starts at `rows_done`.
 
-        After an `OutputError` the rows since `rows_done` are forgotten: append them again once there is room.
+        After an `OutputError` the rows since `rows_done` are lost: append them again once there is room.
 
         Args:
             rows: uint8 (any height ≥ 1, width, 3).
@@ -129,11 +129,11 @@ class BlockJournal:
             raise
 
     def read(self, region: Region, level: int = 0) -> np.ndarray:
-        """Pixels that are already on disk.
+        """Return pixels that are already on disk.
 
         Args:
             region: in pixels of ``level``, inside the rows that are done.
-            level: at most `layout.stored_levels` − 1.
+            level: at most `grid.stored_levels` − 1.
 
         Returns:
             uint8 (region.height, region.width, 3); exact for lossless codecs and at the seeds' level.
@@ -144,20 +144,20 @@ class BlockJournal:
         """
         width = level_size(self.size, level).width
         done = Region(0, 0, ceil_div(self.rows_done, 2**level), width)
-        if level >= self.layout.stored_levels or region.intersect(done) != region:
+        if level >= self.grid.stored_levels or region.intersect(done) != region:
             raise InvalidValueError(
                 f"region must lie in the {done.height} rows x {done.width} columns done of levels "
-                f"0-{self.layout.stored_levels - 1}, got {region} at level {level}"
+                f"0-{self.grid.stored_levels - 1}, got {region} at level {level}"
             )
         out = np.empty((region.height, region.width, 3), np.uint8)
-        tile = self.layout.tile
+        tile = self.grid.tile
         if region:
             for row in range(region.y // tile, ceil_div(region.y1, tile)):
                 self._read_tile_row(region, level, row, out)
         return out
 
     def encoded_tiles(self, level: int) -> Iterator[bytes]:
-        """The tiles of one level as they are stored, row by row from the top left.
+        """Yield the tiles of one level as they are stored, row by row from the top left.
 
         Args:
             level: finer than the seeds'.
@@ -165,7 +165,7 @@ class BlockJournal:
         Raises:
             OutputError: a block was damaged since the journal was opened.
         """
-        tiles = self.layout.level_tiles(level)
+        tiles = self.grid.level_tiles(level)
         for row in range(tiles.height):
             for col in range(tiles.width):
                 yield self._tile(level, row, col)
@@ -177,7 +177,7 @@ class BlockJournal:
             codec: of these tiles.
             strip: uint8 (≤ tile, width, 3); padded by repeating its last row and column.
         """
-        tile = self.layout.tile
+        tile = self.grid.tile
 
         def encode(x: int) -> bytes:
             return codec.encode(pad_edge(strip[:, x : x + tile], tile, tile))
@@ -200,7 +200,7 @@ class BlockJournal:
             self.folder.rmdir()
 
     def block_path(self, row: int, col: int) -> Path:
-        """The file of the block at (row, col) of the grid of blocks."""
+        """Return the file of the block at (row, col)."""
         return self.folder / f"{row:04d}_{col:04d}.block"
 
     @property
@@ -222,8 +222,8 @@ class BlockJournal:
         wanted = {
             "format": FORMAT,
             "size": [self.size.height, self.size.width],
-            "tile": self.layout.tile,
-            "block": self.layout.block,
+            "tile": self.grid.tile,
+            "block": self.grid.block,
             "levels": self.levels,
             "codec": self.codec.name,
             "fingerprint": self.fingerprint,
@@ -241,20 +241,20 @@ class BlockJournal:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise OutputError(self._manifest, f"is not a journal's description; {_RESTART}")
+            raise OutputError(self._manifest, f"is not a valid journal.json; {_RESTART}")
         for key, value in wanted.items():
             if found.get(key) != value:
                 raise OutputError(
                     self.folder,
                     f"holds the state of another run ({key} {found.get(key)!r}, this run has {value!r}); "
-                    f"run with the settings of that run to go on with it; or {_RESTART}",
+                    f"run with the settings of that run to resume it, or {_RESTART}",
                 )
 
     def _verified_rows(self) -> Iterator[list[np.ndarray]]:
-        for row in range(self.layout.blocks.height):
+        for row in range(self.grid.blocks.height):
             indexes = []
-            for col in range(self.layout.blocks.width):
-                index = verified_index(self.block_path(row, col), self.layout.slots(row, col))
+            for col in range(self.grid.blocks.width):
+                index = verified_index(self.block_path(row, col), self.grid.tile_count(row, col))
                 if index is None:
                     return
                 indexes.append(index)
@@ -267,7 +267,7 @@ class BlockJournal:
                 f"rows must be uint8 (height, {self.size.width}, 3), got {rows.dtype} {rows.shape}"
             )
         if not 1 <= len(rows) <= left:
-            raise InvalidValueError(f"rows must be 1 to {left}, what is left of this slide, got {len(rows)}")
+            raise InvalidValueError(f"rows must be 1 to {left}, the rest of this slide, got {len(rows)}")
 
     def _forget(self) -> None:
         if self._band:
@@ -275,10 +275,10 @@ class BlockJournal:
         self._band = None
 
     def _tile(self, level: int, row: int, col: int) -> bytes:
-        block_row, block_col, slot = self.layout.slot(level, row, col)
+        block_row, block_col, position = self.grid.locate(level, row, col)
         path = self.block_path(block_row, block_col)
         with disk_errors(path):
-            data = read_tile(path, self._indexes[block_row][block_col][slot])
+            data = read_tile(path, self._indexes[block_row][block_col][position])
         if data is None:
             raise OutputError(
                 path, "was damaged since it was written; run the same command again to remake it"
@@ -286,15 +286,16 @@ class BlockJournal:
         return data
 
     def _decoded(self, key: tuple[int, int, int]) -> np.ndarray:
-        codec = ZSTD if key[0] == self.layout.seed_level else self.codec
+        codec = ZSTD if key[0] == self.grid.seed_level else self.codec
         return codec.decode(self._tile(*key))
 
     def _read_tile_row(self, region: Region, level: int, row: int, out: np.ndarray) -> None:
-        tile = self.layout.tile
+        tile = self.grid.tile
         keys = [(level, row, col) for col in range(region.x // tile, ceil_div(region.x1, tile))]
         missing = [key for key in keys if key not in self._cache]
         fresh = dict(zip(missing, self._pool.map(self._decoded, missing), strict=True))
         for key in keys:
+            # Popped and put back: a dict keeps its order, so the first keys are the least recently used.
             pixels = fresh[key] if key in fresh else self._cache.pop(key)
             self._cache[key] = pixels
             spot = Region(row * tile, key[2] * tile, *pixels.shape[:2]).intersect(region)
@@ -302,21 +303,21 @@ class BlockJournal:
             out[target.y : target.y1, target.x : target.x1] = pixels[
                 source.y : source.y1, source.x : source.x1
             ]
-        for key in list(self._cache)[: -self._cache_tiles]:
+        for key in list(self._cache)[:-_CACHED_TILES]:
             del self._cache[key]
 
 
 class _BlockRow:
-    """The row of blocks that is being written."""
+    """Writes one row of blocks."""
 
     def __init__(self, journal: BlockJournal, row: int) -> None:
-        layout = journal.layout
-        self._journal, self._layout, self._row = journal, layout, row
-        size = Size(layout.pixels(row, 0).height, layout.size.width)
-        self._stream = TileRows(size, layout.tile, layout.stored_levels)
+        grid = journal.grid
+        self._journal, self._grid, self._row = journal, grid, row
+        size = Size(grid.pixels(row, 0).height, grid.size.width)
+        self._stream = TileRows(size, grid.tile, grid.stored_levels)
         self._writers = [
-            BlockWriter(journal.block_path(row, col), layout.slots(row, col))
-            for col in range(layout.blocks.width)
+            BlockWriter(journal.block_path(row, col), grid.tile_count(row, col))
+            for col in range(grid.blocks.width)
         ]
 
     @property
@@ -328,13 +329,13 @@ class _BlockRow:
         return self._stream.size.height - self._stream.rows
 
     def push(self, rows: np.ndarray) -> None:
-        layout = self._layout
+        grid = self._grid
         for level, row, strip in self._stream.cut(rows):
-            codec = ZSTD if level == layout.seed_level else self._journal.codec
-            tile_row = self._row * layout.tiles_per_block(level) + row
+            codec = ZSTD if level == grid.seed_level else self._journal.codec
+            tile_row = self._row * grid.tiles_per_block(level) + row
             for col, data in enumerate(self._journal.map_tiles(codec, strip)):
-                _, block_col, slot = layout.slot(level, tile_row, col)
-                self._writers[block_col].add(slot, data)
+                _, block_col, position = grid.locate(level, tile_row, col)
+                self._writers[block_col].add(position, data)
             for writer in self._writers:
                 writer.flush()
 

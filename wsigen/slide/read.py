@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 
 from wsigen.errors import InvalidValueError, SlideError
-from wsigen.geometry import Region, Size
-from wsigen.slide.backend import Colour
+from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.handles import handles
 from wsigen.slide.mpp import resolve_mpp
 
-GLASS: Colour = (243, 243, 243)
+BACKGROUND: Colour = (243, 243, 243)
+"""Colour of the empty slide where the file does not show it."""
 FINEST_REQUEST = 0.9
 LEVEL_TOLERANCE = 1.02
 BLOCK_PIXELS = 2**24
@@ -41,12 +41,12 @@ class Slide(Protocol):
         """Size of level 0."""
         ...
 
-    def read_region(self, region: Region, mpp: float, background: Colour = GLASS) -> np.ndarray:
+    def read_region(self, region: Region, mpp: float, background: Colour = BACKGROUND) -> np.ndarray:
         """uint8 (height, width, 3) of a region in pixels of the slide at ``mpp``."""
         ...
 
     def read_patch(
-        self, center_um: tuple[float, float], mpp: float, size: int | Size, background: Colour = GLASS
+        self, center_um: tuple[float, float], mpp: float, size: int | Size, background: Colour = BACKGROUND
     ) -> np.ndarray:
         """uint8 (size, size, 3) around (y, x) µm from the slide's origin."""
         ...
@@ -80,7 +80,7 @@ class WholeSlide:
         return self.levels[0].size
 
     def read_region(
-        self, region: Region, mpp: float, background: Colour = GLASS, *, upsample: bool = False
+        self, region: Region, mpp: float, background: Colour = BACKGROUND, *, upsample: bool = False
     ) -> np.ndarray:
         """Read a region at a given µm/px.
 
@@ -117,7 +117,7 @@ class WholeSlide:
         return out
 
     def read_patch(
-        self, center_um: tuple[float, float], mpp: float, size: int | Size, background: Colour = GLASS
+        self, center_um: tuple[float, float], mpp: float, size: int | Size, background: Colour = BACKGROUND
     ) -> np.ndarray:
         """Read a patch around a point.
 

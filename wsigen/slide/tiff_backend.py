@@ -13,8 +13,8 @@ import numpy as np
 import tifffile
 
 from wsigen.errors import SlideError
-from wsigen.geometry import Region, Size
-from wsigen.slide.backend import Colour, over_background
+from wsigen.geometry import Colour, Region, Size
+from wsigen.slide.backend import over_background
 
 MAX_SEGMENT_PIXELS = 2**27
 _READABLE = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)

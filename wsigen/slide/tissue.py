@@ -7,9 +7,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from wsigen.geometry import Size
-
-Background = tuple[int, int, int]
+from wsigen.geometry import Colour, Size
 
 MASK_MPP = 8.0
 SMALLEST_MASK = 64
@@ -65,7 +63,7 @@ def tissue_mask(rgb: np.ndarray, mpp: float) -> np.ndarray:
     return _fill(mask, HOLE_UM2 / mpp**2) & ~artefact if mask.any() else mask
 
 
-def background_colour(rgb: np.ndarray, mask: np.ndarray) -> Background | None:
+def background_colour(rgb: np.ndarray, mask: np.ndarray) -> Colour | None:
     """Colour of bare glass: the median of what is bright, colourless and a little away from tissue.
 
     Args:

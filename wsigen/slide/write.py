@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
+import cv2
+import numpy as np
 import tifffile
 
 from wsigen.errors import InvalidValueError, OutputError
@@ -31,9 +33,9 @@ from wsigen.slide.provenance import (
     provenance_json,
 )
 from wsigen.slide.pyramid import TileRows, level_size, pyramid_levels
-from wsigen.slide.thumbnail import thumbnail, thumbnail_jpeg
 
 Layout = Literal["linked-ome", "generic", "lossless"]
+
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
@@ -208,7 +210,7 @@ class _Spool:
 @contextlib.contextmanager
 def _upper_levels(journal: BlockJournal, folder: Path) -> Iterator[dict[int, _Spool]]:
     """The levels from the seeds' on: one pass over the seeds, encoded tiles spooled next to the slide."""
-    base, tile = journal.layout.seed_level, journal.layout.tile
+    base, tile = journal.grid.seed_level, journal.grid.tile
     with contextlib.ExitStack() as stack:
         spools = {
             level: _Spool(stack.enter_context(tempfile.TemporaryFile(dir=folder)))
@@ -235,7 +237,7 @@ class _Tags:
         return {"bigtiff": True, "byteorder": "<", "ome": self.layout != "generic", "shaped": False}
 
     def page(self, journal: BlockJournal, level: int) -> dict[str, Any]:
-        size, tile = level_size(journal.size, level), journal.layout.tile
+        size, tile = level_size(journal.size, level), journal.grid.tile
         tags = {
             "shape": (size.height, size.width, 3),
             "dtype": "uint8",
@@ -267,3 +269,56 @@ def _write_tiff(path: Path, journal: BlockJournal, upper: dict[int, _Spool], tag
         for level in range(journal.levels):
             tiles = upper[level].tiles() if level in upper else journal.encoded_tiles(level)
             tif.write(tiles, **tags.page(journal, level))
+
+
+def thumbnail(journal: BlockJournal, longest: int = 1024) -> np.ndarray:
+    """The whole slide, reduced so that its longer side is at most ``longest`` pixels; never enlarged.
+
+    Args:
+        journal: complete.
+        longest: in pixels.
+
+    Returns:
+        uint8 (height, width, 3).
+
+    Memory: one row of tiles of the coarsest stored level, and four times the thumbnail.
+    """
+    level = _level_above(journal, longest)
+    stored = min(level, journal.grid.stored_levels - 1)
+    size = level_size(journal.size, stored)
+    image = np.empty((*_shape(journal, level), 3), np.uint8)
+    tile = journal.grid.tile
+
+    rows = TileRows(size, tile, level - stored + 1)
+    for y in range(0, size.height, tile):
+        band = journal.read(Region(y, 0, min(tile, size.height - y), size.width), stored)
+        for relative, row, strip in rows.cut(band):
+            if relative == level - stored:
+                image[row * tile : row * tile + len(strip)] = strip
+    return _shrink(image, longest)
+
+
+def thumbnail_jpeg(image: np.ndarray) -> bytes:
+    """A baseline JPEG of quality 85 of a uint8 (height, width, 3) image."""
+    return JPEG.encode(image)
+
+
+def _level_above(journal: BlockJournal, longest: int) -> int:
+    level = 0
+    while max(_shape(journal, level + 1)) >= longest:
+        level += 1
+    return level
+
+
+def _shape(journal: BlockJournal, level: int) -> tuple[int, int]:
+    size = level_size(journal.size, level)
+    return size.height, size.width
+
+
+def _shrink(image: np.ndarray, longest: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return image
+    target = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(image, target, interpolation=cv2.INTER_AREA)

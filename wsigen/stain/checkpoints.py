@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from wsigen.errors import InvalidValueError, SnapshotError
-from wsigen.nn.tensors import read_tensors
+from wsigen.nn.snapshot import read_tensors
 from wsigen.stain.generator import FAMILIES, Generator
 from wsigen.stain.layouts import STEM, as_sequence
 

@@ -12,14 +12,11 @@ from tqdm import tqdm
 
 from wsigen.diffusion.step import DenoiserFunction
 from wsigen.geometry import Region
-from wsigen.sampling.background import glass_colour
-from wsigen.sampling.cells import CELL
-from wsigen.sampling.plan import AnySpec, GivenSpec
-from wsigen.sampling.reach import Reach, UpscaleSpec
-from wsigen.sampling.stage import Machine, StageSpec
+from wsigen.sampling.pixels import background_of
+from wsigen.sampling.spec import AnySpec, Execution, GivenSpec, StageSpec, UpscaleSpec
+from wsigen.sampling.tiles import CELL, Tiling, default_tile, tile_of
 from wsigen.sampling.upscale import UpscalerFunction
-from wsigen.sampling.upscalerun import default_tile, tile_of
-from wsigen.slide.read import GLASS, WholeSlide
+from wsigen.slide.read import BACKGROUND, WholeSlide
 from wsigen.synthesis.glass import slide_glass
 from wsigen.synthesis.job import JobPlan
 from wsigen.synthesis.outlay import Outlay, seconds_per_pixel, tissue_share
@@ -31,7 +28,7 @@ _SIDE = 256  # guide pixels
 
 @torch.inference_mode()
 def seconds_per_evaluation(
-    denoiser: DenoiserFunction, patch: int, mpp: float, machine: Machine, *, calls: int = 3
+    denoiser: DenoiserFunction, patch: int, mpp: float, machine: Execution, *, calls: int = 3
 ) -> float:
     """Measured seconds of the network for one patch, in batches as they will be run.
 
@@ -55,7 +52,7 @@ def seconds_per_evaluation(
 
 
 @torch.inference_mode()
-def seconds_per_pixel_seen(upscaler: UpscalerFunction, k: int, mpp: float, machine: Machine) -> float:
+def seconds_per_pixel_seen(upscaler: UpscalerFunction, k: int, mpp: float, machine: Execution) -> float:
     """Measured seconds of the upscaler for a pixel of its result, halo included.
 
     Args:
@@ -82,7 +79,7 @@ def describe_plan(
     plan: JobPlan,
     specs: Sequence[AnySpec],
     denoiser: DenoiserFunction,
-    machine: Machine,
+    machine: Execution,
     *,
     upscaler: UpscalerFunction | None = None,
     overview: Overview | None = None,
@@ -157,20 +154,20 @@ def _denoised(specs: Sequence[AnySpec], plan: JobPlan) -> list[tuple[int, int, f
 def _seen(
     specs: Sequence[UpscaleSpec],
     upscaler: UpscalerFunction,
-    machine: Machine,
+    machine: Execution,
     overview: Overview | None,
 ) -> tuple[int, int]:
     """Tiles that are evaluated, and pixels that the upscaler sees: all, or what the overview shows."""
     tiles = pixels = 0
     for spec in specs:
-        reach = Reach.of(spec, upscaler, tile_of(spec, machine))
-        boxes = [(core, core) for core in reach.cores(spec.bounds)]
+        tiling = Tiling.of(spec, upscaler, tile_of(spec, machine))
+        boxes = [(core, core) for core in tiling.cores(spec.bounds)]
         if overview and spec.skip:
-            colour = glass_colour(overview.pixels, GLASS)
+            colour = background_of(overview.pixels, BACKGROUND)
             shown = spec.skip.occupied(overview.pixels, colour)
             boxes = [(box, core) for _, core in boxes if (box := _shown(shown, core, spec))]
         tiles += len(boxes)
-        pixels += spec.k**2 * sum(reach.given(box, core).size.area for box, core in boxes)
+        pixels += spec.k**2 * sum(tiling.network_input(box, core).size.area for box, core in boxes)
     return tiles, pixels
 
 

@@ -8,11 +8,10 @@ import cv2
 import numpy as np
 
 from wsigen.errors import SlideError
-from wsigen.geometry import Region
-from wsigen.sampling.background import Colour
+from wsigen.geometry import Colour, Region
 from wsigen.sampling.rows import RowSource
 from wsigen.slide.pyramid import ceil_div, pad_edge
-from wsigen.slide.read import GLASS, WholeSlide
+from wsigen.slide.read import BACKGROUND, WholeSlide
 from wsigen.slide.tissue import background_colour, drop_specks, tissue_mask
 from wsigen.stain.glass import GlassMap, glass_map
 
@@ -52,14 +51,14 @@ def slide_glass(slide: WholeSlide) -> SlideGlass:
     whole = cells[: height // CELL, : width // CELL]
     colour = _colour(whole, mpp) if whole.size else None
     if colour is not None:
-        cells[(cells == GLASS).all(axis=2)] = colour  # transparent parts
+        cells[(cells == BACKGROUND).all(axis=2)] = colour  # transparent parts
         # The last cells reach outside, where there is nothing but glass.
         for edge in (Region(grid.height - 1, 0, 1, grid.width), Region(0, grid.width - 1, grid.height, 1)):
             cells[edge.y : edge.y1, edge.x : edge.x1] = slide.read_region(edge, mpp, colour)
     found = glass_map(cells, colour, CELL, TOLERANCE)
     if whole.size and found.occupied.any() and not np.ptp(whole, axis=2).any():
         raise SlideError(slide.path, "is grey; a stainer needs the colours of H&E: give the slide in RGB")
-    return SlideGlass(colour or GLASS, found if colour is None else _without_dust(found, slide.mpp))
+    return SlideGlass(colour or BACKGROUND, found if colour is None else _without_dust(found, slide.mpp))
 
 
 def _without_dust(glass: GlassMap, mpp: float) -> GlassMap:
@@ -68,7 +67,7 @@ def _without_dust(glass: GlassMap, mpp: float) -> GlassMap:
 
 
 def _colour(cells: np.ndarray, mpp: float) -> Colour | None:
-    tissue, transparent = tissue_mask(cells, mpp), (cells == GLASS).all(axis=2)
+    tissue, transparent = tissue_mask(cells, mpp), (cells == BACKGROUND).all(axis=2)
     return background_colour(cells, tissue | transparent) or background_colour(cells, tissue)
 
 

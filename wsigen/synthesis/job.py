@@ -11,9 +11,9 @@ from typing import Any
 from wsigen import __version__
 from wsigen.geometry import Size
 from wsigen.nn.denoiser import Denoiser
-from wsigen.sampling.plan import AnySpec, StagePlan, plan_any, stage_specs
+from wsigen.sampling.plan import StagePlan, plan_any
 from wsigen.sampling.preset import Preset
-from wsigen.sampling.stage import Machine
+from wsigen.sampling.spec import AnySpec, Execution, stage_specs
 from wsigen.sampling.upscale import UpscalerFunction
 from wsigen.slide.codec import ZSTD
 from wsigen.slide.pyramid import pyramid_levels
@@ -173,7 +173,7 @@ class JobPlan:
 
 
 def plan_job(
-    job: SlideJob, specs: tuple[AnySpec, ...], machine: Machine, upscaler: UpscalerFunction | None = None
+    job: SlideJob, specs: tuple[AnySpec, ...], machine: Execution, upscaler: UpscalerFunction | None = None
 ) -> JobPlan:
     """Sizes, patches, evaluations, memory and disk.
 

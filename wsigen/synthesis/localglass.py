@@ -12,8 +12,7 @@ from collections import OrderedDict
 import cv2
 import numpy as np
 
-from wsigen.geometry import Region
-from wsigen.sampling.background import Colour
+from wsigen.geometry import Colour, Region
 from wsigen.sampling.rows import RowSource
 from wsigen.slide.pyramid import ceil_div
 from wsigen.slide.tissue import SMALL_SHARE, SPECK_UM2

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wsigen.geometry import Region, Size
-from wsigen.sampling.background import Colour, glass_colour
-from wsigen.sampling.plan import AnySpec
+from wsigen.geometry import Colour, Region, Size
+from wsigen.sampling.pixels import background_of
 from wsigen.sampling.rows import RowSink, RowStore
+from wsigen.sampling.spec import AnySpec
 from wsigen.stain.stream import StreamTranslator
 from wsigen.synthesis.behind import Behind
 from wsigen.synthesis.glass import stage_glass
@@ -78,7 +78,7 @@ def open_pair(
     glass = None
     if above:
         side = spec.extent // spec.k ** len(above)
-        colour = glass_colour(above[0].read(Region(0, 0, side, side)), default)
+        colour = background_of(above[0].read(Region(0, 0, side, side)), default)
         glass = stage_glass(above[-1], spec.extent, spec.k, mpp=spec.mpp, colour=colour)
     size = Size(spec.extent, spec.extent)
 

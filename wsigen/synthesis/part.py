@@ -131,7 +131,7 @@ def make_part(job: PartJob, session: Session, *, block: int = 2048) -> tuple[Sli
 
     Raises:
         OutputError: a folder holds another job's state, or the disk refuses.
-        InvalidValueError: the slide cannot be had in parts, or a network returns values that are not numbers.
+        InvalidValueError: the slide cannot be had in parts, or a network returns NaN or infinity.
 
     Memory: what `wsigen.SyntheticSlide` takes, and strips of 512 rows of the part.
 

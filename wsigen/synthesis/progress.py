@@ -7,7 +7,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from wsigen.sampling.stage import StageProgress
+from wsigen.sampling.spec import StageProgress
 from wsigen.synthesis.job import JobPlan
 
 

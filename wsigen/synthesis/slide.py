@@ -14,11 +14,9 @@ from wsigen.files import only_process, write_bytes
 from wsigen.geometry import Size
 from wsigen.nn.denoiser import Denoiser
 from wsigen.sampling.cascade import run_cascade
-from wsigen.sampling.cells import CELL
-from wsigen.sampling.plan import AnySpec
-from wsigen.sampling.reach import UpscaleSpec
 from wsigen.sampling.rows import RowStore
-from wsigen.sampling.stage import Machine, Progress, StageSpec
+from wsigen.sampling.spec import AnySpec, Execution, Progress, StageSpec, UpscaleSpec
+from wsigen.sampling.tiles import CELL
 from wsigen.sampling.upscale import UpscalerFunction
 from wsigen.slide.codec import ZSTD
 from wsigen.slide.journal import BlockJournal
@@ -36,7 +34,7 @@ def synthesise(
     job: SlideJob,
     net: Denoiser,
     runner: InPrecision,
-    machine: Machine,
+    machine: Execution,
     *,
     upscaler: UpscalerFunction | None = None,
     stainers: Stainers | None = None,
@@ -105,7 +103,7 @@ def synthesise(
             store,
             background=(red, green, blue),
             upscaler=upscaler,
-            machine=machine,
+            execution=machine,
             progress=progress,
         )
         if len(journals) > 1:

@@ -13,9 +13,8 @@ from wsigen.errors import InvalidValueError
 from wsigen.geometry import Size
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.model import Model, has_upscaler, load_model
-from wsigen.sampling.plan import AnySpec, diffused
-from wsigen.sampling.stage import Machine
-from wsigen.sampling.upscalerun import default_tile
+from wsigen.sampling.spec import AnySpec, Execution, diffused
+from wsigen.sampling.tiles import default_tile
 from wsigen.slide.write import SlideFiles
 from wsigen.stain.stream import Norm
 from wsigen.synthesis.estimate import describe_plan
@@ -62,7 +61,7 @@ class Session:
     net: Denoiser
     runner: InPrecision
     upscaler: UpscalerInPrecision | None
-    machine: Machine
+    machine: Execution
     stainers: Stainers | None
     jobs: tuple[SlideJob, ...]
     specs: tuple[AnySpec, ...]
@@ -115,7 +114,7 @@ def open_session(config: SampleConfig) -> Session:
     warn_of_unusual(job, specs, model)
     upscaler = UpscalerInPrecision(model.upscaler, dtype) if model.upscaler and upscaled else None
     patch = max([spec.patch for spec in diffused(specs)], default=specs[0].extent)
-    machine = Machine(
+    machine = Execution(
         device=device, batch_size=choose_batch_size(config.batch_size, patch, device), order=config.schedule
     )
     machine, plan = _fitting(job, specs, machine, upscaler, parse_bytes(config.memory))
@@ -250,10 +249,10 @@ def _model(config: SampleConfig, upscaled: Sequence[int], device: torch.device) 
 def _fitting(
     job: SlideJob,
     specs: tuple[AnySpec, ...],
-    machine: Machine,
+    machine: Execution,
     upscaler: UpscalerInPrecision | None,
     allowed: int,
-) -> tuple[Machine, JobPlan]:
+) -> tuple[Execution, JobPlan]:
     """The machine with the largest tiles for the upscaler that the memory allows, or else the smallest."""
     plan = plan_job(job, specs, machine, upscaler)
     tile = default_tile(machine.device)

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from wsigen.errors import MissingMppError, SlideError
-from wsigen.geometry import Region
-from wsigen.sampling.background import Colour
+from wsigen.geometry import Colour, Region
 from wsigen.slide.journal import usable_cpus
 from wsigen.slide.provenance import beside
 from wsigen.slide.read import WholeSlide, open_slide

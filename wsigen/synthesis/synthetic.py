@@ -144,7 +144,7 @@ def open_cascade(session: Session, job: SlideJob, *, cache: int) -> LazyCascade:
         session.upscaler,
         background=(red, green, blue),
         base=job.overview.pixels if job.overview else None,
-        machine=session.machine,
+        execution=session.machine,
         cache=cache,
     )
 

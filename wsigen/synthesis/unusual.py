@@ -6,8 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from wsigen.nn.model import Model
-from wsigen.sampling.plan import AnySpec, diffused
-from wsigen.sampling.reach import UpscaleSpec
+from wsigen.sampling.spec import AnySpec, UpscaleSpec, diffused
 from wsigen.synthesis.job import SlideJob
 
 log = logging.getLogger(__name__)

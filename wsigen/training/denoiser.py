@@ -22,10 +22,9 @@ from wsigen.data.patches import to_unit_range
 from wsigen.diffusion.loss import denoising_loss, draw_noise, uncertainty_weighted
 from wsigen.errors import DivergedError
 from wsigen.files import disk_errors
-from wsigen.nn.denoiser import Denoiser
+from wsigen.nn.denoiser import Denoiser, Uncertainty
 from wsigen.nn.ema import PowerEMA
 from wsigen.nn.snapshot import save_snapshot
-from wsigen.nn.uncertainty import Uncertainty
 from wsigen.training.folder import only_run
 from wsigen.training.loop import Loop, Scalars, averaged, run_to_end
 from wsigen.training.preview import sample_sheet

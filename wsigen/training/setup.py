@@ -17,8 +17,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch.utils.data import DataLoader, Dataset
 
 from wsigen.config import DenoiserConfig, PatchGroup, TrainConfig, UpscalerTrainConfig
-from wsigen.data.index import SlideIndex, load_or_build_index
+from wsigen.data.index import SlideIndex
 from wsigen.data.patches import PatchDataset, PatchKey, PatchSchedule, collate, to_unit_range
+from wsigen.data.survey import load_or_build_index
 from wsigen.diffusion.spectrum import image_std
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.nn.denoiser import Denoiser

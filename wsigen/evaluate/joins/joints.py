@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from wsigen.data.entry import SlideEntry
+from wsigen.data.index import SlideEntry
 from wsigen.errors import SlideError
 from wsigen.evaluate.collect import heeding
 from wsigen.evaluate.draw import Reader

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsigen.data.entry import SlideEntry
+from wsigen.data.index import SlideEntry
 from wsigen.errors import SlideError
 from wsigen.evaluate.collect import heeding
 from wsigen.evaluate.fingerprint import SIDE, fingerprint, nearest_fingerprints

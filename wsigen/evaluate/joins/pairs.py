@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from wsigen.data.entry import SlideEntry
+from wsigen.data.index import SlideEntry
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.evaluate.catalogue import MEASURES
 from wsigen.evaluate.closely import look_at

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from wsigen.data.entry import SlideEntry
+from wsigen.data.index import SlideEntry
 from wsigen.errors import SlideError
 from wsigen.evaluate.collect import heeding
 from wsigen.evaluate.results import Result

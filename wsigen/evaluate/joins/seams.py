@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsigen.data.entry import SlideEntry
+from wsigen.data.index import SlideEntry
 from wsigen.evaluate.estimate import Estimate
 from wsigen.evaluate.results import Result
 from wsigen.evaluate.seams import SeamScore, jpeg_grid, jump, seam_profile, step8

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from wsigen.data.entry import SlideEntry
+from wsigen.data.index import SlideEntry
 from wsigen.evaluate.draw import Reader
 from wsigen.evaluate.joins.overviews import Alike, overview
 from wsigen.evaluate.joins.privacy import Neighbour

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wsigen.errors import InvalidValueError, SnapshotError
-from wsigen.nn.tensors import read_tensors
+from wsigen.nn.snapshot import read_tensors
 
 TORCHVISION = "torchvision"
 POOL = 0  # in a plan: max pooling; any other number is the channels of a convolution and its ReLU

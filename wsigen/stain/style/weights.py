@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from wsigen.errors import InvalidValueError, SnapshotError
-from wsigen.nn.snapshot import CONFIG, load_snapshot, resolve
-from wsigen.nn.tensors import read_tensors
+from wsigen.nn.snapshot import CONFIG, load_snapshot, read_tensors, resolve
 from wsigen.stain.init import initialise
 from wsigen.stain.losses.vgg import TORCHVISION, vgg_state
 from wsigen.stain.style.layouts import translate_decoder, translate_encoder

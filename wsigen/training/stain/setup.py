@@ -10,13 +10,7 @@ from torch.utils.data import DataLoader
 
 from wsigen.config.domains import StainRunConfig
 from wsigen.config.train import PatchGroup
-from wsigen.data.domains import (
-    TARGET_STREAM,
-    Domains,
-    PairDataset,
-    collate_pairs,
-    load_or_build_domains,
-)
+from wsigen.data.domains import TARGET_STREAM, DomainDataset, Domains, collate_domains, load_or_build_domains
 from wsigen.data.index import SlideIndex
 from wsigen.data.patches import PatchDataset
 from wsigen.training.folder import check_same_run
@@ -96,12 +90,12 @@ def make_pairs(
     Raises:
         InvalidValueError: if no slide can serve the patches, or the batch cannot be shared out evenly.
     """
-    dataset = PairDataset(
+    dataset = DomainDataset(
         make_patches(config, domains.source, config.seed, augment=True),
         make_patches(config, domains.target, config.seed ^ TARGET_STREAM, augment=True),
     )
     dataset.require(config.data.patch_size)
     group = PatchGroup(size=config.data.patch_size, batch=config.data.batch)
     return batches(
-        dataset, collate_pairs, config, [group], state=state, images=images, accelerator=accelerator
+        dataset, collate_domains, config, [group], state=state, images=images, accelerator=accelerator
     )

@@ -1,4 +1,4 @@
-"""The ring of rows gives back what was written, as long as no more rows than fit are asked for."""
+"""Rows in a ring: what is written is read, wherever the ring wraps around."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsigen.geometry import Region
-from wsigen.sampling.band import RowBand
+from wsigen.sampling.rows import RowBand
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wsigen.geometry import Region
-from wsigen.sampling.cells import CELL, box_of, cells_of, needed_cells, pixels_of
+from wsigen.sampling.tiles import CELL, box_of, cells_of, needed_cells, pixels_of
 
 
 def test_cells_of_a_region_and_back():
