@@ -1,1 +1,1 @@
-"""Slides on disk: reading them at any µm/px, finding tissue, writing pyramids."""
+"""Slides on disk: read at any µm/px, find tissue, write pyramids."""

@@ -1,4 +1,4 @@
-"""What a file format must offer to be read as a slide, and two formats: those of OpenSlide, and pictures.
+"""Backends read the stored levels of a slide file; here those for OpenSlide's formats and for pictures.
 
 TIFF files have a module of their own (`wsigen.slide.tiff_backend`). OpenSlide's (x, y) order and level-0
 coordinates exist here and in `wsigen.slide.virtual` only.
@@ -19,7 +19,7 @@ from wsigen.geometry import Colour, Region, Size
 
 
 class Backend(Protocol):
-    """One open file. Lives in one process and is never pickled."""
+    """One open slide file; used in one process and never pickled."""
 
     @property
     def levels(self) -> tuple[Size, ...]:
@@ -28,21 +28,21 @@ class Backend(Protocol):
 
     @property
     def mpp(self) -> tuple[float, float] | None:
-        """Level 0's µm/px along y and x as the metadata have it, not yet judged; None if they are silent."""
+        """µm/px of level 0 along y and x, unchecked, from the metadata; None if they do not state it."""
         ...
 
     @property
     def nbytes(self) -> int:
-        """Bytes of pixels that the open file holds outside the shared tile cache."""
+        """Bytes of pixels held in memory outside the shared tile cache."""
         ...
 
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
-        """uint8 (height, width, 3) of a region inside a level; ``background`` where it is transparent."""
+        """Return a region inside a level, uint8 (height, width, 3); ``background`` where transparent."""
         ...
 
 
 def over_background(rgba: np.ndarray, background: Colour) -> np.ndarray:
-    """Lay an image with (not premultiplied) alpha over a plain colour.
+    """Composite an image with (not premultiplied) alpha over a plain colour.
 
     Args:
         rgba: uint8 (height, width, 4).
@@ -83,7 +83,7 @@ class OpenSlideBackend:
 
     @property
     def mpp(self) -> tuple[float, float] | None:
-        """OpenSlide's own ``openslide.mpp-y`` and ``openslide.mpp-x``."""
+        """From OpenSlide's properties ``openslide.mpp-y`` and ``openslide.mpp-x``."""
         x = self._slide.properties.get("openslide.mpp-x")
         y = self._slide.properties.get("openslide.mpp-y", x)
         try:
@@ -92,11 +92,12 @@ class OpenSlideBackend:
             return None
 
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
-        """A region inside a level, see `Backend`.
+        """Return a region inside a level; see `Backend`.
 
         Raises:
             SlideError: the stored data are damaged.
         """
+        # OpenSlide takes the corner in level-0 pixels, the size in those of the level.
         downsample = self._slide.level_downsamples[level]
         corner = (round(region.x * downsample), round(region.y * downsample))
         try:
@@ -107,7 +108,7 @@ class OpenSlideBackend:
 
 
 def vendor(path: Path) -> str | None:
-    """OpenSlide's name for the format of a file, such as "aperio"; None if it has none."""
+    """Return OpenSlide's name for the format of a file, such as "aperio"; None if it is unknown."""
     return OpenSlide.detect_format(path)
 
 
@@ -148,6 +149,6 @@ class PictureBackend:
         self.levels = (Region(0, 0, *self._pixels.shape[:2]).size,)
 
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
-        """A region of the picture, see `Backend`."""
+        """Return a region of the picture; see `Backend`."""
         part = self._pixels[region.y : region.y1, region.x : region.x1]
         return over_background(part, background) if part.shape[2] == 4 else part

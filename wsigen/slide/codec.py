@@ -1,12 +1,12 @@
-"""How one tile becomes bytes, and back.
+"""Codecs encode and decode single tiles.
 
 | codec | in a TIFF | used for |
 |---|---|---|
-| `JPEG` | yes | finished slides: quality 85, YCbCr 4:2:0, which every reader tried shows in true colours |
+| `JPEG` | yes | finished slides: quality 85, YCbCr 4:2:0, which all tested readers show in true colours |
 | `DEFLATE` | yes | lossless finished slides: horizontal differences (TIFF predictor 2), then deflate |
 | `ZSTD` | no | intermediate stages and seeds: colour and 2-D differences, then zstd; exact, fast, smallest |
 
-`bytes_per_pixel` is for estimates: what H&E tissue without glass takes at 0.25–1 µm/px, rounded up
+`bytes_per_pixel` is for plans: measured on H&E tissue without background at 0.25–1 µm/px, rounded up
 (``benchmarks/writer.py --codecs --slides FOLDER``).
 """
 
@@ -29,7 +29,7 @@ class TileCodec(Protocol):
 
     @property
     def name(self) -> str:
-        """Identifies the codec and its settings: bytes of equally named codecs can be mixed."""
+        """Name of codec and settings; tiles of codecs with equal names can be mixed."""
         ...
 
     @property
@@ -39,15 +39,15 @@ class TileCodec(Protocol):
 
     @property
     def bytes_per_pixel(self) -> float:
-        """Measured size on tissue, for estimates only."""
+        """Measured size on tissue, for plans only."""
         ...
 
     def encode(self, tile: np.ndarray) -> bytes:
-        """Bytes of a uint8 (height, width, 3) tile."""
+        """Encode a uint8 (height, width, 3) tile."""
         ...
 
     def decode(self, data: bytes) -> np.ndarray:
-        """The uint8 (height, width, 3) tile of these bytes."""
+        """Decode a tile: uint8 (height, width, 3)."""
         ...
 
 
@@ -69,7 +69,7 @@ class JpegCodec:
         return f"jpeg{self.quality}"
 
     def encode(self, tile: np.ndarray) -> bytes:
-        """JPEG bytes of a uint8 (height, width, 3) tile."""
+        """Encode a uint8 (height, width, 3) tile."""
         tile = np.ascontiguousarray(tile)
         return bytes(
             imagecodecs.jpeg8_encode(
@@ -78,7 +78,7 @@ class JpegCodec:
         )
 
     def decode(self, data: bytes) -> np.ndarray:
-        """The uint8 (height, width, 3) tile that a viewer shows for these bytes."""
+        """Decode a tile as viewers show it: uint8 (height, width, 3)."""
         return imagecodecs.jpeg8_decode(data, colorspace="YCBCR", outcolorspace="RGB")
 
 
@@ -87,7 +87,7 @@ class DeflateCodec:
     """TIFF's "adobe deflate" with predictor 2, for square tiles (their bytes do not hold their shape).
 
     Deflate rather than zstd, although zstd is 2.5 times faster and OpenSlide's own wheels open both: older
-    builds of libtiff and several other readers know only deflate, and it is 4 % smaller.
+    builds of libtiff and several other readers support only deflate, and it is 4 % smaller.
     """
 
     name: str = field(default="deflate", init=False)
@@ -95,12 +95,12 @@ class DeflateCodec:
     bytes_per_pixel: float = field(default=1.95, init=False)
 
     def encode(self, tile: np.ndarray) -> bytes:
-        """Deflated horizontal differences of a square uint8 (n, n, 3) tile."""
+        """Encode a square uint8 (n, n, 3) tile."""
         differences = imagecodecs.delta_encode(tile, axis=1)
         return bytes(imagecodecs.deflate_encode(differences.tobytes(), level=1))
 
     def decode(self, data: bytes) -> np.ndarray:
-        """The square uint8 (n, n, 3) tile of these bytes."""
+        """Decode a square tile: uint8 (n, n, 3)."""
         flat = np.frombuffer(imagecodecs.deflate_decode(data), np.uint8)
         side = math.isqrt(flat.size // 3)
         return imagecodecs.delta_decode(flat.reshape(side, side, 3), axis=1)
@@ -118,7 +118,7 @@ class ZstdCodec:
     bytes_per_pixel: float = field(default=1.35, init=False)
 
     def encode(self, tile: np.ndarray) -> bytes:
-        """Compressed bytes of a uint8 (height, width, 3) tile."""
+        """Encode a uint8 (height, width, 3) tile."""
         planes = np.empty((3, *tile.shape[:2]), np.uint8)
         planes[0] = tile[..., 1]
         np.subtract(tile[..., 0], tile[..., 1], out=planes[1])
@@ -128,9 +128,10 @@ class ZstdCodec:
         return header + bytes(imagecodecs.zstd_encode(planes.tobytes(), level=1))
 
     def decode(self, data: bytes) -> np.ndarray:
-        """The uint8 (height, width, 3) tile of these bytes."""
+        """Decode a tile: uint8 (height, width, 3)."""
         height, width = (int(n) for n in np.frombuffer(data[:4], "<u2"))
         planes = np.frombuffer(imagecodecs.zstd_decode(data[4:]), np.uint8).reshape(3, height, width)
+        # A cumulative sum modulo 256 undoes the vertical differences, faster than delta_decode along axis 1.
         planes = imagecodecs.delta_decode(np.cumsum(planes, axis=1, dtype=np.uint8), axis=2)
         return cv2.merge([planes[1] + planes[0], planes[0], planes[2] + planes[0]])
 

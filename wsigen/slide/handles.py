@@ -1,4 +1,4 @@
-"""The files that a process holds open. A forked or spawned worker starts with none and opens its own."""
+"""The slide files that a process holds open; a forked or spawned worker opens its own."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ HELD_BYTES = 2**30
 
 
 class Handles:
-    """Open files, the least recently used dropped first, and the tile caches they share.
+    """Open files, closed least recently used first, and the tile caches they share.
 
     Args:
         cache_bytes: decoded tiles kept, for OpenSlide and for tifffile each.
         open_files: most files held open.
-        held_bytes: most bytes of decoded pictures held, unless one alone is larger.
+        held_bytes: most bytes of decoded pictures held; one larger picture may be held alone.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Handles:
         self._open: OrderedDict[Path, Backend] = OrderedDict()
 
     def get(self, path: Path) -> Backend:
-        """The open file at ``path``, opened now if need be.
+        """Return the open file at ``path``; open it if necessary.
 
         Raises:
             SlideError: it cannot be opened.
@@ -52,12 +52,12 @@ class Handles:
             return backend
 
     def drop(self, path: Path) -> None:
-        """Forget a file, so that the next `get` opens it anew."""
+        """Forget a file, so that the next `get` opens it again."""
         with self._lock:
             self._open.pop(path, None)
 
     def renew(self) -> Handles:
-        """The same limits, nothing open."""
+        """Return handles with the same limits and no open files."""
         return Handles(self.cache_bytes, self.open_files, self.held_bytes)
 
     def _over(self) -> bool:
@@ -76,13 +76,14 @@ class Handles:
 
     def _open_slide(self, path: Path, known_as: str | None, tiff: bool) -> Backend:
         if tiff and known_as in (None, "generic-tiff"):
-            try:  # unlike OpenSlide it sees SubIFDs and never interpolates; and it is faster
+            # Preferred to OpenSlide, which ignores SubIFDs, interpolates between pixels and is slower.
+            try:
                 return TiffBackend(path, self._segments)
             except SlideError:
                 if known_as is None:
                     raise
         if known_as is None:
-            raise SlideError(path, "not a slide: neither OpenSlide nor tifffile knows the format")
+            raise SlideError(path, "not a slide: neither OpenSlide nor tifffile reads this format")
         return OpenSlideBackend(path, self._tiles)
 
 
@@ -91,7 +92,7 @@ _inherited: list[Handles] = []
 
 
 def handles() -> Handles:
-    """The open files of this process."""
+    """Return the open files of this process."""
     return _handles
 
 
@@ -103,19 +104,18 @@ def set_limits(
     Args:
         cache_bytes: decoded tiles kept, for OpenSlide and for tifffile each.
         open_files: most files held open.
-        held_bytes: most bytes of decoded pictures held, unless one alone is larger.
+        held_bytes: most bytes of decoded pictures held; one larger picture may be held alone.
     """
     global _handles
     _handles = Handles(cache_bytes, open_files, held_bytes)
 
 
-def _start_afresh() -> None:
+def _reset_after_fork() -> None:
     global _handles
-    _inherited.append(
-        _handles
-    )  # closing the parent's handles here could wait for a lock of a thread that is not here
+    # Kept, not closed: closing could wait for a lock held by a thread that the fork did not copy.
+    _inherited.append(_handles)
     _handles = _handles.renew()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_afresh)
+    os.register_at_fork(after_in_child=_reset_after_fork)

@@ -1,4 +1,4 @@
-"""How many µm a pixel covers: from the metadata, else from the user; never a guess."""
+"""Pixel size of a slide in µm/px: from its metadata, else from the user; never guessed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from wsigen.errors import InvalidValueError, MissingMppError
 from wsigen.slide.backend import Backend
 from wsigen.slide.tiff_backend import is_tiff, ome_mpp
 
-SMALLEST, LARGEST = (
-    0.01,
-    40.0,
-)  # 600 dpi, the finest print resolution that programs write unasked, is 42.3 µm/px
+# 600 dpi, the finest print resolution that programs write by default, is 42.3 µm/px.
+SMALLEST, LARGEST = 0.01, 40.0
 LARGEST_GIVEN = 1000.0
 FIX = "add a row to a table with columns slide,mpp and pass it with --table"
 
@@ -24,23 +22,23 @@ log = logging.getLogger(__name__)
 
 
 def resolve_mpp(path: Path, backend: Backend, given: float | None = None) -> float:
-    """µm/px of level 0.
+    """Return µm/px of level 0.
 
-    Metadata outside 0.01–40 µm/px are print resolutions (72 dpi = 353 µm/px) or nonsense: they count as
+    Metadata outside 0.01–40 µm/px are print resolutions (72 dpi = 353 µm/px) or invalid: they count as
     missing.
 
     Args:
-        path: the file, for messages and for OME-XML that its reader does not look at.
+        path: the file, for messages and for OME-XML that its backend ignores.
         backend: the open file.
-        given: the user's µm/px. Wins, with a warning, where it is more than 5 % away from the metadata's.
+        given: the user's µm/px; used, with a warning, if it differs by more than 5 % from the metadata.
 
     Raises:
         InvalidValueError: ``given`` is not in (0, 1000].
-        MissingMppError: neither the metadata nor the user say.
+        MissingMppError: neither the metadata nor the user state it.
     """
     if given is not None and not 0 < given <= LARGEST_GIVEN:
         raise InvalidValueError(
-            f"mpp of {path} must be in (0, {LARGEST_GIVEN:g}] µm/px, got {given}; mend the table"
+            f"mpp of {path} must be in (0, {LARGEST_GIVEN:g}] µm/px, got {given}; correct the table"
         )
     known = _metadata_mpp(path, backend)
     if known is None:
@@ -48,7 +46,7 @@ def resolve_mpp(path: Path, backend: Backend, given: float | None = None) -> flo
             raise MissingMppError(path, f"µm/px is not in its metadata; {FIX}")
         return given
     if given is not None and abs(given / known - 1) > 0.05:
-        log.warning("%s: given as %g µm/px, its metadata say %g; using what was given", path, given, known)
+        log.warning("%s: the table says %g µm/px, the metadata %g; using the table", path, given, known)
         return given
     return known
 

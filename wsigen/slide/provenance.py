@@ -1,4 +1,4 @@
-"""What a slide says about its own making: in the file, and in a JSON beside it.
+"""Provenance: how a slide was made, stored in the file and in a JSON beside it.
 
 Every file states that it is synthetic. Nothing here depends on time, machine or path, so that the same run
 gives the same bytes.
@@ -21,11 +21,11 @@ _NAMESPACE = uuid.UUID("b2f7c0de-5d1e-5b8a-9a53-77736967656e")
 
 
 def complete_provenance(provenance: Mapping[str, Any], mpp: float, height: int, width: int) -> dict[str, Any]:
-    """The caller's facts with those every slide must state.
+    """Add the facts that every slide must state to those of the caller.
 
     Args:
-        provenance: JSON-like facts (model hash, seed, preset, …); they may nest. Their ``notice``, if any,
-            takes the place of the one about synthetic slides.
+        provenance: JSON-like facts (model hash, seed, preset, …); they may nest. A ``notice`` among them
+            replaces the one about synthetic slides.
         mpp: µm/px of level 0.
         height: of level 0, in pixels.
         width: of level 0, in pixels.
@@ -38,7 +38,7 @@ def complete_provenance(provenance: Mapping[str, Any], mpp: float, height: int, 
 
 
 def flatten(provenance: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested facts as one level of text: ``{"model": {"sha256": "ab"}}`` → ``{"model.sha256": "ab"}``."""
+    """Flatten nested facts to text: ``{"model": {"sha256": "ab"}}`` → ``{"model.sha256": "ab"}``."""
     flat: dict[str, str] = {}
     for key, value in provenance.items():
         if isinstance(value, Mapping):
@@ -49,7 +49,7 @@ def flatten(provenance: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def ome_metadata(provenance: Mapping[str, Any], mpp: float, name: str) -> dict[str, Any]:
-    """Metadata for tifffile's OME-XML: pixel size, notice, and a MapAnnotation of all facts.
+    """Return metadata for tifffile's OME-XML: pixel size, notice, and all facts as a MapAnnotation.
 
     Args:
         provenance: from `complete_provenance`.
@@ -72,19 +72,19 @@ def ome_metadata(provenance: Mapping[str, Any], mpp: float, name: str) -> dict[s
 
 
 def description(provenance: Mapping[str, Any]) -> str:
-    """The facts as one line of ASCII without XML, for readers that refuse XML in ImageDescription."""
+    """Return the facts as one line of ASCII, for readers that refuse XML in ImageDescription."""
     line = "; ".join(f"{key} = {value}" for key, value in flatten(provenance).items())
     ascii_line = plain_text(line).encode("ascii", "backslashreplace").decode()
     return ascii_line.replace("<", "(").replace(">", ")")
 
 
 def provenance_json(provenance: Mapping[str, Any]) -> bytes:
-    """The facts as an indented JSON file."""
+    """Return the facts as an indented JSON file."""
     return (json.dumps(provenance, indent=2, ensure_ascii=False, default=str) + "\n").encode()
 
 
 def read_provenance(slide: Path) -> dict[str, Any]:
-    """What the JSON beside a slide says of its making; empty where there is none that can be read."""
+    """Return the facts from the JSON beside a slide; empty where there is no readable one."""
     try:
         facts = json.loads(beside(slide, ".json").read_bytes())
     except (OSError, ValueError):
@@ -93,7 +93,7 @@ def read_provenance(slide: Path) -> dict[str, Any]:
 
 
 def beside(slide: Path, suffix: str) -> Path:
-    """The name of a slide's companion: ``a_HE.ome.tif`` and ``.json`` → ``a_HE.json``."""
+    """Return the name of a file beside a slide: ``a_HE.ome.tif`` and ``.json`` → ``a_HE.json``."""
     for ending in _SLIDE_SUFFIXES:
         if slide.name.lower().endswith(ending):
             return slide.with_name(slide.name[: -len(ending)] + suffix)
@@ -101,5 +101,5 @@ def beside(slide: Path, suffix: str) -> Path:
 
 
 def plain_text(text: str) -> str:
-    """Text without the control characters that XML cannot hold."""
+    """Replace control characters, which XML cannot hold, by spaces."""
     return "".join(c if c.isprintable() else " " for c in text)

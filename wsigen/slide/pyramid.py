@@ -1,7 +1,7 @@
-"""The arithmetic of a streaming pyramid: sizes of levels, averaging 2×2, and rows in → tile rows out.
+"""Streaming pyramids: sizes of levels, averaging 2×2 pixels, and cutting rows into rows of tiles.
 
-Level l has ⌈size / 2^l⌉ pixels a side. Each pixel is the mean of the 2×2 below it, rounded half up, where an
-odd last row or column stands for its missing neighbour.
+Level l has ⌈size / 2^l⌉ pixels a side. Each pixel is the mean of the 2×2 below it, rounded half up; an odd
+last row or column is repeated.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ SMALLEST_SIDE = 512
 
 
 def ceil_div(a: int, b: int) -> int:
-    """⌈a / b⌉ for positive integers."""
+    """Return ⌈a / b⌉ of positive integers."""
     return -(-a // b)
 
 
 def level_size(size: Size, level: int) -> Size:
-    """Height and width of ``level`` of a pyramid over ``size``: ⌈size / 2^level⌉.
+    """Return height and width of a level: ⌈size / 2^level⌉.
 
     Args:
         size: level 0, in pixels.
@@ -32,7 +32,7 @@ def level_size(size: Size, level: int) -> Size:
 
 
 def pyramid_levels(size: Size) -> int:
-    """Number of levels of a finished slide: halved until the shorter side is at most 512 pixels.
+    """Return the number of levels of a slide, halved until the shorter side is at most 512 pixels.
 
     Args:
         size: level 0, in pixels.
@@ -55,7 +55,7 @@ def pad_edge(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def halve(image: np.ndarray) -> np.ndarray:
     """Average 2×2 pixels: uint8 (h, w, 3) → (⌈h/2⌉, ⌈w/2⌉, 3), rounding half up.
 
-    `cv2.resize(INTER_AREA)` is, for even sizes, (a + b + c + d + 2) >> 2 exactly, and much faster than numpy.
+    For even sizes `cv2.resize(INTER_AREA)` is exactly (a + b + c + d + 2) >> 2, and much faster than numpy.
     """
     height, width = ceil_div(image.shape[0], 2), ceil_div(image.shape[1], 2)
     even = pad_edge(image, 2 * height, 2 * width)
@@ -63,7 +63,7 @@ def halve(image: np.ndarray) -> np.ndarray:
 
 
 class TileRows:
-    """Cut a stream of rows into rows of tiles, at several levels at once.
+    """Cuts a stream of rows into rows of tiles, at several levels at once.
 
     Args:
         size: of level 0, in pixels.
@@ -72,7 +72,7 @@ class TileRows:
 
     Memory: one row of tiles per level, at most twice that of level 0: ``2 · 3 · tile · width`` bytes.
 
-    Determinism: strips do not depend on how the rows were chopped.
+    Determinism: strips do not depend on the heights in which rows come.
     """
 
     def __init__(self, size: Size, tile: int, levels: int) -> None:
@@ -88,15 +88,15 @@ class TileRows:
         return self._rows[0]
 
     def cut(self, rows: np.ndarray, level: int = 0) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Take the next rows; yield the rows of tiles that they complete. To be iterated to its end.
+        """Take the next rows; yield the rows of tiles that they complete. Must be iterated to its end.
 
         Args:
             rows: uint8 (any height, width, 3).
-            level: for the recursion: leave it at 0.
+            level: for the recursion; leave it at 0.
 
         Yields:
-            (level, row of tiles, strip): the strip is uint8 (≤ tile, width of the level, 3); its memory is
-            used again after the next step.
+            (level, row of tiles, strip): the strip is uint8 (≤ tile, width of the level, 3), and valid until
+            the next iteration.
         """
         strip, height = self._strips[level], self._sizes[level].height
         taken = 0

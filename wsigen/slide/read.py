@@ -1,4 +1,4 @@
-"""Read any region of a slide at any µm/px: nearest finer stored level, on its pixel grid, averaged down."""
+"""Read any region of a slide at any µm/px, by averaging pixels of the nearest finer stored level."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ BLOCK_PIXELS = 2**24
 
 
 class Slide(Protocol):
-    """A slide that can be read at any µm/px. Picklable: files are opened by the process that reads."""
+    """A slide that can be read at any µm/px; picklable, since the reading process opens the file."""
 
     @property
     def path(self) -> Path:
-        """Where it is stored."""
+        """The file."""
         ...
 
     @property
@@ -42,19 +42,19 @@ class Slide(Protocol):
         ...
 
     def read_region(self, region: Region, mpp: float, background: Colour = BACKGROUND) -> np.ndarray:
-        """uint8 (height, width, 3) of a region in pixels of the slide at ``mpp``."""
+        """Return a region, given in pixels of the slide at ``mpp``: uint8 (height, width, 3)."""
         ...
 
     def read_patch(
         self, center_um: tuple[float, float], mpp: float, size: int | Size, background: Colour = BACKGROUND
     ) -> np.ndarray:
-        """uint8 (size, size, 3) around (y, x) µm from the slide's origin."""
+        """Return a patch centred (y, x) µm from the slide's origin: uint8 (size, size, 3)."""
         ...
 
 
 @dataclass(frozen=True)
 class Level:
-    """A stored level: its size, and how many level-0 pixels one of its pixels spans."""
+    """A stored level: its size, and the level-0 pixels that a side of its pixels spans."""
 
     size: Size
     downsample: float
@@ -84,21 +84,21 @@ class WholeSlide:
     ) -> np.ndarray:
         """Read a region at a given µm/px.
 
-        Its edges are rounded to the pixel grid of the nearest stored level that is finer (or at most 2 %
-        coarser), so that abutting regions use every stored pixel once; then areas are averaged.
+        The region is rounded to the pixel grid of the nearest stored level that is finer (or at most 2 %
+        coarser), so that adjacent regions use every stored pixel once; then areas are averaged.
 
         Args:
-            region: in pixels of the whole slide at ``mpp``, whose origin is the slide's; may reach outside.
+            region: in pixels of the whole slide at ``mpp``; may reach outside.
             mpp: µm/px to read at.
             background: colour outside the slide and where the file is transparent.
-            upsample: allow ``mpp`` below 0.9 of the slide's own, which only interpolates.
+            upsample: allow ``mpp`` below 0.9 of the slide's own, which interpolates.
 
         Returns:
             uint8 (region.height, region.width, 3).
 
         Raises:
-            InvalidValueError: ``mpp`` is not positive, or finer than the slide has.
-            SlideError: the file is gone or damaged.
+            InvalidValueError: ``mpp`` is not positive, or finer than the slide.
+            SlideError: the file is missing or damaged.
 
         Memory:
             The result, and at most 16 million stored pixels at a time.
@@ -131,8 +131,8 @@ class WholeSlide:
             uint8 (height, width, 3).
 
         Raises:
-            InvalidValueError: ``mpp`` is not positive, or finer than the slide has.
-            SlideError: the file is gone or damaged.
+            InvalidValueError: ``mpp`` is not positive, or finer than the slide.
+            SlideError: the file is missing or damaged.
         """
         height, width = (size, size) if isinstance(size, int) else (size.height, size.width)
         y, x = round(center_um[0] / mpp - height / 2), round(center_um[1] / mpp - width / 2)
@@ -143,7 +143,7 @@ class WholeSlide:
             raise InvalidValueError(f"mpp must be a positive number of µm/px, got {mpp}")
         if mpp < self.mpp * FINEST_REQUEST and not upsample:
             raise InvalidValueError(
-                f"{self.path} has {self.mpp:g} µm/px, got a request for {mpp:g}; "
+                f"{self.path} has {self.mpp:g} µm/px, cannot be read at {mpp:g}; "
                 f"ask for at least {self.mpp * FINEST_REQUEST:g} µm/px, or pass upsample=True"
             )
 
@@ -170,16 +170,16 @@ class WholeSlide:
 
 
 def open_slide(path: str | Path, mpp: float | None = None) -> WholeSlide:
-    """Open whatever OpenSlide reads, TIFF and OME-TIFF that it does not, PNG and JPEG.
+    """Open a slide: any format of OpenSlide, other TIFF and OME-TIFF, PNG and JPEG.
 
     Args:
         path: the file.
-        mpp: the user's µm/px; see `wsigen.slide.mpp.resolve_mpp` for when it is used.
+        mpp: the user's µm/px; `wsigen.slide.mpp.resolve_mpp` says when it is used.
 
     Raises:
         SlideError: the file is missing, damaged or of an unknown format.
-        MissingMppError: nobody knows its µm/px.
-        InvalidValueError: ``mpp`` is nonsense.
+        MissingMppError: its µm/px is unknown.
+        InvalidValueError: ``mpp`` is out of range.
     """
     path = Path(path).absolute()
     backend = handles().get(path)
@@ -191,6 +191,7 @@ def open_slide(path: str | Path, mpp: float | None = None) -> WholeSlide:
 
 
 def _downsample(base: Size, size: Size) -> float:
+    """Return the factor between two levels: a whole number unless the sizes contradict it."""
     exact = (base.height / size.height + base.width / size.width) / 2
     whole = round(exact)
     rounded = (abs(base.height / whole - size.height), abs(base.width / whole - size.width))
@@ -203,14 +204,14 @@ def _scaled(region: Region, ratio: float) -> Region:
 
 
 def _blocks(region: Region, ratio: float) -> Iterator[Region]:
+    """Halve a region until each part needs at most ``BLOCK_PIXELS`` stored pixels."""
     if not region:
         return
     if region.height * region.width * ratio**2 <= BLOCK_PIXELS or region.height == region.width == 1:
         yield region
         return
-    if region.width == 1 or (
-        region.height > 1 and region.height * ratio > 512
-    ):  # rows first: files have strips
+    # Rows are halved first, since files may be stored in strips.
+    if region.width == 1 or (region.height > 1 and region.height * ratio > 512):
         top = region.height // 2
         halves = (Region(0, 0, top, region.width), Region(top, 0, region.height - top, region.width))
     else:

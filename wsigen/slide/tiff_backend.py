@@ -1,4 +1,4 @@
-"""TIFF files without a vendor: tiles or strips, pages or SubIFDs, any compression that imagecodecs knows."""
+"""Generic TIFF files: tiles or strips, pages or SubIFDs, any compression of imagecodecs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ MAX_SEGMENT_PIXELS = 2**27
 _READABLE = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
 _UNIT_UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "\u03bcm": 1.0, "um": 1.0, "nm": 1e-3, "in": 25400.0}
 
-logging.getLogger("tifffile").setLevel(
-    logging.CRITICAL
-)  # it logs what is raised here as an error that names the fix
+# It logs what is raised here as an error that names the fix.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 class SegmentCache:
-    """Decoded tiles and strips of a process, the least recently used dropped first.
+    """Least-recently-used cache of the decoded tiles and strips of a process.
 
     Args:
         capacity: bytes.
@@ -39,7 +38,7 @@ class SegmentCache:
         self._lock = threading.Lock()
 
     def get(self, key: tuple[Path, int]) -> np.ndarray | None:
-        """The segment of a file that starts at a byte offset, if it is held."""
+        """Return the segment of a file at a byte offset, if it is cached."""
         with self._lock:
             if key not in self._held:
                 return None
@@ -47,7 +46,7 @@ class SegmentCache:
             return self._held[key]
 
     def put(self, key: tuple[Path, int], segment: np.ndarray) -> None:
-        """Hold a segment, unless it alone is larger than the cache."""
+        """Cache a segment, unless it is larger than the cache."""
         with self._lock:
             if segment.nbytes > self.capacity or key in self._held:
                 return
@@ -60,7 +59,7 @@ class SegmentCache:
 class TiffBackend:
     """An open TIFF file, read with tifffile and imagecodecs.
 
-    The levels are page 0 and its SubIFDs, else the reduced pages that follow it, of the same proportions.
+    The levels are page 0 and its SubIFDs, or else the reduced pages after it, if of the same proportions.
 
     Args:
         path: the file.
@@ -77,7 +76,8 @@ class TiffBackend:
 
     def __init__(self, path: Path, cache: SegmentCache) -> None:
         self._path, self._cache, self._lock = path, cache, threading.Lock()
-        try:  # damaged files make tifffile raise whatever Python can raise: here and below, all of it
+        # Damaged files can make tifffile raise any exception, hence `except Exception` here and below.
+        try:
             self._tiff = tifffile.TiffFile(path)
         except Exception as error:
             raise SlideError(path, f"not a readable TIFF ({error})") from error
@@ -104,7 +104,7 @@ class TiffBackend:
         return ome_mpp(self._tiff) or _resolution_mpp(self._pages[0])
 
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
-        """A region inside a level, see `Backend`.
+        """Return a region inside a level; see `Backend`.
 
         Raises:
             SlideError: the stored data are damaged.
@@ -148,7 +148,7 @@ class TiffBackend:
 
     def _segment(self, page: Any, index: int) -> np.ndarray | None:
         offset, count = page.dataoffsets[index], page.databytecounts[index]
-        if count == 0:
+        if count == 0:  # a tile that was never written
             return None
         key = (self._path, offset)
         segment = self._cache.get(key)
@@ -167,7 +167,7 @@ class TiffBackend:
 
 
 def ome_mpp(tiff: tifffile.TiffFile) -> tuple[float, float] | None:
-    """PhysicalSizeY and PhysicalSizeX of the first image of OME-XML, µm; None where they are missing."""
+    """Return PhysicalSizeY and PhysicalSizeX of the first image of OME-XML in µm; None if missing."""
     text = tiff.pages.first.description
     if "<OME" not in text:
         return None
@@ -181,10 +181,10 @@ def ome_mpp(tiff: tifffile.TiffFile) -> tuple[float, float] | None:
 
 
 def check_complete(path: Path) -> None:
-    """Refuse a TIFF-like file that ends before its last tile, as interrupted copies do.
+    """Raise if a TIFF ends before its last tile, as after an interrupted copy.
 
     Args:
-        path: any file; what is not a TIFF passes.
+        path: any file; others than TIFF pass.
 
     Raises:
         SlideError: bytes are missing at the end.
@@ -206,7 +206,7 @@ def check_complete(path: Path) -> None:
 
 
 def is_tiff(path: Path) -> bool:
-    """Whether a file starts as TIFF or BigTIFF files do."""
+    """Return whether a file begins like a TIFF or BigTIFF."""
     with path.open("rb") as file:
         return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -236,10 +236,10 @@ def _same_proportions(first: Any, page: Any) -> bool:
 def _check_readable(path: Path, page: Any) -> None:
     if page.dtype != np.uint8 or page.photometric not in _READABLE or page.samplesperpixel > 4:
         what = f"{page.dtype} {getattr(page.photometric, 'name', page.photometric)} × {page.samplesperpixel}"
-        raise SlideError(path, f"its pixels are {what}; 8-bit RGB or grey expected: convert the file")
+        raise SlideError(path, f"its pixels are {what}; expected 8-bit RGB or grey; convert the file")
     height, width = _segment_shape(page)
     if height * width > MAX_SEGMENT_PIXELS and not _is_mappable(page):
-        reason = f"stored in one piece of {width} × {height} px; rewrite it with tiles"
+        reason = f"stored as one segment of {width} × {height} px; rewrite it with tiles"
         raise SlideError(path, reason)
 
 

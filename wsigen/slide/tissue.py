@@ -1,4 +1,4 @@
-"""Where there is tissue, and what colour the glass is, on an image of a few µm/px."""
+"""Find tissue, and the colour of the background, on an image of a few µm/px."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from wsigen.geometry import Colour, Size
 
 MASK_MPP = 8.0
 SMALLEST_MASK = 64
-FLOOR, CEILING = (
-    0.03,
-    0.05,
-)  # optical density: paler is dirt on glass; tissue that fills the image splits above
+# Bounds of the threshold in optical density: below the floor is dirt; above the ceiling Otsu would split the
+# tissue of an image that shows nothing else.
+FLOOR, CEILING = 0.03, 0.05
 WHITE = 243.0
-GLASS_DARKEST, GLASS_SPREAD = 222, 14
+BACKGROUND_DARKEST, BACKGROUND_SPREAD = 222, 14
 SPECK_UM2, HOLE_UM2, BLACK_UM2 = 8_000.0, 20_000.0, 20_000.0
-SMALL_SHARE = (
-    0.02  # nothing larger than this share of the image is a speck or a hole, however small the image
-)
+# Nothing larger than this share of the image is a speck or a hole, however small the image.
+SMALL_SHARE = 0.02
 GAP_UM, REACH_UM = 24.0, 60.0
 COLOURED = 8
 BLACK_BRIGHTEST, BLACK_SPREAD = 60, 18
@@ -28,7 +26,7 @@ PEN_UM2 = 20_000.0
 
 
 def mask_resolution(mpp: float, size: Size) -> float:
-    """µm/px at which to look for tissue: 8, finer where the mask would be less than 64 px wide.
+    """Return µm/px at which to look for tissue: 8, or finer where the mask would be under 64 px wide.
 
     Args:
         mpp: of the slide.
@@ -38,11 +36,11 @@ def mask_resolution(mpp: float, size: Size) -> float:
 
 
 def tissue_mask(rgb: np.ndarray, mpp: float) -> np.ndarray:
-    """Tissue, without pen, black areas, specks and small holes.
+    """Return where there is tissue, without pen, black areas, specks and small holes.
 
-    Otsu's threshold on the optical density of the most absorbed colour, relative to the slide's glass, held
-    within fixed bounds: so a blank slide has no tissue, and a crop full of tissue is all tissue. Shades of
-    grey without any colour nearby are the scanner's or the slide's edge.
+    Otsu's threshold on the optical density of the most absorbed colour, relative to the background, clipped
+    to fixed bounds: so a blank slide has no tissue, and a crop full of tissue is all tissue. Shades of grey
+    without any colour nearby are the edge of the slide or of the scan.
 
     Args:
         rgb: uint8 (height, width, 3).
@@ -64,24 +62,24 @@ def tissue_mask(rgb: np.ndarray, mpp: float) -> np.ndarray:
 
 
 def background_colour(rgb: np.ndarray, mask: np.ndarray) -> Colour | None:
-    """Colour of bare glass: the median of what is bright, colourless and a little away from tissue.
+    """Return the background colour: the median of what is bright, grey and at some distance from tissue.
 
     Args:
         rgb: uint8 (height, width, 3).
         mask: its tissue.
 
     Returns:
-        A uint8 triple, or None where less than 0.5 % of the image is glass.
+        A uint8 triple, or None where less than 0.5 % of the image is background.
     """
-    glass = ~_grown(mask, 2) & _glass_like(rgb)
-    if glass.sum() < max(16, 0.005 * glass.size):
+    empty = ~_grown(mask, 2) & _background_like(rgb)
+    if empty.sum() < max(16, 0.005 * empty.size):
         return None
-    red, green, blue = np.median(rgb[glass], axis=0)
+    red, green, blue = np.median(rgb[empty], axis=0)
     return round(red), round(green), round(blue)
 
 
 def drop_specks(mask: np.ndarray, mpp: float) -> np.ndarray:
-    """A mask without its smallest parts, such as dust on glass: under 8,000 µm² and 2 % of the image.
+    """Return a mask without its smallest parts, such as dust: under 8,000 µm² and 2 % of the image.
 
     Args:
         mask: bool (height, width).
@@ -91,27 +89,29 @@ def drop_specks(mask: np.ndarray, mpp: float) -> np.ndarray:
 
 
 def border_fraction(mask: np.ndarray) -> float:
-    """Share of an image's outermost pixels that are tissue."""
+    """Return the share of an image's outermost pixels that are tissue."""
     border = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
     return float(border.mean()) if border.size else 0.0
 
 
 def _density(rgb: np.ndarray, mpp: float) -> np.ndarray:
     smooth = cv2.GaussianBlur(rgb, (0, 0), 8.0 / mpp) if mpp < 16 else rgb
-    glass = _glass_like(smooth)
-    white = np.full(3, WHITE) if glass.mean() < 0.005 else np.median(smooth[glass], axis=0)
-    darkest, _ = _extremes(smooth.astype(np.float32) / white.astype(np.float32))  # one logarithm, not three
+    empty = _background_like(smooth)
+    white = np.full(3, WHITE) if empty.mean() < 0.005 else np.median(smooth[empty], axis=0)
+    # The darkest channel is the one of highest density: one logarithm per pixel instead of three.
+    darkest, _ = _extremes(smooth.astype(np.float32) / white.astype(np.float32))
     return -np.log10(np.maximum(darkest, 1 / 255))
 
 
 def _extremes(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]  # many times faster than a reduction over axis 2
+    # Many times faster than a reduction over axis 2.
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
     return np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
 
 
-def _glass_like(rgb: np.ndarray) -> np.ndarray:
+def _background_like(rgb: np.ndarray) -> np.ndarray:
     darkest, brightest = _extremes(rgb)
-    return (darkest >= GLASS_DARKEST) & (brightest - darkest <= GLASS_SPREAD)
+    return (darkest >= BACKGROUND_DARKEST) & (brightest - darkest <= BACKGROUND_SPREAD)
 
 
 def _coloured(rgb: np.ndarray, mpp: float) -> np.ndarray:
@@ -127,7 +127,8 @@ def _black(rgb: np.ndarray, mpp: float) -> np.ndarray:
 
 
 def _pen(rgb: np.ndarray, mpp: float) -> np.ndarray:
-    hue, saturation, _ = cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV))  # hue in units of 2 degrees
+    # Yellow-green to blue inks, more saturated than any stain; OpenCV gives hue in units of 2 degrees.
+    hue, saturation, _ = cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV))
     ink = (hue >= 40) & (hue <= 122) & (saturation > 120)
     return _grown(_drop_small(ink, PEN_UM2 / mpp**2), 3)
 

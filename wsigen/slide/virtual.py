@@ -1,6 +1,7 @@
-"""A slide that is in no file, read as OpenSlide reads one: its (x, y) order and level-0 coordinates.
+"""A slide without a file, with OpenSlide's interface: (x, y) order and level-0 coordinates.
 
-Whatever takes an ``openslide.OpenSlide``, such as ``openslide.deepzoom.DeepZoomGenerator``, takes this too.
+It can be passed wherever an ``openslide.OpenSlide`` is expected, as to
+``openslide.deepzoom.DeepZoomGenerator``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class LevelSource(Protocol):
         ...
 
     def read(self, region: Region, level: int) -> np.ndarray:
-        """Pixels of a region inside a level, in that level's own: uint8 (height, width, 3)."""
+        """Return a region inside a level, given in its pixels: uint8 (height, width, 3)."""
         ...
 
 
@@ -36,7 +37,7 @@ class VirtualSlide(AbstractSlide):
         source: of the pixels.
         downsamples: of each level, relative to level 0.
         mpp: µm/px of level 0.
-        properties: what it says about itself, beside what OpenSlide says of every slide.
+        properties: in addition to those that OpenSlide gives every slide.
 
     Determinism: a pixel does not depend on the region that it is read in, if the source's do not.
     """
@@ -56,11 +57,11 @@ class VirtualSlide(AbstractSlide):
 
     @classmethod
     def detect_format(cls, filename: object) -> None:
-        """None: it is in no file."""
+        """Return None: there is no file."""
         return
 
     def close(self) -> None:
-        """Let go of what the slide holds; it cannot be read any more."""
+        """Release the source; the slide cannot be read any more."""
         self._source = None
 
     @property
@@ -75,33 +76,33 @@ class VirtualSlide(AbstractSlide):
 
     @property
     def level_downsamples(self) -> tuple[float, ...]:
-        """How many pixels of level 0 a pixel of each level is wide."""
+        """Width of a pixel of each level, in pixels of level 0."""
         return self._downsamples
 
     @property
     def properties(self) -> Mapping[str, str]:
-        """What the slide says about itself, by OpenSlide's names and its own."""
+        """Properties under OpenSlide's names and those that were given."""
         return dict(self._properties)
 
     @property
     def associated_images(self) -> Mapping[str, Image.Image]:
-        """None: no label was photographed."""
+        """Empty: there is no label."""
         return {}
 
     def get_best_level_for_downsample(self, downsample: float) -> int:
-        """The coarsest level that is at least as fine as this."""
+        """Return the coarsest level of at most this downsample."""
         fine = [level for level, own in enumerate(self._downsamples) if own <= downsample]
         return max(fine, default=0)
 
     def read(self, region: Region, level: int = 0) -> np.ndarray:
-        """Pixels of a region of a level: uint8 (height, width, 3).
+        """Return a region of a level: uint8 (height, width, 3).
 
         Args:
             region: inside the level, in its own pixels (not in those of level 0).
             level: 0 is the finest.
 
         Raises:
-            InvalidValueError: no such level, a region that is empty or reaches outside, or a closed slide.
+            InvalidValueError: no such level, an empty region or one that reaches outside, or a closed slide.
         """
         bounds = self._size(level).region
         if not region or region.intersect(bounds) != region:
@@ -112,9 +113,9 @@ class VirtualSlide(AbstractSlide):
         return self._open().read(region, level)
 
     def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
-        """A region as OpenSlide gives it: RGBA, transparent outside the slide.
+        """Return a region as OpenSlide does: RGBA, transparent outside the slide.
 
-        Where ``location`` lies between two pixels of the level, these are mixed, as OpenSlide does.
+        Where ``location`` lies between two pixels of the level, they are interpolated, as OpenSlide does.
 
         Args:
             location: (x, y) of the upper left corner, in pixels of level 0; may lie outside.
@@ -141,7 +142,7 @@ class VirtualSlide(AbstractSlide):
 
     def _open(self) -> LevelSource:
         if self._source is None:
-            raise InvalidValueError("the slide is closed; make a new one to read on")
+            raise InvalidValueError("the slide is closed; open a new one")
         return self._source
 
     def _size(self, level: int) -> Size:
@@ -151,9 +152,9 @@ class VirtualSlide(AbstractSlide):
 
 
 def _place(at: int, downsample: float) -> tuple[int, float, int]:
-    """First pixel of the level, how far behind it the region begins, and pixels of it before the slide's.
+    """Return first pixel of the level, fraction by which the region begins after it, and pixels before it.
 
-    OpenSlide rounds towards the slide what lies before it, and what lies after that edge not at all.
+    OpenSlide rounds positions before the slide towards it, and does not round positions inside it.
     """
     if at < 0:
         return 0, 0.0, int(-at / downsample)
@@ -162,8 +163,9 @@ def _place(at: int, downsample: float) -> tuple[int, float, int]:
 
 
 def _between(pixels: np.ndarray, down: float, across: float) -> np.ndarray:
-    """Pixels moved up and left by a fraction: uint8 RGBA, one row and column fewer where that is not 0."""
+    """Shift RGBA pixels up and left by a fraction; one row or column fewer where the fraction is not 0."""
     values = pixels.astype(np.float32)
+    # Premultiplied, so that transparent pixels do not bleed their colour into the mixture.
     values[:, :, :3] *= values[:, :, 3:] / 255
     if down:
         values = values[:-1] * (1 - down) + values[1:] * down

@@ -1,8 +1,8 @@
-"""A complete journal becomes one TIFF that every reader opens.
+"""Write a complete journal as one TIFF that every reader opens, with provenance and thumbnail.
 
 "Linked OME" is an OME-TIFF whose SubIFDs are also the flat chain of pages: tifffile links the SubIFDs to one
-another, and one patch of eight bytes links the main page to the first of them. Readers of OME follow the
-SubIFDs, readers of plain pyramids follow the chain, and both find every level.
+another, and `link_pages` overwrites eight bytes to link the main page to the first of them. Readers of OME
+follow the SubIFDs, readers of plain pyramids follow the chain, and both find every level.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 @dataclass(frozen=True)
 class SlideFiles:
-    """What `write_slide` wrote."""
+    """The files that `write_slide` wrote."""
 
     slide: Path
     provenance: Path
@@ -49,7 +49,7 @@ class SlideFiles:
 
 
 def layout_codec(layout: Layout) -> TileCodec:
-    """The codec that the final journal of a slide of this layout must use.
+    """Return the codec for the final journal of a slide of this layout.
 
     Raises:
         InvalidValueError: no such layout.
@@ -62,7 +62,7 @@ def layout_codec(layout: Layout) -> TileCodec:
 def final_journal(
     folder: str | Path, size: Size, layout: Layout, fingerprint: str, **options: Any
 ) -> BlockJournal:
-    """The journal from which a slide of this size and layout is written.
+    """Open the journal from which a slide of this size and layout is written.
 
     Args:
         folder: of this journal alone.
@@ -80,9 +80,9 @@ def final_journal(
 
 
 def estimate_bytes(size: Size, codec: TileCodec, levels: int = 1) -> int:
-    """Bytes on disk of a journal, or of a slide, if all of it were tissue; glass takes less.
+    """Estimate bytes on disk of a journal or a slide full of tissue; background takes less.
 
-    While a slide is assembled, its final journal and the TIFF both exist: twice this. An intermediate stage
+    While a slide is written, its final journal and the TIFF both exist: twice this. An intermediate stage
     takes ``estimate_bytes(size, ZSTD)``.
 
     Args:
@@ -95,14 +95,14 @@ def estimate_bytes(size: Size, codec: TileCodec, levels: int = 1) -> int:
 
 
 def check_output(path: str | Path, overwrite: bool) -> None:
-    """Refuse early what `write_slide` would refuse late.
+    """Raise early if `write_slide` would refuse to replace a slide.
 
     Args:
         path: of the slide.
         overwrite: whether an existing slide may be replaced.
 
     Raises:
-        OutputError: the slide exists and must not be replaced.
+        OutputError: the slide exists and may not be replaced.
     """
     if Path(path).exists() and not overwrite:
         raise OutputError(Path(path), "exists already; pass --overwrite, or choose another --name or --out")
@@ -119,7 +119,7 @@ def write_slide(
 ) -> SlideFiles:
     """Write the slide, its provenance (``.json``) and a thumbnail (``.jpg``).
 
-    The slide gets its name last: where it exists, everything does.
+    The slide gets its name last: where it exists, the other files do too.
 
     Args:
         journal: complete, with the codec of the layout.
@@ -136,7 +136,7 @@ def write_slide(
         InvalidValueError: the journal is not complete, its codec is another layout's, or mpp is not positive.
         OutputError: the slide exists already, a block is damaged, or the disk is full or not writable.
 
-    Memory: one row of tiles of the seeds' level and of those above; tiles are copied as bytes.
+    Memory: one row of tiles of the seeds' level and of each coarser level; tiles are copied as bytes.
 
     Determinism: the bytes of all three files depend on the journal and the arguments alone.
     """
@@ -156,7 +156,7 @@ def write_slide(
 
 
 def link_pages(path: Path) -> None:
-    """Make the first SubIFD the page after the main page.
+    """Make the first SubIFD the next page of the main page.
 
     Args:
         path: a BigTIFF, little-endian, of one main page with SubIFDs that are chained to one another.
@@ -167,6 +167,8 @@ def link_pages(path: Path) -> None:
         offset = page.offset
     assert subifds, "the main page must have SubIFDs"
     with path.open("rb+") as file:
+        # BigTIFF: an IFD is a count of entries (8 bytes), entries of 20 bytes, and the offset of the next
+        # IFD.
         file.seek(offset)
         (entries,) = struct.unpack("<Q", file.read(8))
         file.seek(offset + 8 + 20 * entries)
@@ -191,7 +193,7 @@ def _check(journal: BlockJournal, mpp: float, layout: Layout) -> None:
 
 
 class _Spool:
-    """Encoded tiles of one level, in a file that has no name and goes away by itself."""
+    """Encoded tiles of one level, in an unnamed temporary file."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -209,7 +211,7 @@ class _Spool:
 
 @contextlib.contextmanager
 def _upper_levels(journal: BlockJournal, folder: Path) -> Iterator[dict[int, _Spool]]:
-    """The levels from the seeds' on: one pass over the seeds, encoded tiles spooled next to the slide."""
+    """Encode the levels from the seeds' on in one pass over the seeds; spool the tiles next to the slide."""
     base, tile = journal.grid.seed_level, journal.grid.tile
     with contextlib.ExitStack() as stack:
         spools = {
@@ -272,7 +274,7 @@ def _write_tiff(path: Path, journal: BlockJournal, upper: dict[int, _Spool], tag
 
 
 def thumbnail(journal: BlockJournal, longest: int = 1024) -> np.ndarray:
-    """The whole slide, reduced so that its longer side is at most ``longest`` pixels; never enlarged.
+    """Return the slide, reduced so that its longer side is at most ``longest`` pixels; never enlarged.
 
     Args:
         journal: complete.
@@ -299,7 +301,7 @@ def thumbnail(journal: BlockJournal, longest: int = 1024) -> np.ndarray:
 
 
 def thumbnail_jpeg(image: np.ndarray) -> bytes:
-    """A baseline JPEG of quality 85 of a uint8 (height, width, 3) image."""
+    """Encode a uint8 (height, width, 3) image as a baseline JPEG of quality 85."""
     return JPEG.encode(image)
 
 
