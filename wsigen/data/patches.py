@@ -20,7 +20,7 @@ from wsigen.config import AugmentConfig, PatchGroup
 from wsigen.data.augment import FINER, Variation, draw_variation
 from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.errors import InvalidValueError, SlideError
-from wsigen.slide.read import Slide
+from wsigen.slide.read import SlideReader
 
 ATTEMPTS = 4096  # so many that a narrow range of usable µm/px does not end a long run by chance
 
@@ -121,7 +121,7 @@ class PatchDataset(Dataset[Patch]):
         self.mpp_sampling = mpp_sampling
         self.anywhere_fraction = anywhere_fraction
         self.augment = augment
-        self._slides: dict[str, Slide] = {}
+        self._slides: dict[str, SlideReader] = {}
         self._damaged: set[str] = set()
         draw_mpp(0.5, mpp_range, mpp_sampling)
 

@@ -1,7 +1,7 @@
 """Backends read the stored levels of a slide file; here those for OpenSlide's formats and for pictures.
 
 TIFF files have a module of their own (`wsigen.slide.tiff_backend`). OpenSlide's (x, y) order and level-0
-coordinates exist here and in `wsigen.slide.virtual` only.
+coordinates exist here and in `wsigen.slide.levels` only.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +23,7 @@ LEVEL_TOLERANCE = 1.02
 BLOCK_PIXELS = 2**24
 
 
-class Slide(Protocol):
+class SlideReader(Protocol):
     """A slide that can be read at any µm/px; picklable, since the reading process opens the file."""
 
     @property
@@ -104,17 +104,11 @@ class WholeSlide:
             The result, and at most 16 million stored pixels at a time.
         """
         self._check(mpp, upsample)
-        level = self._level(mpp)
-        stored = self.levels[level]
-        ratio = mpp / (self.mpp * stored.downsample)
-        out = np.empty((region.height, region.width, 3), np.uint8)
-        out[...] = background
-        height, width = math.ceil(stored.size.height / ratio), math.ceil(stored.size.width / ratio)
-        for block in _blocks(region.intersect(Region(0, 0, height, width)), ratio):
-            pixels = _resize(self._read_padded(level, _scaled(block, ratio), background), block.size)
-            target = block.shift(-region.y, -region.x)
-            out[target.y : target.y1, target.x : target.x1] = pixels
-        return out
+
+        def read(level: int, block: Region) -> np.ndarray:
+            return self.read_level(block, level, background)
+
+        return read_scaled(self.levels, read, region, mpp / self.mpp, background)
 
     def read_patch(
         self, center_um: tuple[float, float], mpp: float, size: int | Size, background: Colour = BACKGROUND
@@ -147,26 +141,77 @@ class WholeSlide:
                 f"ask for at least {self.mpp * FINEST_REQUEST:g} µm/px, or pass upsample=True"
             )
 
-    def _level(self, mpp: float) -> int:
-        wanted = mpp / self.mpp * LEVEL_TOLERANCE
-        return max((i for i, stored in enumerate(self.levels) if stored.downsample <= wanted), default=0)
+    def read_level(self, region: Region, level: int, background: Colour = BACKGROUND) -> np.ndarray:
+        """Read stored pixels.
 
-    def _read_padded(self, level: int, region: Region, background: Colour) -> np.ndarray:
-        inside = region.intersect(self.levels[level].size.region)
+        Args:
+            region: in pixels of the level; may reach outside.
+            level: 0 is the finest.
+            background: as for `read_region`.
+
+        Returns:
+            uint8 (region.height, region.width, 3).
+
+        Raises:
+            SlideError: the file is missing or damaged.
+        """
         open_files = handles()
-        try:
-            pixels = open_files.get(self.path).read(level, inside, background) if inside else None
-        except SlideError:
-            open_files.drop(self.path)
-            raise
-        if inside == region and pixels is not None:
-            return pixels
-        out = np.empty((region.height, region.width, 3), np.uint8)
-        out[...] = background
-        if pixels is not None:
-            target = inside.shift(-region.y, -region.x)
-            out[target.y : target.y1, target.x : target.x1] = pixels
-        return out
+
+        def read(inside: Region) -> np.ndarray:
+            try:
+                return open_files.get(self.path).read(level, inside, background)
+            except SlideError:
+                open_files.drop(self.path)
+                raise
+
+        return padded(read, region, self.levels[level].size, background)
+
+
+def read_scaled(
+    levels: Sequence[Level],
+    read: Callable[[int, Region], np.ndarray],
+    region: Region,
+    scale: float,
+    background: Colour,
+) -> np.ndarray:
+    """Read a region at any scale from levels, by averaging pixels of the nearest finer one.
+
+    Args:
+        levels: finest first.
+        read: pixels of a region of a level, which may reach a pixel outside: uint8 (height, width, 3).
+        region: in pixels of the result's grid, whose origin is the slide's; may reach outside.
+        scale: level-0 pixels that a side of a pixel of the result spans.
+        background: colour outside the slide.
+
+    Returns:
+        uint8 (region.height, region.width, 3).
+    """
+    wanted = scale * LEVEL_TOLERANCE
+    level = max((i for i, stored in enumerate(levels) if stored.downsample <= wanted), default=0)
+    stored, ratio = levels[level], scale / levels[level].downsample
+    out = np.empty((region.height, region.width, 3), np.uint8)
+    out[...] = background
+    height, width = math.ceil(stored.size.height / ratio), math.ceil(stored.size.width / ratio)
+    for block in _blocks(region.intersect(Region(0, 0, height, width)), ratio):
+        target = block.shift(-region.y, -region.x)
+        pixels = _resize(read(level, _scaled(block, ratio)), block.size)
+        out[target.y : target.y1, target.x : target.x1] = pixels
+    return out
+
+
+def padded(
+    read: Callable[[Region], np.ndarray], region: Region, size: Size, background: Colour
+) -> np.ndarray:
+    """Read a region that may reach outside an image of this size, which is continued by a plain colour."""
+    inside = region.intersect(size.region)
+    if inside == region and region:
+        return read(region)
+    out = np.empty((region.height, region.width, 3), np.uint8)
+    out[...] = background
+    if inside:
+        target = inside.shift(-region.y, -region.x)
+        out[target.y : target.y1, target.x : target.x1] = read(inside)
+    return out
 
 
 def open_slide(path: str | Path, mpp: float | None = None) -> WholeSlide:

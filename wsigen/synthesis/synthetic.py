@@ -13,7 +13,7 @@ from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region, Size
 from wsigen.sampling.lazy import LazyCascade
 from wsigen.slide.provenance import complete_provenance, flatten
-from wsigen.slide.virtual import VirtualSlide
+from wsigen.slide.levels import Slide
 from wsigen.stain.local import LocalTranslator
 from wsigen.stain.machine import Machine
 from wsigen.synthesis.job import SlideJob
@@ -23,7 +23,7 @@ from wsigen.synthesis.stainers import Stainers
 from wsigen.synthesis.twin import NOTICE
 
 
-class SyntheticSlide(VirtualSlide):
+class SyntheticSlide(Slide):
     """An H&E slide as a function of its seed, with the interface of ``openslide.OpenSlide``.
 
     Any region of any level takes about the same time and memory, whatever the size of the slide. Level 0 is
@@ -98,17 +98,17 @@ class SyntheticSlide(VirtualSlide):
         facts = {**job.facts(), "fingerprint": job.fingerprint()}
         super().__init__(_Stages(cascade), downsamples, mpp, _properties(facts, mpp, job.size))
         self._seed, self._mpp = seed, mpp
-        self._ihc: dict[str, VirtualSlide] = {}
+        self._ihc: dict[str, Slide] = {}
         for which, twin in enumerate(job.twins):
             assert session.stainers is not None, "a job with stains comes with stainers"
             source = StainedStages(cascade, session.stainers, which)
             facts = {"notice": NOTICE, **twin.stain.facts(), "source": dict(twin.source)}
             facts["fingerprint"] = twin.fingerprint()
             properties = _properties(facts, mpp, job.size)
-            self._ihc[twin.stain.marker] = VirtualSlide(source, downsamples, mpp, properties)
+            self._ihc[twin.stain.marker] = Slide(source, downsamples, mpp, properties)
 
     @property
-    def ihc(self) -> Mapping[str, VirtualSlide]:
+    def ihc(self) -> Mapping[str, Slide]:
         """The IHC slides by their markers, with the same interface.
 
         Level 0 is what ``sample`` writes. Level l is the H&E's level l, translated as a slide of its own.

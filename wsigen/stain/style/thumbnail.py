@@ -18,7 +18,7 @@ from torch.nn.functional import avg_pool2d
 
 from wsigen.errors import SlideError
 from wsigen.geometry import Region
-from wsigen.slide.read import Slide
+from wsigen.slide.read import SlideReader
 from wsigen.slide.tissue import tissue_mask
 from wsigen.stain.style.adain import FeatureStats, feature_stats
 from wsigen.stain.style.network import STRIDE, Encoder
@@ -43,7 +43,7 @@ class Thumbnail:
     mpp: float
 
 
-def thumbnail_mpps(slides: Sequence[Slide]) -> tuple[float, ...]:
+def thumbnail_mpps(slides: Sequence[SlideReader]) -> tuple[float, ...]:
     """µm/px of comparable thumbnails: the same for all slides, where their sizes allow.
 
     An encoder sees other things at other scales, so the finest µm/px is chosen that all slides have and at
@@ -57,7 +57,7 @@ def thumbnail_mpps(slides: Sequence[Slide]) -> tuple[float, ...]:
     return tuple(max(s.mpp, min(common, e / SMALLEST)) for s, e in zip(slides, extents, strict=True))
 
 
-def read_thumbnail(slide: Slide, mpp: float) -> Thumbnail:
+def read_thumbnail(slide: SlideReader, mpp: float) -> Thumbnail:
     """The whole slide at a given µm/px, with its tissue.
 
     Args:
@@ -99,7 +99,7 @@ def stain_stats(encoder: Encoder, thumbnail: Thumbnail) -> FeatureStats:
     return FeatureStats(stats.mean.clone(), stats.std.clone())
 
 
-def compare_stains(encoder: Encoder, content: Slide, reference: Slide) -> tuple[FeatureStats, FeatureStats]:
+def compare_stains(encoder: Encoder, content: SlideReader, reference: SlideReader) -> tuple[FeatureStats, FeatureStats]:
     """Statistics of a slide and of the one that it is to look like, from comparable thumbnails.
 
     Args:

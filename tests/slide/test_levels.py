@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
+
 import numpy as np
 import openslide
 import pytest
@@ -9,11 +13,13 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openslide.deepzoom import DeepZoomGenerator
+from PIL import Image
 
 from tests.synthetic import he_image, reduce_by
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region, Size
-from wsigen.slide.virtual import VirtualSlide
+from wsigen.slide import read
+from wsigen.slide.levels import FileSlide, Slide
 
 IMAGE = he_image(512, seed=3)
 LEVELS = [IMAGE, reduce_by(IMAGE, 2), reduce_by(IMAGE, 4)]
@@ -30,11 +36,11 @@ class Arrays:
 
 
 def virtual():
-    return VirtualSlide(Arrays(), (1, 2, 4), 0.5, {"wsigen.seed": "7"})
+    return Slide(Arrays(), (1, 2, 4), 0.5, {"wsigen.seed": "7"})
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory):
+def real_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("virtual") / "a.tif"
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         for level, image in enumerate(LEVELS):
@@ -48,7 +54,12 @@ def real(tmp_path_factory):
                 resolution=(20_000, 20_000),
                 resolutionunit="CENTIMETER",
             )
-    with openslide.OpenSlide(path) as slide:
+    return path
+
+
+@pytest.fixture(scope="module")
+def real(real_path):
+    with openslide.OpenSlide(real_path) as slide:
         yield slide
 
 
@@ -126,3 +137,43 @@ def test_mistakes_are_named():
         pass
     with pytest.raises(InvalidValueError, match="the slide is closed"):
         slide.read_region((0, 0), 0, (4, 4))
+
+
+@pytest.mark.parametrize("mpp", [0.5, 0.7, 1.0, 2.0, 3.3])
+def test_regions_in_um_are_those_of_the_file_at_that_scale(real_path, mpp):
+    whole, slide = read.open_slide(real_path), FileSlide(read.open_slide(real_path))
+    region = slide.read_region_um(x=30 * mpp, y=-5 * mpp, width=40 * mpp, height=50 * mpp, mpp=mpp)
+    np.testing.assert_array_equal(region, whole.read_region(Region(-5, 30, 50, 40), mpp))
+    computed = virtual().read_region_um(x=30 * mpp, y=-5 * mpp, width=40 * mpp, height=50 * mpp, mpp=mpp)
+    np.testing.assert_array_equal(computed, region)
+
+
+def test_a_file_says_what_its_slide_has(real_path):
+    slide = FileSlide(read.open_slide(real_path))
+    assert slide.mpp == 0.5
+    assert slide.level_dimensions == tuple(size[::-1] for size in [(512, 512), (256, 256), (128, 128)])
+    assert slide.properties["openslide.mpp-x"] == "0.5"
+    shown = np.asarray(slide.read_region((64, 32), 1, (100, 90)))[..., :3]
+    np.testing.assert_array_equal(shown, LEVELS[1][16:106, 32:132])
+
+
+def test_a_notebook_shows_thumbnail_size_and_scale():
+    shown = virtual()._repr_html_()
+    assert "512 x 512 px, 0.5 µm/px" in shown
+    data = base64.b64decode(re.search(r"base64,([^\"]+)", shown)[1])
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.size == (384, 384)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mpp": 0.4}, "at least 0.45"),
+        ({"mpp": 0.0}, "mpp must be positive"),
+        ({"width": -1.0}, "width must be"),
+    ],
+)
+def test_regions_in_um_that_cannot_be_are_named(values, message):
+    given = {"x": 0.0, "y": 0.0, "width": 10.0, "height": 10.0, "mpp": 1.0}
+    with pytest.raises(InvalidValueError, match=message):
+        virtual().read_region_um(**(given | values))

@@ -1,11 +1,16 @@
-"""A slide without a file, with OpenSlide's interface: (x, y) order and level-0 coordinates.
+"""A slide with OpenSlide's interface, whose levels come from a file or are computed.
 
 It can be passed wherever an ``openslide.OpenSlide`` is expected, as to
-``openslide.deepzoom.DeepZoomGenerator``.
+``openslide.deepzoom.DeepZoomGenerator``. OpenSlide's (x, y) order and level-0 coordinates exist here and in
+`wsigen.slide.backend` only.
 """
 
 from __future__ import annotations
 
+import base64
+import html
+import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -14,7 +19,8 @@ from openslide import AbstractSlide
 from PIL import Image
 
 from wsigen.errors import InvalidValueError
-from wsigen.geometry import Region, Size
+from wsigen.geometry import Colour, Region, Size
+from wsigen.slide.read import BACKGROUND, FINEST_REQUEST, Level, WholeSlide, padded, read_scaled
 
 
 class LevelSource(Protocol):
@@ -30,8 +36,10 @@ class LevelSource(Protocol):
         ...
 
 
-class VirtualSlide(AbstractSlide):
-    """A slide whose pixels come from a function, with OpenSlide's interface.
+class Slide(AbstractSlide):
+    """A slide with OpenSlide's interface, and regions in µm at any µm/px.
+
+    Levels, pixels and ``(x, y)`` are as in ``openslide.OpenSlide``. In a notebook, it shows its thumbnail.
 
     Args:
         source: of the pixels.
@@ -53,6 +61,7 @@ class VirtualSlide(AbstractSlide):
         self._source: LevelSource | None = source
         self._sizes = tuple(source.levels)
         self._downsamples = tuple(float(d) for d in downsamples)
+        self._mpp = mpp
         self._properties = {**_usual(self._sizes, self._downsamples, mpp), **(properties or {})}
 
     @classmethod
@@ -63,6 +72,11 @@ class VirtualSlide(AbstractSlide):
     def close(self) -> None:
         """Release the source; the slide cannot be read any more."""
         self._source = None
+
+    @property
+    def mpp(self) -> float:
+        """µm/px of level 0."""
+        return self._mpp
 
     @property
     def level_count(self) -> int:
@@ -140,6 +154,58 @@ class VirtualSlide(AbstractSlide):
             shown[top:, left:] = _between(pixels, down, across) if down or across else pixels
         return Image.fromarray(shown)
 
+    def read_region_um(
+        self,
+        *,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        mpp: float,
+        background: Colour = BACKGROUND,
+    ) -> np.ndarray:
+        """Read a region in µm, at any µm/px that the slide has, by averaging pixels of a finer level.
+
+        Args:
+            x: µm from the left edge of the slide to that of the region; may lie outside.
+            y: µm from the upper edge of the slide to that of the region; may lie outside.
+            width: of the region in µm; rounded to whole pixels, at least one.
+            height: of the region in µm.
+            mpp: µm/px of the result.
+            background: colour outside the slide, 8-bit RGB.
+
+        Returns:
+            uint8 (height / mpp, width / mpp, 3).
+
+        Raises:
+            InvalidValueError: a size or µm/px that is not positive, µm/px finer than the slide's, or a
+                closed slide.
+        """
+        source = self._open()
+        for name, value in (("width", width), ("height", height), ("mpp", mpp)):
+            if not 0 < value < math.inf:
+                raise InvalidValueError(f"{name} must be positive and finite, got {value}")
+        if mpp < self.mpp * FINEST_REQUEST:
+            finest = f"{self.mpp * FINEST_REQUEST:g} for a slide of {self.mpp:g} µm/px"
+            raise InvalidValueError(f"mpp must be at least {finest}, got {mpp:g}")
+        top, left = round(y / mpp), round(x / mpp)
+        region = Region(top, left, max(1, round(height / mpp)), max(1, round(width / mpp)))
+
+        def read(level: int, block: Region) -> np.ndarray:
+            return padded(lambda part: source.read(part, level), block, self._sizes[level], background)
+
+        levels = [Level(*level) for level in zip(self._sizes, self._downsamples, strict=True)]
+        return read_scaled(levels, read, region, mpp / self.mpp, background)
+
+    def _repr_html_(self) -> str:
+        """Return a thumbnail of at most 384 px with the slide's size and µm/px, for notebooks."""
+        width, height = self.dimensions
+        png = io.BytesIO()
+        self.get_thumbnail((384, 384)).save(png, "PNG")
+        data = base64.b64encode(png.getvalue()).decode()
+        caption = html.escape(f"{self}: {width} x {height} px, {self.mpp:g} µm/px")
+        return f'<figure><img src="data:image/png;base64,{data}"/><figcaption>{caption}</figcaption></figure>'
+
     def _open(self) -> LevelSource:
         if self._source is None:
             raise InvalidValueError("the slide is closed; open a new one")
@@ -149,6 +215,34 @@ class VirtualSlide(AbstractSlide):
         if not 0 <= level < self.level_count:
             raise InvalidValueError(f"level must be between 0 and {self.level_count - 1}, got {level}")
         return self._sizes[level]
+
+
+class FileSlide(Slide):
+    """A slide in a file; see `wsigen.open_slide`.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, file: WholeSlide) -> None:
+        downsamples = [level.downsample for level in file.levels]
+        super().__init__(_FileLevels(file), downsamples, file.mpp)
+        self.path = file.path
+
+    def __repr__(self) -> str:
+        return f"FileSlide({str(self.path)!r})"
+
+
+class _FileLevels:
+    """The stored levels of a file."""
+
+    def __init__(self, file: WholeSlide) -> None:
+        self._file = file
+        self.levels = tuple(level.size for level in file.levels)
+
+    def read(self, region: Region, level: int) -> np.ndarray:
+        """Return a region inside a level: uint8 (height, width, 3)."""
+        return self._file.read_level(region, level)
 
 
 def _place(at: int, downsample: float) -> tuple[int, float, int]:
