@@ -30,11 +30,11 @@ from wsigen.files import write_bytes
 from wsigen.geometry import Region
 from wsigen.nn.snapshot import load_snapshot
 from wsigen.nn.upscaler import Upscaler
+from wsigen.runtime import keep_freed_memory
 from wsigen.sampling.spec import UpscaleSpec
 from wsigen.sampling.upscale import UpscaledStage
 from wsigen.slide.read import open_slide
 from wsigen.slide.stains import mean_density
-from wsigen.synthesis.runtime import keep_freed_memory
 
 START = 8.0
 """µm/px from which chains start."""

@@ -114,7 +114,7 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
-    from wsigen.synthesis.runtime import keep_freed_memory
+    from wsigen.runtime import keep_freed_memory
 
     torch.set_num_threads(args.threads)
     keep_freed_memory()

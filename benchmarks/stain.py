@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from wsigen.evaluate.seams import seam_ratio
 from wsigen.geometry import Region, Size
+from wsigen.runtime import choose_device, choose_dtype, keep_freed_memory
 from wsigen.slide.read import open_slide
 from wsigen.stain.constant import prepare_constant
 from wsigen.stain.generator import Generator
@@ -40,7 +41,6 @@ from wsigen.stain.normalise.paper import render_as_published
 from wsigen.stain.plan import plan_translation
 from wsigen.stain.snapshot import load_stainer
 from wsigen.stain.stream import StreamTranslator
-from wsigen.synthesis.runtime import choose_device, choose_dtype, keep_freed_memory
 
 PITCH, SPARSE, WIDE = 512, 2048, 65536
 MODES = {"in": ("in", PITCH), "tin": ("tin", PITCH), "kin": ("kin", PITCH), "dn": ("dn", PITCH)}

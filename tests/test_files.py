@@ -48,7 +48,7 @@ def test_disk_full_names_path_space_and_fix(tmp_path):
     text = str(caught.value)
     assert str(tmp_path / "a") in text
     assert "no space left" in text
-    assert "MiB free" in text
+    assert "iB free" in text
     assert "make room" in text
     assert "\n" not in text
 

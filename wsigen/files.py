@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from wsigen.errors import OutputError
+from wsigen.runtime import format_bytes
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -61,7 +62,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
     fix = _FIXES.get(error.errno or 0, "check the disk, then run the same command again")
     free = free_bytes(path)
     if error.errno in _DISK_FULL and free is not None:
-        what = f"{what}, {free / 2**20:.1f} MiB free"
+        what = f"{what}, {format_bytes(free)} free"
         fix = f"{fix}, then run the same command again: it goes on where it stopped"
     return OutputError(path, f"cannot be written ({what}); {fix}")
 

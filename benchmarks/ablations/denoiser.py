@@ -24,12 +24,13 @@ from benchmarks.ablations.page import Column, Page, Row
 from benchmarks.ablations.sampler import Clock
 from wsigen.config import AugmentConfig, DataConfig, DenoiserConfig, LossConfig, PatchGroup, TrainConfig
 from wsigen.data.index import SlideIndex
-from wsigen.data.patches import PatchDataset, PatchKey, collate, to_unit_range
+from wsigen.data.patches import PatchDataset, PatchKey, collate
 from wsigen.data.survey import load_or_build_index
 from wsigen.diffusion.loss import draw_noise
 from wsigen.diffusion.spectrum import combine, image_std
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.ema import PowerEMA
+from wsigen.nn.images import to_unit
 from wsigen.training.denoiser import TrainingStep
 from wsigen.training.loop import averaged
 from wsigen.training.preview import samples
@@ -158,7 +159,7 @@ def _batch(
     images, mpp, numbers = collate([dataset[key] for key in keys])
     shape = (3, setting.size, setting.size)
     sigma, noise = draw_noise(0, numbers, shape, P_mean=loss.P_mean, P_std=loss.P_std, device=device)
-    return to_unit_range(images.to(device)), noise, sigma, mpp.to(device)
+    return to_unit(images.to(device)), noise, sigma, mpp.to(device)
 
 
 def _measured(
@@ -187,7 +188,7 @@ def _measured(
 
 
 def _detail(images: Tensor) -> float:
-    return float(image_std(to_unit_range(images), 1)[0, 0])
+    return float(image_std(to_unit(images), 1)[0, 0])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from wsigen.errors import InvalidValueError
-from wsigen.synthesis.runtime import choose_device, choose_dtype, keep_freed_memory
+from wsigen.runtime import choose_device, choose_dtype, keep_freed_memory
 
 OUT = Path("docs/results/ablations")
 REAL, TABLE = Path("../shared/data/he"), Path("../shared/data/SOURCES.csv")

@@ -23,8 +23,8 @@ from wsigen.diffusion.solvers import Denoise
 from wsigen.diffusion.step import guided, integrate
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
+from wsigen.nn.images import to_unit
 from wsigen.sampling.noise import Noise
-from wsigen.sampling.pixels import to_unit
 from wsigen.sampling.spec import StageSpec
 
 

@@ -236,7 +236,7 @@ def test_killed_while_tidying_up(sample, tmp_path, caplog):
 def test_little_room_is_warned_of(sample, monkeypatch, caplog):
     monkeypatch.setattr("wsigen.synthesis.state.free_bytes", lambda path: 1000)
     sample()
-    assert "0.0 GiB are free; if it fills up, make room" in caplog.text
+    assert "1 KiB are free; if it fills up, make room" in caplog.text
 
 
 def test_out_that_is_a_file(refusal, tmp_path):

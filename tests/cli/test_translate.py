@@ -16,7 +16,7 @@ from tests.synthesis.models import PAINT, small_snapshot
 from tests.synthesis.test_source import png
 from tests.synthetic import he_image, write_tiff
 from wsigen.cli import main
-from wsigen.config import parse_bytes
+from wsigen.runtime import parse_bytes
 from wsigen.stain.snapshot import bundled_markers, save_stainer
 from wsigen.synthesis import translate as synthesis_translate
 from wsigen.synthesis.twin import NOTICE
@@ -162,7 +162,7 @@ def test_too_little_memory_names_what_would_do(translate, refusal):
 def test_little_room_is_warned_of(translate, monkeypatch, caplog):
     monkeypatch.setattr("wsigen.synthesis.state.free_bytes", lambda path: 1000)
     translate()
-    assert "0.0 GiB are free; if it fills up, make room" in caplog.text
+    assert "1 KiB are free; if it fills up, make room" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 from tests.synthetic import he_image, write_tiff
 from wsigen.config import PatchGroup
 from wsigen.data.index import SlideEntry, SlideIndex
-from wsigen.data.patches import PatchDataset, PatchKey, PatchSchedule, collate, draw_mpp, place, to_unit_range
+from wsigen.data.patches import PatchDataset, PatchKey, PatchSchedule, collate, draw_mpp, place
 from wsigen.data.survey import build_index
 from wsigen.errors import InvalidValueError, SlideError
+from wsigen.nn.images import to_unit
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +183,7 @@ def test_batch_that_cannot_be_shared_is_refused():
 
 def test_unit_range():
     image = torch.tensor([0, 255], dtype=torch.uint8)
-    torch.testing.assert_close(to_unit_range(image), torch.tensor([-1.0, 1.0]))
+    torch.testing.assert_close(to_unit(image), torch.tensor([-1.0, 1.0]))
 
 
 def test_damaged_slide_is_reported_and_other_patches_are_drawn(index, monkeypatch, caplog):

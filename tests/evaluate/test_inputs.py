@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.evaluate.slides import slides
 from wsigen import __version__
@@ -13,8 +12,6 @@ from wsigen.config.evaluate import EvaluateConfig
 from wsigen.data.survey import Failure
 from wsigen.errors import InvalidValueError, OutputError, SlideError
 from wsigen.evaluate.inputs import (
-    choose_device,
-    choose_threads,
     config_dict,
     load_inputs,
     refuse_existing,
@@ -89,21 +86,6 @@ def test_existing_reports_are_kept(folder, tmp_path, name):
     with pytest.raises(OutputError, match=f"{name}.*pass --overwrite to replace it"):
         refuse_existing(config(folder, out=tmp_path))
     refuse_existing(config(folder, out=tmp_path, overwrite=True))
-
-
-def test_devices():
-    assert choose_device("cpu") == torch.device("cpu")
-    assert choose_device("auto").type in ("cpu", "cuda")
-    for name in ("toaster", "cuda:99"):
-        with pytest.raises(
-            InvalidValueError, match=f"--device {name} cannot be used here .*; use auto or cpu"
-        ):
-            choose_device(name)
-
-
-def test_threads():
-    assert choose_threads(3) == 3
-    assert choose_threads(0) >= 1
 
 
 def test_what_made_the_numbers_is_recorded(folder):

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from tests.sampling.stores import GLASS, ImageSource, noise_image
 from wsigen.geometry import Region
+from wsigen.nn.images import to_unit
 from wsigen.sampling.canvas import Canvas, GuideRows, outside
-from wsigen.sampling.pixels import SkipRule, to_unit
+from wsigen.sampling.pixels import SkipRule
 from wsigen.sampling.shift import Lines, StepGrid
 
 CPU = torch.device("cpu")

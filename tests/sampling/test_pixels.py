@@ -19,7 +19,8 @@ from tests.sampling.stores import (
 )
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
-from wsigen.sampling.pixels import SkipRule, background_of, bilinear, crop, to_pixels, to_unit
+from wsigen.nn.images import to_unit
+from wsigen.sampling.pixels import SkipRule, background_of, bilinear, crop, to_pixels
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 7, 3)).astype(np.uint8)
 

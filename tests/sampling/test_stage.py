@@ -26,8 +26,8 @@ from wsigen.diffusion.solvers import SOLVERS
 from wsigen.diffusion.step import at_mpp, integrate
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
+from wsigen.nn.images import to_unit
 from wsigen.sampling.noise import Noise
-from wsigen.sampling.pixels import to_unit
 from wsigen.sampling.shift import SHIFTS
 from wsigen.sampling.spec import Execution, StageProgress, StageSpec
 from wsigen.sampling.stage import StageRun

@@ -14,9 +14,10 @@ from tests.sampling.stores import GLASS, ImageSource, noise_image
 from tests.sampling.upscalers import small_upscaler
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
+from wsigen.nn.images import to_unit
 from wsigen.nn.upscaler import Upscaler, enlarged
 from wsigen.sampling.noise import Noise
-from wsigen.sampling.pixels import SkipRule, bilinear, to_unit
+from wsigen.sampling.pixels import SkipRule, bilinear
 from wsigen.sampling.spec import UpscaleSpec
 from wsigen.sampling.tiles import CELL, LEAST
 from wsigen.sampling.upscale import TileOptions, UpscaledStage, mirrored_dims

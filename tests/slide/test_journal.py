@@ -234,7 +234,7 @@ def test_disk_full_is_reported_and_the_run_goes_on(tmp_path, reference, monkeypa
     monkeypatch.setattr(BlockWriter, method, full)
     folder = tmp_path / "journal"
     journal = open_journal(folder)
-    with pytest.raises(OutputError, match=r"no space left.*MiB free.*goes on where it stopped"):
+    with pytest.raises(OutputError, match=r"no space left.*[KMG]iB free.*goes on where it stopped"):
         fill(journal)
     assert not list(folder.glob("*.tmp"))
     assert journal.rows_done == open_journal(folder).rows_done < len(IMAGE)
@@ -245,7 +245,7 @@ def test_disk_full_is_reported_and_the_run_goes_on(tmp_path, reference, monkeypa
 def test_truly_full_disk(small_disk, reference):
     folder = small_disk / "journal"
     journal = open_journal(folder)
-    with pytest.raises(OutputError, match=r"no space left on device, 0\.\d MiB free"):
+    with pytest.raises(OutputError, match=r"no space left on device, \d+ KiB free"):
         fill(journal)
     assert 0 <= journal.rows_done < len(IMAGE)
     done = open_journal(folder).rows_done

@@ -79,7 +79,7 @@ def test_the_tile_is_as_large_as_memory_allows():
     assert tiles == sorted(tiles)
     assert tiles[0] < tiles[-1] == 1024
     assert plan_translation(slide, [net], norm=Norm(), device=torch.device("cuda")).tile == 2048
-    with pytest.raises(InvalidValueError, match=r"20000 px wide takes .* GiB .* --memory"):
+    with pytest.raises(InvalidValueError, match=r"20000 px wide takes .* MiB .* 256.0 MiB .* --memory"):
         plan_translation(slide, [net], norm=Norm(), memory=1 << 28)
 
 

@@ -9,13 +9,11 @@ import pytest
 import torch
 
 from tests.stain.models import small_generator
-from wsigen.config import parse_bytes
 from wsigen.geometry import Size
 from wsigen.stain.glass import FAR, GlassMap
 from wsigen.stain.stream import Norm
 from wsigen.synthesis.glass import CELL
 from wsigen.synthesis.outlay import (
-    gib_text,
     journal_bytes,
     plan_stains,
     reading_bytes,
@@ -60,14 +58,6 @@ def test_height_takes_no_memory_but_for_the_map_of_glass():
     tall, taller = (plan_stains(stainers(tile=512), Size(h, 4096), allowed=0) for h in (2**13, 2**16))
     cells = (2**16 - 2**13) // CELL * (4096 // CELL)
     assert 0 <= taller.host_bytes - tall.host_bytes <= 3 * cells
-
-
-@pytest.mark.parametrize(
-    ("needed", "text"), [(1, "0.25GiB"), (2**28, "0.25GiB"), (2**28 + 1, "0.5GiB"), (2**32, "4GiB")]
-)
-def test_amounts_that_can_be_passed_on(needed, text):
-    assert gib_text(needed) == text
-    assert needed <= parse_bytes(text) < needed + 2**28
 
 
 def test_share_of_tissue():

@@ -223,7 +223,7 @@ def test_mistakes_are_named(values, tmp_path):
         opened(size=500)
     with pytest.raises(InvalidValueError, match=r"diffuses stage 3 of 3, 512 px .*one-step"):
         opened(preset="fast")
-    with pytest.raises(InvalidValueError, match="cache must be an amount such as 512MiB, got 'much'"):
+    with pytest.raises(InvalidValueError, match="cache must be an amount such as 8GiB or 500MB, got 'much'"):
         opened(cache="much")
     with pytest.raises(InvalidValueError, match="size must be at least 1 x 1 px, got 0 x 5"):
         opened().read_region((0, 0), 0, (0, 5))

@@ -16,11 +16,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from wsigen.config import DataConfig, DenoiserConfig, LossConfig, OptimConfig, PatchGroup, TrainConfig
-from wsigen.data.patches import PatchDataset, PatchKey, collate, to_unit_range
+from wsigen.data.patches import PatchDataset, PatchKey, collate
 from wsigen.data.survey import load_or_build_index
 from wsigen.diffusion.spectrum import image_std
 from wsigen.errors import DivergedError, InvalidValueError, OutputError, SlideError
 from wsigen.nn.denoiser import load_denoiser
+from wsigen.nn.images import to_unit
 from wsigen.nn.snapshot import WEIGHTS
 from wsigen.training import denoiser, setup
 from wsigen.training.denoiser import train
@@ -424,7 +425,7 @@ def test_strength_of_detail_is_that_of_each_scale(slides):
         around = (at / 2**0.25, at * 2**0.25)
         patches = PatchDataset(index.split("train"), mpp_range=(max(0.5, around[0]), min(3.2, around[1])))
         images, *_ = collate([patches[PatchKey(n, 32)] for n in range(1000, 1064)])
-        assert table[0] == pytest.approx(image_std(to_unit_range(images), 1)[0].tolist(), rel=0.25)
+        assert table[0] == pytest.approx(image_std(to_unit(images), 1)[0].tolist(), rel=0.25)
 
 
 def test_main_size_is_that_of_most_images(config):

@@ -20,7 +20,7 @@ DESCRIPTION = (
 def run(argv: Sequence[str], prog: str = "sample") -> None:
     """Parse ``argv`` and make the slides, or say what they would take."""
     config, _ = parse(SampleConfig, argv, prog=prog, description=DESCRIPTION)
-    from wsigen.synthesis.runtime import keep_freed_memory
+    from wsigen.runtime import keep_freed_memory
     from wsigen.synthesis.slides import describe_slides, make_slides
 
     keep_freed_memory()

@@ -19,7 +19,7 @@ DESCRIPTION = (
 def run(argv: Sequence[str], prog: str = "wsigen translate") -> None:
     """Parse ``argv`` and make the slide, or say what it would take."""
     config, _ = parse(TranslateConfig, argv, prog=prog, description=DESCRIPTION, positional="slide")
-    from wsigen.synthesis.runtime import keep_freed_memory
+    from wsigen.runtime import keep_freed_memory
     from wsigen.synthesis.translate import describe_translation, translate
 
     keep_freed_memory()

@@ -6,7 +6,7 @@ place that does it.
 
 from wsigen.config.check import check
 from wsigen.config.domains import StainDataConfig, StainOptimConfig, StainRunConfig
-from wsigen.config.sample import SampleConfig, parse_bytes, parse_region
+from wsigen.config.sample import SampleConfig, parse_region
 from wsigen.config.stain import (
     STAIN_METHODS,
     CutConfig,
@@ -65,6 +65,5 @@ __all__ = [
     "UpscalerLossConfig",
     "UpscalerTrainConfig",
     "check",
-    "parse_bytes",
     "parse_region",
 ]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from wsigen.config.check import check
-from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
+from wsigen.runtime import parse_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,30 +105,3 @@ def parse_region(text: str) -> Region:
     x, y, width, height = map(int, match.groups()) if match else (0, 0, 0, 0)
     check(bool(width and height), "--region", repr(text), "X,Y,WIDTH,HEIGHT in px, such as 1024,2048,512,512")
     return Region(y, x, height, width)
-
-
-_UNITS = {
-    "": 1,
-    "K": 10**3,
-    "M": 10**6,
-    "G": 10**9,
-    "T": 10**12,
-    "KI": 2**10,
-    "MI": 2**20,
-    "GI": 2**30,
-    "TI": 2**40,
-}
-
-
-def parse_bytes(text: str) -> int:
-    """Number of bytes in a string such as "8GiB", "500MB" or "1e9".
-
-    Raises:
-        InvalidValueError: if it is no positive amount.
-    """
-    match = re.fullmatch(
-        r"\s*([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)\s*([KMGT]?I?)B?\s*", text.upper().replace("E", "e")
-    )
-    if not match or match[2] not in _UNITS or float(match[1]) <= 0:
-        raise InvalidValueError(f"--memory must be an amount such as 8GiB or 500MB, got {text!r}")
-    return int(float(match[1]) * _UNITS[match[2]])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from wsigen.config.check import check
-from wsigen.config.sample import parse_bytes
+from wsigen.runtime import parse_bytes
 
 _MARKER = re.compile(r"\w[\w+.-]*", re.ASCII)
 

@@ -329,8 +329,3 @@ def collate(patches: list[Patch]) -> tuple[torch.Tensor, torch.Tensor, list[int]
     """Stack patches: uint8 (b, 3, h, w), µm/px (b,), numbers."""
     mpp = torch.tensor([p.mpp for p in patches], dtype=torch.float32)
     return torch.stack([p.image for p in patches]), mpp, [p.number for p in patches]
-
-
-def to_unit_range(image: torch.Tensor) -> torch.Tensor:
-    """uint8 to float32 in [-1, 1]."""
-    return image.float() / 127.5 - 1

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsigen.errors import InvalidValueError
+from wsigen.nn.images import to_unit
 
 
 class CropClassifier(nn.Module):
@@ -114,4 +115,4 @@ def _moved(crops: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _to_tensor(crops: np.ndarray, device: str | torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2))).to(device).float() / 127.5 - 1
+    return to_unit(torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2))).to(device))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from wsigen import __version__
 from wsigen.config.evaluate import REAL, TRAIN, EvaluateConfig, as_list
 from wsigen.data.survey import Failure
-from wsigen.errors import InvalidValueError, OutputError, SlideError
+from wsigen.errors import OutputError, SlideError
 from wsigen.evaluate.estimate import MIN_GROUPS
 from wsigen.evaluate.plan import ScalePlan, plan_scales
 from wsigen.evaluate.results import Share
@@ -129,30 +126,6 @@ def refuse_existing(config: EvaluateConfig) -> None:
     taken = [p for p in (config.out / VALUES, config.out / PAGE) if p.exists()]
     if taken and not config.overwrite:
         raise OutputError(taken[0], "exists already; pass --overwrite to replace it, or another --out")
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that ``--device`` names; "auto" is a GPU where there is one.
-
-    Raises:
-        InvalidValueError: this machine has no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InvalidValueError(f"--device {name} cannot be used here ({reason}); use auto or cpu") from error
-    return device
-
-
-def choose_threads(workers: int) -> int:
-    """How many threads read: ``workers``, or as many as there are cores for this process."""
-    if workers:
-        return workers
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:

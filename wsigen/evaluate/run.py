@@ -14,8 +14,6 @@ from wsigen.evaluate.draw import Reader, spots
 from wsigen.evaluate.features import Extractor, load_extractor
 from wsigen.evaluate.inputs import (
     Inputs,
-    choose_device,
-    choose_threads,
     config_dict,
     load_inputs,
     versions,
@@ -37,6 +35,7 @@ from wsigen.evaluate.plan import ScalePlan
 from wsigen.evaluate.report.sheets import columns, neighbour_sheet, overview_sheet, strip
 from wsigen.evaluate.results import Report, Result, SetReport, bounded
 from wsigen.evaluate.sets import SlideSet
+from wsigen.runtime import choose_device, usable_cpus
 from wsigen.slide.nuclei import COARSEST_MPP
 
 log = logging.getLogger(__name__)
@@ -62,8 +61,8 @@ def measure(config: EvaluateConfig, *, progress: bool = True) -> Report:
         The numbers follow from configuration, slides and versions, not from the number of threads.
     """
     inputs = load_inputs(config)
-    threads = choose_threads(config.workers)
-    extractor = load_extractor(config.features, choose_device(config.device), threads)
+    threads = config.workers or usable_cpus()
+    extractor = load_extractor(config.features, choose_device(config.device, mps=False), threads)
     total = sum(sum(a.values()) for p in inputs.plans for a in p.allotted.values())
     with tqdm(total=total, unit="patch", disable=not progress) as bar:
         return Evaluation(inputs, extractor, threads, bar).report()
@@ -233,7 +232,7 @@ class Evaluation:
 
     def _training(self) -> dict[str, Any]:
         config = self.inputs.config
-        device = choose_device(config.device)
+        device = choose_device(config.device, mps=False)
         return {"updates": config.joint_classifiers, "device": device, "seed": config.seed}
 
     def _observe(self, one: SlideSet, plan: ScalePlan, keep: int) -> Patches:

@@ -10,7 +10,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from wsigen.geometry import Colour, Region
-from wsigen.sampling.pixels import SkipRule, to_unit
+from wsigen.nn.images import to_unit, to_unit_
+from wsigen.sampling.pixels import SkipRule
 from wsigen.sampling.rows import HeldRows, RowBand, RowSource
 from wsigen.sampling.shift import StepGrid
 
@@ -178,7 +179,7 @@ class GuideRows(HeldRows):
         out[:, spot.y1 :] = out[:, spot.y1 - 1 : spot.y1]
         out[:, :, : spot.x] = out[:, :, spot.x : spot.x + 1]
         out[:, :, spot.x1 :] = out[:, :, spot.x1 - 1 : spot.x1]
-        out.div_(127.5).sub_(1)
+        to_unit_(out)
 
     def replicated(self, region: Region) -> Float[np.ndarray, "3 h w"]:
         """Return A†y of a region of the canvas, which need not align with guide pixels."""

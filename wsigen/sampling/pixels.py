@@ -11,13 +11,9 @@ from torch import Tensor
 
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Colour, Region
+from wsigen.nn.images import to_pixels_
 
 _BRIGHT, _GREY, _ENOUGH = 215, 20, 0.01
-
-
-def to_unit(values: Tensor) -> Float[Tensor, "..."]:
-    """Return pixels 0 to 255 as float32 values in [-1, 1]."""
-    return values.to(torch.float32).div_(127.5).sub_(1)
 
 
 def to_pixels(x: Float[Tensor, "..."], stage: int, mpp: float) -> UInt8[Tensor, "..."]:
@@ -36,7 +32,7 @@ def to_pixels(x: Float[Tensor, "..."], stage: int, mpp: float) -> UInt8[Tensor, 
             f"the network returned NaN or infinity in stage {stage} at {mpp:g} µm/px: weights are damaged, "
             "or bfloat16 overflowed; try --dtype float32, or another --model"
         )
-    return x.add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return to_pixels_(x)
 
 
 def crop(pixels: UInt8[np.ndarray, "h w 3"], held: Region, region: Region) -> UInt8[np.ndarray, "gh gw 3"]:

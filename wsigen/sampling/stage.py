@@ -9,7 +9,6 @@ network.
 from __future__ import annotations
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,6 +21,8 @@ from wsigen.diffusion.guide import replicate
 from wsigen.diffusion.solvers import Denoise
 from wsigen.diffusion.step import DenoiserFunction, at_mpp, guided
 from wsigen.geometry import Colour, Region
+from wsigen.nn.images import to_unit
+from wsigen.runtime import usable_cpus
 from wsigen.sampling.canvas import Canvas, GuideRows, outside
 from wsigen.sampling.noise import BLOCK_HEIGHT, BLOCK_WIDTH, Noise
 from wsigen.sampling.pixels import to_pixels
@@ -81,7 +82,7 @@ class StageRun:
             InvalidValueError: the denoiser returns NaN or infinity.
         """
         spec = self.spec
-        threads = self.execution.threads or os.cpu_count() or 1
+        threads = self.execution.threads or usable_cpus()
         with ThreadPoolExecutor(threads, "wsigen-noise") as pool:
             self._pool = pool
             self._noise = Noise(spec.seed, spec.stage, pool=pool if self.execution.prefetches else None)
@@ -215,7 +216,7 @@ class StageRun:
         if self._guide:
             flat = replicate(y[None], self.spec.k)[0]
         else:
-            flat = (x.new_tensor(self._background) / 127.5 - 1)[:, None, None].expand_as(x)
+            flat = to_unit(x.new_tensor(self._background))[:, None, None].expand_as(x)
         for part in outside(region.shift(-region.y, -region.x), spot):
             noise = self._noise.region(part.shift(region.y, region.x)) * np.float32(sigma)
             there = (slice(None), slice(part.y, part.y1), slice(part.x, part.x1))

@@ -9,7 +9,6 @@ kept.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -25,8 +24,10 @@ from torch import Tensor
 
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Colour, Region
+from wsigen.nn.images import to_unit
+from wsigen.runtime import usable_cpus
 from wsigen.sampling.noise import Noise
-from wsigen.sampling.pixels import bilinear, crop, to_pixels, to_unit
+from wsigen.sampling.pixels import bilinear, crop, to_pixels
 from wsigen.sampling.rows import HeldRows, RowSink, RowSource
 from wsigen.sampling.spec import Execution, Progress, StageProgress, UpscaleSpec
 from wsigen.sampling.tiles import (
@@ -314,7 +315,7 @@ class UpscaleRun:
         """
         if not self._bands:
             return self._report()
-        threads = self.execution.threads or os.cpu_count() or 1
+        threads = self.execution.threads or usable_cpus()
         ahead = ThreadPoolExecutor(threads, "wsigen-noise") if self.execution.prefetches else nullcontext()
         reads = [self._tiling.guide_region(band) for band in self._bands]
         guide = HeldRows(

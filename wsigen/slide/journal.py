@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from wsigen.errors import InvalidValueError, OutputError
 from wsigen.files import TEMPORARY_SUFFIX, disk_errors, make_folder, sync_folder, write_bytes
 from wsigen.geometry import Region, Size
+from wsigen.runtime import usable_cpus
 from wsigen.slide.block import BlockGrid, BlockWriter, read_tile, verified_index
 from wsigen.slide.codec import ZSTD, TileCodec
 from wsigen.slide.pyramid import TileRows, ceil_div, level_size, pad_edge
@@ -27,11 +27,6 @@ from wsigen.slide.pyramid import TileRows, ceil_div, level_size, pad_edge
 FORMAT = 1
 _CACHED_TILES = 256
 _RESTART = "remove that folder, or choose another output folder or name"
-
-
-def usable_cpus() -> int:
-    """Return the number of CPUs this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class BlockJournal:

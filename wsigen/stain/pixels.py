@@ -7,6 +7,8 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from wsigen.nn.images import to_unit
+
 
 def to_network(pixels: UInt8[Tensor, "b h w 3"], dtype: torch.dtype) -> Float[Tensor, "b 3 h w"]:
     """x / 127.5 - 1, in the channels-last order that convolutions are fastest with.
@@ -15,7 +17,7 @@ def to_network(pixels: UInt8[Tensor, "b h w 3"], dtype: torch.dtype) -> Float[Te
         pixels: on the network's device.
         dtype: of the network.
     """
-    return rearrange(pixels, "b h w c -> b c h w").float().div_(127.5).sub_(1).to(dtype)
+    return to_unit(rearrange(pixels, "b h w c -> b c h w")).to(dtype)
 
 
 def to_pixels(

@@ -11,6 +11,7 @@ from torch import nn
 
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Size
+from wsigen.runtime import format_bytes
 from wsigen.stain.activations import activation_bytes, weight_bytes
 from wsigen.stain.branch import common_stride, halo_of
 from wsigen.stain.machine import GPU_LOAD
@@ -122,8 +123,8 @@ def plan_translation(
         smallest, plan = plan, next(plans, None)
         if plan is None:
             raise InvalidValueError(
-                f"a slide {size.width} px wide takes {smallest.host_bytes / 2**30:.1f} GiB with tiles of "
-                f"{smallest.tile} px, but {memory / 2**30:.1f} GiB are allowed; allow more with --memory"
+                f"a slide {size.width} px wide takes {format_bytes(smallest.host_bytes)} with tiles of "
+                f"{smallest.tile} px, but {format_bytes(memory)} are allowed; allow more with --memory"
             )
     return plan
 

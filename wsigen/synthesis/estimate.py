@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from wsigen.diffusion.step import DenoiserFunction
 from wsigen.geometry import Region
+from wsigen.runtime import format_bytes
 from wsigen.sampling.pixels import background_of
 from wsigen.sampling.spec import AnySpec, Execution, GivenSpec, StageSpec, UpscaleSpec
 from wsigen.sampling.tiles import CELL, Tiling, default_tile, tile_of
@@ -102,7 +103,7 @@ def describe_plan(
     lines = [" ".join(t.rjust(w) for t, w in zip(titles, (5, 7, 8, 9, 12, 6, 9), strict=True))]
     lines += [
         f"{s.stage:>5} {s.extent:>7} {s.mpp:>8g} {s.patch_rows * s.patch_cols:>9,} {s.evaluations:>12,} "
-        f"{s.rows_alive:>6} {size_text(s.band_bytes + s.feature_bytes):>9}"
+        f"{s.rows_alive:>6} {format_bytes(s.band_bytes + s.feature_bytes):>9}"
         for s in plan.stages
     ]
     seconds, lines = 0.0, [*lines, ""]
@@ -131,11 +132,11 @@ def describe_plan(
     in_all = " for as much background as the overview has" if known else " at most: background is skipped"
     lines += [
         f"time        {time_text(seconds)}" + (in_all if skips else ""),
-        f"memory      {size_text(plan.canvas_bytes)} of canvas, {machine.order} schedule",
-        f"disk        {size_text(plan.disk_bytes)} at most while it is made",
+        f"memory      {format_bytes(plan.canvas_bytes)} of canvas, {machine.order} schedule",
+        f"disk        {format_bytes(plan.disk_bytes)} at most while it is made",
     ]
     if plan.stains:
-        lines[-2] += f"; {size_text(plan.stains.host_bytes)} for stains"
+        lines[-2] += f"; {format_bytes(plan.stains.host_bytes)} for stains"
     if slides > 1:
         lines.append(f"all         {slides} slides, {time_text(slides * seconds)}")
     return "\n".join(lines)
@@ -208,8 +209,8 @@ def describe_stains(slide: WholeSlide, stainers: Stainers, outlay: Outlay, *, di
             f"{100 * share:.0f} % of the tiles show tissue",
             stains_text(stainers, outlay, each),
             f"time        {time_text(each * outlay.plan.network_pixels * share)}",
-            f"memory      {size_text(outlay.host_bytes)}, {outlay.plan.rows_alive} rows at a time",
-            f"disk        {size_text(disk_bytes)} at most while they are made",
+            f"memory      {format_bytes(outlay.host_bytes)}, {outlay.plan.rows_alive} rows at a time",
+            f"disk        {format_bytes(disk_bytes)} at most while they are made",
         )
     )
 
@@ -232,11 +233,3 @@ def stains_text(stainers: Stainers, outlay: Outlay, seconds: float) -> str:
 def time_text(seconds: float) -> str:
     """Hours, minutes and seconds."""
     return tqdm.format_interval(max(1, round(seconds)))
-
-
-def size_text(n: int) -> str:
-    """An amount of memory in the largest unit of which it has one."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
-        if n >= size:
-            return f"{n / size:.1f} {unit}"
-    return f"{n / 2**10:.0f} KiB"

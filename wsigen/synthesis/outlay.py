@@ -78,11 +78,6 @@ def plan_stains(stainers: Stainers, size: Size, *, allowed: int, beside: int = 0
     return outlay
 
 
-def gib_text(needed: int) -> str:
-    """An amount of memory as ``--memory`` takes it, rounded up to quarters."""
-    return f"{-(-needed // 2**28) / 4:g}GiB"
-
-
 def _outlay(stainers: Stainers, size: Size, tile: int, beside: int) -> Outlay:
     plan = _plan(stainers, size, tile)
     writing = 3 * size.width * min(tile, size.height)  # a row of tiles, while the next is rendered

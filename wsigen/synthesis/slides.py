@@ -8,28 +8,23 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from wsigen.config import SampleConfig, parse_bytes
+from wsigen.config import SampleConfig
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Size
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.model import Model, has_upscaler, load_model
+from wsigen.runtime import choose_batch_size, choose_device, choose_dtype, memory_flag, parse_bytes
 from wsigen.sampling.spec import AnySpec, Execution, diffused
 from wsigen.sampling.tiles import default_tile
 from wsigen.slide.write import SlideFiles
 from wsigen.stain.stream import Norm
 from wsigen.synthesis.estimate import describe_plan
 from wsigen.synthesis.job import JobPlan, SlideJob, plan_job
-from wsigen.synthesis.outlay import gib_text, plan_stains
+from wsigen.synthesis.outlay import plan_stains
 from wsigen.synthesis.overview import Overview, open_overview, size_and_stages
 from wsigen.synthesis.presets import load_preset
 from wsigen.synthesis.progress import Reporter
-from wsigen.synthesis.runtime import (
-    InPrecision,
-    UpscalerInPrecision,
-    choose_batch_size,
-    choose_device,
-    choose_dtype,
-)
+from wsigen.synthesis.runtime import InPrecision, UpscalerInPrecision
 from wsigen.synthesis.slide import check_outputs, has_work, is_finished, remove_work, synthesise
 from wsigen.synthesis.stainers import Rendering, Stainers, open_stainers
 from wsigen.synthesis.state import warn_of_disk
@@ -276,10 +271,10 @@ def _check_memory(session: Session) -> None:
     together = session.machine.device.type == "cpu"
     needed = plan.canvas_bytes + stains if together else max(plan.canvas_bytes, stains)
     if needed > parse_bytes(config.memory):
-        takes = gib_text(needed).replace("GiB", " GiB")
+        takes = memory_flag(needed).replace("GiB", " GiB")
         raise InvalidValueError(
             f"the canvas of --size {session.jobs[0].size} with --schedule {config.schedule} "
             + (f"and its stains take {takes}, " if plan.stains else f"takes {takes}, ")
-            + f"--memory allows {config.memory}; pass --memory {gib_text(needed)}"
+            + f"--memory allows {config.memory}; pass --memory {memory_flag(needed)}"
             + ("" if config.schedule == "wavefront" else " or --schedule wavefront")
         )

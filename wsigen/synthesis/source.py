@@ -13,7 +13,7 @@ import numpy as np
 
 from wsigen.errors import MissingMppError, SlideError
 from wsigen.geometry import Colour, Region
-from wsigen.slide.journal import usable_cpus
+from wsigen.runtime import usable_cpus
 from wsigen.slide.provenance import beside
 from wsigen.slide.read import WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from wsigen.files import disk_errors, free_bytes
+from wsigen.runtime import format_bytes
 from wsigen.slide.provenance import read_provenance
 
 TAKEN = "another process is making this slide; wait for it, or choose another --name"
@@ -65,9 +66,9 @@ def warn_of_disk(out: Path, needed: int) -> None:
     free = free_bytes(out)
     if free is not None and free < needed:
         log.warning(
-            "%s: a slide can take %.1f GiB while it is made, %.1f GiB are free; if it fills up, make room "
+            "%s: a slide can take %s while it is made, %s are free; if it fills up, make room "
             "and run the same command again",
             out,
-            needed / 2**30,
-            free / 2**30,
+            format_bytes(needed),
+            format_bytes(free),
         )

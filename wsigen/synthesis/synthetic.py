@@ -8,12 +8,12 @@ from threading import Lock
 
 import numpy as np
 
-from wsigen.config import SampleConfig, parse_bytes
-from wsigen.errors import InvalidValueError
+from wsigen.config import SampleConfig
 from wsigen.geometry import Region, Size
+from wsigen.runtime import parse_bytes
 from wsigen.sampling.lazy import LazyCascade
-from wsigen.slide.provenance import complete_provenance, flatten
 from wsigen.slide.levels import Slide
+from wsigen.slide.provenance import complete_provenance, flatten
 from wsigen.stain.local import LocalTranslator
 from wsigen.stain.machine import Machine
 from wsigen.synthesis.job import SlideJob
@@ -77,7 +77,7 @@ class SyntheticSlide(Slide):
         cache: str | int = "512MiB",
         k: int = 2,
     ) -> None:
-        kept = _cache_bytes(cache)
+        kept = parse_bytes(str(cache), "cache")
         config = SampleConfig(
             seed=seed,
             size=None if overview else size,
@@ -213,10 +213,3 @@ def _levels(cascade: LazyCascade) -> tuple[Size, ...]:
 def _properties(facts: Mapping[str, object], mpp: float, size: int) -> dict[str, str]:
     flat = flatten(complete_provenance(facts, mpp, size, size))
     return {f"wsigen.{key}": value for key, value in flat.items()}
-
-
-def _cache_bytes(cache: str | int) -> int:
-    try:
-        return parse_bytes(str(cache))
-    except InvalidValueError as error:
-        raise InvalidValueError(f"cache must be an amount such as 512MiB, got {cache!r}") from error

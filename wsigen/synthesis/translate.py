@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from wsigen.config import TranslateConfig, parse_bytes
+from wsigen.config import TranslateConfig
 from wsigen.errors import InvalidValueError
 from wsigen.files import only_process
 from wsigen.geometry import Region
+from wsigen.runtime import choose_device, choose_dtype, memory_flag, parse_bytes
 from wsigen.slide.pyramid import pyramid_levels
 from wsigen.slide.read import WholeSlide
 from wsigen.slide.write import SlideFiles, check_output, estimate_bytes, layout_codec
@@ -26,8 +27,7 @@ from wsigen.synthesis.behind import Behind
 from wsigen.synthesis.estimate import describe_stains
 from wsigen.synthesis.glass import slide_glass
 from wsigen.synthesis.likeness import open_likeness
-from wsigen.synthesis.outlay import Outlay, gib_text, plan_stains, reading_bytes
-from wsigen.synthesis.runtime import choose_device, choose_dtype
+from wsigen.synthesis.outlay import Outlay, plan_stains, reading_bytes
 from wsigen.synthesis.source import open_source, source_facts, source_name, source_rows
 from wsigen.synthesis.stainers import Rendering, Stainers, open_stainers
 from wsigen.synthesis.state import TAKEN, warn_of_disk
@@ -234,7 +234,7 @@ def render_twins(
 def _check_memory(translation: Translation) -> None:
     config, outlay = translation.config, translation.outlay
     if outlay.host_bytes > parse_bytes(config.memory):
-        needed, count = gib_text(outlay.host_bytes), len(translation.stainers.nets)
+        needed, count = memory_flag(outlay.host_bytes), len(translation.stainers.nets)
         stains = "one stain takes" if count == 1 else f"{count} stains take"
         raise InvalidValueError(
             f"{stains} {needed.replace('GiB', ' GiB')} with {translation.slide.size.width} px of width and "

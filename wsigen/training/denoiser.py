@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from wsigen.config import TrainConfig
 from wsigen.data.index import SlideIndex
-from wsigen.data.patches import to_unit_range
 from wsigen.diffusion.loss import denoising_loss, draw_noise, uncertainty_weighted
 from wsigen.errors import DivergedError
 from wsigen.files import disk_errors
 from wsigen.nn.denoiser import Denoiser, Uncertainty
 from wsigen.nn.ema import PowerEMA
+from wsigen.nn.images import to_unit
 from wsigen.nn.snapshot import save_snapshot
 from wsigen.training.folder import only_run
 from wsigen.training.loop import Loop, Scalars, averaged, run_to_end
@@ -143,7 +143,7 @@ class _Run(Loop[TrainConfig, TrainState]):
             P_std=loss.P_std,
             device=device,
         )
-        return to_unit_range(images.to(device, non_blocking=True)), noise, sigma, mpp.to(device)
+        return to_unit(images.to(device, non_blocking=True)), noise, sigma, mpp.to(device)
 
     def _clip(self) -> Tensor:
         """Clip the gradient; returns the norm that it had."""

@@ -13,6 +13,7 @@ from wsigen.diffusion.schedule import karras_sigmas
 from wsigen.diffusion.solvers import Heun
 from wsigen.diffusion.step import at_mpp, integrate
 from wsigen.nn.denoiser import Denoiser
+from wsigen.nn.images import to_pixels
 
 
 @torch.inference_mode()
@@ -31,7 +32,7 @@ def samples(net: Denoiser, *, mpp: float, size: int, count: int, seed: int, step
     sigmas = karras_sigmas(steps)
     x = sigmas[0] * torch.randn(count, 3, size, size, generator=generator)
     x = integrate(at_mpp(net, mpp), x.to(net.device), sigmas, Heun())
-    return ((x + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    return to_pixels(x).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def sample_sheet(

@@ -18,11 +18,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from wsigen.config import DenoiserConfig, PatchGroup, TrainConfig, UpscalerTrainConfig
 from wsigen.data.index import SlideIndex
-from wsigen.data.patches import PatchDataset, PatchKey, PatchSchedule, collate, to_unit_range
+from wsigen.data.patches import PatchDataset, PatchKey, PatchSchedule, collate
 from wsigen.data.survey import load_or_build_index
 from wsigen.diffusion.spectrum import image_std
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.nn.denoiser import Denoiser
+from wsigen.nn.images import to_unit
 from wsigen.nn.snapshot import load_snapshot, resolve
 from wsigen.training.folder import check_same_run
 from wsigen.training.interrupt import ignore_ctrl_c
@@ -133,7 +134,7 @@ def _octave_std(
         except InvalidValueError:  # too fine or too coarse for these slides: the next node counts there, too
             continue
         images, *_ = collate([patches[PatchKey(i, size, around)] for i in range(MEASURED)])
-        tables.append(_rounded(image_std(to_unit_range(images), octaves)))
+        tables.append(_rounded(image_std(to_unit(images), octaves)))
         nodes.append(round(at, 4))
     if not nodes:
         patches.require(size)

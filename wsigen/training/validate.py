@@ -12,9 +12,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from wsigen.data.index import SlideIndex
-from wsigen.data.patches import PatchDataset, PatchKey, collate, to_unit_range
+from wsigen.data.patches import PatchDataset, PatchKey, collate
 from wsigen.diffusion.loss import denoising_loss
 from wsigen.errors import InvalidValueError
+from wsigen.nn.images import to_unit
 
 SIGMAS = (0.05, 0.15, 0.4, 1.0, 3.0, 10.0, 40.0)
 BAND_EDGES = (0.25, 1.0, 4.0, 16.0, 64.0, 256.0)
@@ -80,7 +81,7 @@ def validation_loss(
     table: Table = {}
     for band in bands:
         generator = torch.Generator().manual_seed(0)
-        clean = to_unit_range(band.images)
+        clean = to_unit(band.images)
         noise = torch.randn(clean.shape, generator=generator)
         table[band.name] = {}
         for level in SIGMAS:

@@ -18,6 +18,7 @@ from torch.nn.functional import avg_pool2d
 
 from wsigen.errors import SlideError
 from wsigen.geometry import Region
+from wsigen.nn.images import to_unit
 from wsigen.slide.read import SlideReader
 from wsigen.slide.tissue import tissue_mask
 from wsigen.stain.style.adain import FeatureStats, feature_stats
@@ -92,14 +93,16 @@ def stain_stats(encoder: Encoder, thumbnail: Thumbnail) -> FeatureStats:
     pad = [(0, max(2 * STRIDE, -(-n // STRIDE) * STRIDE) - n) for n in (height, width)]
     image = np.pad(thumbnail.image, (*pad, (0, 0)), mode="edge")
     device = next(encoder.parameters()).device
-    pixels = rearrange(torch.from_numpy(image).to(device), "h w c -> 1 c h w").float() / 127.5 - 1
+    pixels = to_unit(rearrange(torch.from_numpy(image).to(device), "h w c -> 1 c h w"))
     counted = torch.from_numpy(np.pad(tissue, pad)).to(device)[None, None].float()
     with torch.inference_mode():
         stats = feature_stats(encoder(pixels), avg_pool2d(counted, STRIDE))
     return FeatureStats(stats.mean.clone(), stats.std.clone())
 
 
-def compare_stains(encoder: Encoder, content: SlideReader, reference: SlideReader) -> tuple[FeatureStats, FeatureStats]:
+def compare_stains(
+    encoder: Encoder, content: SlideReader, reference: SlideReader
+) -> tuple[FeatureStats, FeatureStats]:
     """Statistics of a slide and of the one that it is to look like, from comparable thumbnails.
 
     Args:

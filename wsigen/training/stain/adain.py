@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, l1_loss
 
 from wsigen.config.style import AdainConfig
-from wsigen.data.patches import to_unit_range
+from wsigen.nn.images import to_unit
 from wsigen.stain.losses.stroke import stroke_loss
 from wsigen.stain.style.adain import adain_map, feature_stats
 from wsigen.stain.style.like import LikePictures
@@ -106,7 +106,7 @@ class Adain(Method):
         """A network that paints each picture in the stain of all the target pictures together."""
         assert isinstance(net, StyleModel)
         device = next(net.parameters()).device
-        features = [net.encoder(to_unit_range(x.to(device))).float() for x in target.split(4)]
+        features = [net.encoder(to_unit(x.to(device))).float() for x in target.split(4)]
         together = torch.cat([f.transpose(0, 1).flatten(1) for f in features], dim=1)
         return LikePictures(net, feature_stats(together[None, :, :, None]))
 

@@ -17,10 +17,10 @@ from accelerate import Accelerator
 
 from wsigen.config.domains import StainRunConfig
 from wsigen.data.domains import Domains
-from wsigen.data.patches import to_unit_range
 from wsigen.errors import DivergedError
 from wsigen.files import disk_errors
 from wsigen.nn.ema import PowerEMA
+from wsigen.nn.images import to_unit
 from wsigen.nn.snapshot import save_snapshot
 from wsigen.training.folder import only_run
 from wsigen.training.loop import Loop, averaged, run_to_end
@@ -122,7 +122,7 @@ class _Run(Loop[StainRunConfig, StainState]):
         return reported, {}
 
     def _image(self, pixels: torch.Tensor) -> torch.Tensor:
-        image = to_unit_range(pixels.to(self.accelerator.device, non_blocking=True))
+        image = to_unit(pixels.to(self.accelerator.device, non_blocking=True))
         return image.contiguous(memory_format=_layout(self.accelerator))
 
     def _set_lr(self) -> None:

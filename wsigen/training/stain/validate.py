@@ -19,7 +19,8 @@ from torch import nn
 from wsigen.config.domains import StainRunConfig
 from wsigen.data.domains import TARGET_STREAM, Domains
 from wsigen.data.index import SlideIndex
-from wsigen.data.patches import PatchKey, to_unit_range
+from wsigen.data.patches import PatchKey
+from wsigen.nn.images import to_pixels, to_unit
 from wsigen.slide.stains import (
     DensitySummary,
     dab_summary,
@@ -86,8 +87,8 @@ def translate(
         device: where to compute.
         batch: pictures at a time.
     """
-    out = [net(to_unit_range(x.to(device))).float().cpu() for x in source.split(batch)]
-    return ((torch.cat(out) + 1) * 127.5).round().clamp(0, 255).byte()
+    out = [net(to_unit(x.to(device))).float().cpu() for x in source.split(batch)]
+    return to_pixels(torch.cat(out))
 
 
 def stain_statistics(kept: HeldOut, translated: UInt8[torch.Tensor, "n 3 h w"]) -> dict[str, Any]:

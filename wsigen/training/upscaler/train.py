@@ -18,10 +18,11 @@ from torch import Tensor
 
 from wsigen.config.upscaler import UpscalerConfig, UpscalerTrainConfig
 from wsigen.data.index import SlideIndex
-from wsigen.data.patches import PatchDataset, PatchKey, to_unit_range
+from wsigen.data.patches import PatchDataset, PatchKey
 from wsigen.errors import DivergedError
 from wsigen.files import disk_errors
 from wsigen.nn.ema import PowerEMA
+from wsigen.nn.images import to_unit
 from wsigen.nn.snapshot import load_snapshot, resolve, save_snapshot
 from wsigen.nn.upscaler import Upscaler
 from wsigen.training.folder import only_run
@@ -143,7 +144,7 @@ class _Run(Loop[UpscalerTrainConfig, UpscalerState]):
         start = time.perf_counter()
         self._set_lr()
         device = self.accelerator.device
-        x = to_unit_range(images.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
+        x = to_unit(images.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
         reported = state.step(x, mpp.to(device), numbers, state.update)
         self.step_seconds += time.perf_counter() - start
         state.images += len(numbers) * self.accelerator.num_processes

@@ -13,9 +13,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from wsigen.data.patches import to_unit_range
 from wsigen.diffusion.spectrum import image_std
 from wsigen.nn.discriminator import Discriminator
+from wsigen.nn.images import to_pixels, to_unit
 from wsigen.nn.upscaler import Upscaler
 from wsigen.slide.nuclei import COARSEST_MPP, find_nuclei
 from wsigen.slide.stains import stain_densities
@@ -69,7 +69,7 @@ def stage_statistics(
     """
     table: dict[str, dict[str, Any]] = {}
     for i, band in enumerate(bands):
-        real = to_unit_range(band.images)
+        real = to_unit(band.images)
         drawn = draw_stage(net, F.avg_pool2d(real, net.k), band.mpp, i, batch).cpu()
         power = image_std(drawn, OCTAVES)[:-1, 0] / image_std(real, OCTAVES)[:-1, 0]
         ours, theirs = pixels(drawn), pixels(real)
@@ -107,7 +107,7 @@ def _nuclei(images: UInt8[np.ndarray, "n h w 3"], mpp: Tensor) -> float:
 
 def pixels(x: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
     """Images in [-1, 1] as 8-bit pixels."""
-    values = ((x + 1) * 127.5).round().clamp(0, 255).byte().cpu()
+    values = to_pixels(x).cpu()
     return rearrange(values, "b c h w -> b h w c").contiguous().numpy()
 
 
@@ -115,7 +115,7 @@ def stage_sheet(net: Upscaler, bands: list[Band], path: Path) -> None:
     """Write a PNG with three rows for each band: guides enlarged, what is drawn from them, real images."""
     rows = []
     for i, band in enumerate(bands):
-        real = to_unit_range(band.images[:SHEET_COLUMNS])
+        real = to_unit(band.images[:SHEET_COLUMNS])
         guide = F.avg_pool2d(real, net.k)
         drawn = draw_stage(net, guide, band.mpp[:SHEET_COLUMNS], i).cpu()
         wide = F.interpolate(guide, scale_factor=net.k, mode="nearest")
@@ -151,7 +151,7 @@ def chain_sheet(
     """Write a PNG with a row for each overview: itself, what is made of it reduced, and two parts of that."""
     rows = []
     for i, image in enumerate(overviews):
-        first = to_unit_range(image[None])
+        first = to_unit(image[None])
         result = chain(net, first, mpp, finest, i)
         side, pane = result.shape[-1], min(PANE, result.shape[-1])
         whole = F.interpolate(result, (PANE, PANE), mode="area")
