@@ -29,18 +29,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.published import render_as_published
 from wsigen.evaluate.seams import seam_ratio
 from wsigen.geometry import Region, Size
 from wsigen.runtime import choose_device, choose_dtype, keep_freed_memory
 from wsigen.slide.read import open_slide
-from wsigen.stain.constant import prepare_constant
-from wsigen.stain.generator import Generator
-from wsigen.stain.machine import Machine
-from wsigen.stain.norm import Norm
-from wsigen.stain.normalise.paper import render_as_published
-from wsigen.stain.plan import plan_translation
-from wsigen.stain.snapshot import load_stainer
-from wsigen.stain.stream import StreamTranslator
+from wsigen.stain.engine.batches import Compute
+from wsigen.stain.engine.plan import plan_translation
+from wsigen.stain.engine.statistics import prepare_constant
+from wsigen.stain.engine.stream import StreamTranslator
+from wsigen.stain.networks.generator import Generator
+from wsigen.stain.normalise.norm import Norm
+from wsigen.stain.stainer import load_stainer
 
 PITCH, SPARSE, WIDE = 512, 2048, 65536
 MODES = {"in": ("in", PITCH), "tin": ("tin", PITCH), "kin": ("kin", PITCH), "dn": ("dn", PITCH)}
@@ -89,7 +89,7 @@ def translate(args: argparse.Namespace) -> dict[str, Any]:
     image, net, (name, pitch) = picture(args), network(args), MODES[args.mode]
     norm, size = Norm.parse(name), Size(*image.shape[:2])
     device = choose_device(args.device)
-    machine = Machine(device, choose_dtype(args.dtype, device))
+    machine = Compute(device, choose_dtype(args.dtype, device))
     options: dict[str, Any] = {"pitch": pitch, "tile": args.tile, "dtype": machine.dtype, "device": device}
     planned = plan_translation(size, [net], norm=norm, **options).host_bytes
     idle = resident_bytes()
@@ -219,7 +219,11 @@ def normaliser_bytes(net: nn.Module, dtype: torch.dtype) -> int:
 def planned_wide(args: argparse.Namespace) -> dict[str, int]:
     """Host memory planned for a slide of 65536 × 65536 px, with a map of its glass."""
     device = choose_device(args.device)
-    options: dict[str, Any] = {"device": device, "dtype": choose_dtype(args.dtype, device), "glass_cell": 16}
+    options: dict[str, Any] = {
+        "device": device,
+        "dtype": choose_dtype(args.dtype, device),
+        "background_cell": 16,
+    }
     size, net = Size(WIDE, WIDE), network(args)
     plans = {
         mode: plan_translation(size, [net], norm=Norm.parse(name), pitch=pitch, **options)

@@ -22,7 +22,7 @@ from wsigen.config import CutConfig
 from wsigen.config.domains import StainDataConfig
 from wsigen.data.domains import load_or_build_domains
 from wsigen.runtime import choose_device
-from wsigen.stain.snapshot import load_stainer
+from wsigen.stain.stainer import load_stainer
 from wsigen.training.stain.validate import HeldOut, draw_held_out, save_sheet, stain_statistics, translate
 
 

@@ -8,7 +8,7 @@ import torch
 from tests.synthetic import he_image
 from wsigen.nn.snapshot import WEIGHTS
 from wsigen.slide.stains import haematoxylin_correlation
-from wsigen.stain.snapshot import bundled_markers, load_stainer, resolve_stainer
+from wsigen.stain.stainer import bundled_markers, load_stainer, resolve_stainer
 
 
 def translated(image: np.ndarray) -> np.ndarray:

@@ -23,14 +23,13 @@ from benchmarks.ablations.picture import Picture, add_picture, describe
 from benchmarks.ablations.real import SEED
 from benchmarks.ablations.sampler import seams
 from benchmarks.ablations.translator import Translated, Translator, compared, patches_of
+from benchmarks.published import PublishedKind
 from wsigen.errors import InvalidValueError
 from wsigen.evaluate.draw import Reader, spots
 from wsigen.evaluate.quality import Niqe, piqe, sobel
 from wsigen.evaluate.seams import difference
 from wsigen.evaluate.sets import allot, load_set
-from wsigen.stain.norm import Norm
-from wsigen.stain.normalise.kernel import KernelKind
-from wsigen.stain.normalise.paper import PublishedKind
+from wsigen.stain.normalise.norm import KernelKind, Norm
 
 IHC = Path("../shared/data/ihc")
 IHC_PATTERN = "bs25_*_SYN_roi*.tif"

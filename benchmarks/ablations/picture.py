@@ -14,7 +14,7 @@ from wsigen.geometry import Region
 from wsigen.slide.read import open_slide
 from wsigen.slide.stains import EOSIN, HAEMATOXYLIN
 from wsigen.slide.tissue import background_colour, tissue_mask
-from wsigen.stain.glass import GlassMap, glass_map
+from wsigen.stain.engine.background import BackgroundMap, background_map
 
 CELL = 16
 
@@ -53,12 +53,12 @@ class Picture:
         return cls(slide.read_region(corner, args.mpp), args.mpp, Path(args.slide).name)
 
     @property
-    def glass(self) -> GlassMap:
+    def glass(self) -> BackgroundMap:
         """Where it is bare glass."""
         height, width = (n // CELL for n in self.image.shape[:2])
         overview = cv2.resize(self.image, (width, height), interpolation=cv2.INTER_AREA)
         mask = tissue_mask(overview, CELL * self.mpp)
-        return glass_map(overview, background_colour(overview, mask), CELL)
+        return background_map(overview, background_colour(overview, mask), CELL)
 
 
 def add_picture(parser: argparse.ArgumentParser, *, size: int, patch: int) -> None:

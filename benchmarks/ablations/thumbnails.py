@@ -19,8 +19,8 @@ from benchmarks.ablations.page import Column, Page, Row
 from benchmarks.ablations.picture import Picture, add_picture, describe
 from benchmarks.ablations.sampler import Clock
 from benchmarks.ablations.translator import Translator, compared, everywhere, reduced
-from wsigen.stain.norm import Norm
 from wsigen.stain.normalise import LayerStats
+from wsigen.stain.normalise.norm import Norm
 
 TEXT = """
 TIN normalises a whole slide with the statistics of one thumbnail. Here its longer side varies; the last

@@ -13,22 +13,20 @@ import torch
 from benchmarks.ablations.options import Device
 from benchmarks.ablations.page import Row
 from benchmarks.ablations.sampler import Clock, seams
+from benchmarks.published import PublishedKind, render_as_published
 from wsigen.evaluate.quality import luminance
 from wsigen.geometry import Region, Size
 from wsigen.slide.stains import hue_correlation
-from wsigen.stain.branch import Constant, take_over
-from wsigen.stain.constant import prepare_constant
-from wsigen.stain.generator import Generator
-from wsigen.stain.glass import GlassMap
-from wsigen.stain.init import initialise
-from wsigen.stain.machine import Machine
-from wsigen.stain.norm import Norm
+from wsigen.stain.engine.background import BackgroundMap
+from wsigen.stain.engine.batches import Compute, to_network, to_pixels
+from wsigen.stain.engine.render import Constant, prepare
+from wsigen.stain.engine.statistics import prepare_constant
+from wsigen.stain.engine.stream import StreamTranslator
+from wsigen.stain.networks.blocks import initialise
+from wsigen.stain.networks.generator import Generator
 from wsigen.stain.normalise import Axis, Field, LayerStats
-from wsigen.stain.normalise.kernel import KernelKind
-from wsigen.stain.normalise.paper import PublishedKind, render_as_published
-from wsigen.stain.pixels import to_network, to_pixels
-from wsigen.stain.snapshot import bundled_markers, load_stainer
-from wsigen.stain.stream import StreamTranslator
+from wsigen.stain.normalise.norm import KernelKind, Norm
+from wsigen.stain.stainer import bundled_markers, load_stainer
 
 RANDOM = "random"
 _RANDOM_WIDTH, _STRIP = 16, 256
@@ -79,7 +77,7 @@ class Translator:
         *,
         pitch: int,
         tile: int,
-        glass: GlassMap | None = None,
+        glass: BackgroundMap | None = None,
         constant: Constant | None = None,
     ) -> Translated:
         """As wsigen translates a slide.
@@ -93,20 +91,20 @@ class Translator:
             constant: statistics of the whole picture, measured here where they are needed and not given.
         """
         size, clock = Size(*image.shape[:2]), Clock(self.where.device)
-        machine = Machine(self.where.device, self.where.dtype)
+        machine = Compute(self.where.device, self.where.dtype)
         if constant is None and norm.is_constant:
 
             def read(region: Region) -> np.ndarray:
                 return image[region.y : region.y1, region.x : region.x1]
 
             (constant,) = prepare_constant(
-                [self.net], read, size, norm, glass=glass, pitch=pitch, machine=machine
+                [self.net], read, size, norm, background=glass, pitch=pitch, machine=machine
             )
         stream = StreamTranslator(
             [self.net],
             size,
             norm=norm,
-            glass=glass,
+            background=glass,
             pitch=pitch,
             tile=tile,
             device=self.where.device,
@@ -128,14 +126,14 @@ class Translator:
     ) -> Translated:
         """As the publications do it, patch by patch with mirrored margins."""
         clock = Clock(self.where.device)
-        layers = take_over(self.net, self.where.device, self.where.dtype)
+        layers = prepare(self.net, self.where.device, self.where.dtype)
         x = self.tensor(image)[0]
         out = to_pixels(render_as_published(layers, x, kind, patch=patch, kernel=kernel, size=size))
         return Translated(out.cpu().numpy(), clock.seconds())
 
     def measure(self, image: np.ndarray) -> list[LayerStats]:
         """Statistics of a picture, by itself."""
-        layers = take_over(self.net, self.where.device, self.where.dtype)
+        layers = prepare(self.net, self.where.device, self.where.dtype)
         return layers.measure(self.tensor(image))
 
     def tensor(self, image: np.ndarray) -> torch.Tensor:

@@ -8,9 +8,9 @@ import pytest
 
 from tests.synthesis.models import small_snapshot
 from tests.synthetic import he_image, write_tiff
-from wsigen.stain.generator import Generator
-from wsigen.stain.init import initialise
-from wsigen.stain.snapshot import save_stainer
+from wsigen.stain.networks.blocks import initialise
+from wsigen.stain.networks.generator import Generator
+from wsigen.stain.stainer import save_stainer
 
 
 @pytest.fixture(scope="session")

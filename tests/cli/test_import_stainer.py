@@ -6,13 +6,13 @@ import logging
 import pytest
 import torch
 
-from tests.stain.published import published
+from tests.stain.networks.published import published
 from tests.stain.style import published as style
 from wsigen.cli.import_stainer import run
 from wsigen.cli.main import main
 from wsigen.errors import InvalidValueError, OutputError, SnapshotError
 from wsigen.nn.snapshot import CONFIG, WEIGHTS
-from wsigen.stain.snapshot import load_stainer
+from wsigen.stain.stainer import load_stainer
 from wsigen.stain.style.weights import load_style
 
 RECORD = ["--marker", "SYN", "--mpp", "0.5", "--patch-size", "256"]

@@ -24,7 +24,7 @@ from wsigen.nn.snapshot import save_snapshot, weights_hash
 from wsigen.sampling.pixels import SkipRule, background_of
 from wsigen.sampling.spec import UpscaleSpec
 from wsigen.sampling.upscale import UpscaledStage
-from wsigen.stain.snapshot import save_stainer
+from wsigen.stain.stainer import save_stainer
 from wsigen.synthesis import slide as synthesis_slide
 
 

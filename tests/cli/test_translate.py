@@ -17,7 +17,7 @@ from tests.synthesis.test_source import png
 from tests.synthetic import he_image, write_tiff
 from wsigen.cli import main
 from wsigen.runtime import parse_bytes
-from wsigen.stain.snapshot import bundled_markers, save_stainer
+from wsigen.stain.stainer import bundled_markers, save_stainer
 from wsigen.synthesis import translate as synthesis_translate
 from wsigen.synthesis.twin import NOTICE
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from wsigen.stain.generator import Generator
-from wsigen.stain.init import initialise
+from wsigen.stain.networks.blocks import initialise
+from wsigen.stain.networks.generator import Generator
 
 
 def small_generator(

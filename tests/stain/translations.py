@@ -11,9 +11,9 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from wsigen.geometry import Region, Size
-from wsigen.stain.constant import prepare_constant
-from wsigen.stain.generator import Generator
-from wsigen.stain.stream import DENSE, Norm, StreamTranslator
+from wsigen.stain.engine.statistics import prepare_constant
+from wsigen.stain.engine.stream import DENSE, Norm, StreamTranslator
+from wsigen.stain.networks.generator import Generator
 
 GLASS = (243, 243, 243)
 

@@ -23,8 +23,8 @@ from wsigen.sampling.pixels import background_of
 from wsigen.sampling.spec import Execution
 from wsigen.slide.codec import ZSTD
 from wsigen.slide.journal import BlockJournal
-from wsigen.stain.snapshot import save_stainer
-from wsigen.stain.stream import Norm
+from wsigen.stain.engine.stream import Norm
+from wsigen.stain.stainer import save_stainer
 from wsigen.synthesis.glass import stage_glass
 from wsigen.synthesis.runtime import InPrecision
 from wsigen.synthesis.slide import has_work, is_finished, remove_work, synthesise

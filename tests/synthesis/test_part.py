@@ -14,7 +14,7 @@ from wsigen.errors import InvalidValueError, OutputError
 from wsigen.geometry import Region
 from wsigen.nn.model import save_model
 from wsigen.slide.provenance import read_provenance
-from wsigen.stain.snapshot import save_stainer
+from wsigen.stain.stainer import save_stainer
 from wsigen.synthesis import part
 from wsigen.synthesis.part import make_part, make_parts
 from wsigen.synthesis.slides import make_slides, open_session

@@ -10,8 +10,8 @@ import torch
 from tests.stain.models import small_generator
 from wsigen.errors import InvalidValueError, SnapshotError
 from wsigen.nn.snapshot import weights_hash
-from wsigen.stain.snapshot import save_stainer
-from wsigen.stain.stream import Norm
+from wsigen.stain.engine.stream import Norm
+from wsigen.stain.stainer import save_stainer
 from wsigen.synthesis.stainers import Rendering, open_stainers
 
 HOW = Rendering(norm=Norm("dn"), pitch=1024, device=torch.device("cpu"), dtype=torch.float32)

@@ -23,7 +23,7 @@ from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
 from wsigen.nn.model import save_model
 from wsigen.slide.provenance import read_provenance
-from wsigen.stain.snapshot import save_stainer
+from wsigen.stain.stainer import save_stainer
 from wsigen.synthesis.slides import make_slides
 
 SIDE, STAGES = 512, 3

@@ -20,7 +20,7 @@ from wsigen.config import TranslateConfig
 from wsigen.errors import InvalidValueError, MissingMppError, OutputError, SlideError
 from wsigen.geometry import Size
 from wsigen.slide.read import open_slide
-from wsigen.stain.snapshot import save_stainer
+from wsigen.stain.stainer import save_stainer
 from wsigen.synthesis.glass import slide_glass
 from wsigen.synthesis.translate import open_translation, render_twins, translate, translate_slide
 

@@ -13,7 +13,7 @@ import tifffile
 from wsigen.errors import OutputError
 from wsigen.geometry import Size
 from wsigen.slide.write import estimate_bytes, layout_codec
-from wsigen.stain.stream import Norm
+from wsigen.stain.engine.stream import Norm
 from wsigen.synthesis.twin import Stain, TwinJob
 
 STAIN = Stain(marker="SYN", stainer="SYN", stainer_hash="ab", norm=Norm("dn"), pitch=512, dtype="float32")

@@ -94,7 +94,7 @@ def import_stainer(config: ImportStainerConfig) -> Path:
 
 def _imported(config: ImportStainerConfig) -> ModelMixin:
     if config.decoder is None:
-        from wsigen.stain.checkpoints import import_checkpoint
+        from wsigen.stain.networks.published import import_checkpoint
 
         record = {"marker": config.marker, "mpp": config.mpp, "patch_size": config.patch_size}
         return import_checkpoint(Path(config.checkpoint), config.key, **record)

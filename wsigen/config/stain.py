@@ -16,7 +16,7 @@ from wsigen.config.style import AdainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
-    """Shape of the generator; see ``wsigen.stain.generator.Generator``.
+    """Shape of the generator; see ``wsigen.stain.networks.generator.Generator``.
 
     Args:
         family: "cut", "cyclegan", "cut-antialias-up" or "urust": how resolution is halved and doubled.
@@ -39,7 +39,7 @@ class GeneratorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    """Shape of the PatchGAN; see ``wsigen.stain.discriminator.PatchDiscriminator``.
+    """Shape of the PatchGAN; see ``wsigen.stain.networks.discriminator.PatchDiscriminator``.
 
     Args:
         width: channels of the first layer.

@@ -13,7 +13,7 @@ from wsigen.sampling.rows import RowSource
 from wsigen.slide.pyramid import ceil_div, pad_edge
 from wsigen.slide.read import BACKGROUND, WholeSlide
 from wsigen.slide.tissue import background_colour, drop_specks, tissue_mask
-from wsigen.stain.glass import GlassMap, glass_map
+from wsigen.stain.engine.background import BackgroundMap, background_map
 
 CELL = 16
 # Of 255, the sampler's own: pale tissue that is left out keeps its pink, glass that is taken in costs time.
@@ -31,7 +31,7 @@ class SlideGlass:
     """
 
     colour: Colour
-    map: GlassMap
+    map: BackgroundMap
 
 
 def slide_glass(slide: WholeSlide) -> SlideGlass:
@@ -55,15 +55,15 @@ def slide_glass(slide: WholeSlide) -> SlideGlass:
         # The last cells reach outside, where there is nothing but glass.
         for edge in (Region(grid.height - 1, 0, 1, grid.width), Region(0, grid.width - 1, grid.height, 1)):
             cells[edge.y : edge.y1, edge.x : edge.x1] = slide.read_region(edge, mpp, colour)
-    found = glass_map(cells, colour, CELL, TOLERANCE)
+    found = background_map(cells, colour, CELL, TOLERANCE)
     if whole.size and found.occupied.any() and not np.ptp(whole, axis=2).any():
         raise SlideError(slide.path, "is grey; a stainer needs the colours of H&E: give the slide in RGB")
     return SlideGlass(colour or BACKGROUND, found if colour is None else _without_dust(found, slide.mpp))
 
 
-def _without_dust(glass: GlassMap, mpp: float) -> GlassMap:
+def _without_dust(glass: BackgroundMap, mpp: float) -> BackgroundMap:
     """Dust stays what it is: there is no tissue to stain, and none to normalise it by."""
-    return GlassMap(drop_specks(glass.occupied, mpp * CELL), CELL)
+    return BackgroundMap(drop_specks(glass.occupied, mpp * CELL), CELL)
 
 
 def _colour(cells: np.ndarray, mpp: float) -> Colour | None:
@@ -71,7 +71,7 @@ def _colour(cells: np.ndarray, mpp: float) -> Colour | None:
     return background_colour(cells, tissue | transparent) or background_colour(cells, tissue)
 
 
-def stage_glass(above: RowSource, extent: int, k: int, *, mpp: float, colour: Colour) -> GlassMap:
+def stage_glass(above: RowSource, extent: int, k: int, *, mpp: float, colour: Colour) -> BackgroundMap:
     """The glass of a slide that is about to be sampled, from the stage above it, which guides it.
 
     Args:
@@ -91,7 +91,7 @@ def stage_glass(above: RowSource, extent: int, k: int, *, mpp: float, colour: Co
         strip = cell_means(above.read(Region(y, 0, min(_STRIP, side - y), side)), k)
         top = y // CELL * k
         means[top : top + len(strip)] = strip[: cells - top, :cells]
-    return _without_dust(glass_map(means, colour, CELL, TOLERANCE), mpp)
+    return _without_dust(background_map(means, colour, CELL, TOLERANCE), mpp)
 
 
 def cell_means(pixels: np.ndarray, k: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from wsigen.config import TranslateConfig
 from wsigen.errors import MissingMppError
 from wsigen.nn.snapshot import resolve, weights_hash
 from wsigen.slide.read import WholeSlide
-from wsigen.stain.style.like import LikeReference
+from wsigen.stain.style.adain import LikeReference
 from wsigen.stain.style.thumbnail import compare_stains
 from wsigen.stain.style.weights import load_style
 from wsigen.synthesis.source import open_source, source_facts, source_name

@@ -16,8 +16,7 @@ from wsigen.geometry import Colour, Region
 from wsigen.sampling.rows import RowSource
 from wsigen.slide.pyramid import ceil_div
 from wsigen.slide.tissue import SMALL_SHARE, SPECK_UM2
-from wsigen.stain.glass import glass_map
-from wsigen.stain.window import REACH, GlassWindow
+from wsigen.stain.engine.background import REACH, BackgroundWindow, background_map
 from wsigen.synthesis.glass import CELL, TOLERANCE, cell_means
 
 _BLOCK = 32
@@ -69,10 +68,10 @@ class LocalGlass:
         """
         return self._gather(cells, dusty=False)
 
-    def _window(self, region: Region) -> GlassWindow:
+    def _window(self, region: Region) -> BackgroundWindow:
         y, x, y1, x1 = region.y // CELL, region.x // CELL, -(-region.y1 // CELL), -(-region.x1 // CELL)
         cells = Region(y, x, y1 - y, x1 - x).pad(REACH).intersect(self._bounds)
-        return GlassWindow(self.occupied(cells), cells, CELL)
+        return BackgroundWindow(self.occupied(cells), cells, CELL)
 
     def _gather(self, cells: Region, *, dusty: bool) -> np.ndarray:
         """Cells, from the blocks that they lie in."""
@@ -101,7 +100,7 @@ class LocalGlass:
         y, x = block.y * CELL // self._k, block.x * CELL // self._k
         y1, x1 = (min(self._side, n * CELL // self._k) for n in (block.y1, block.x1))
         means = cell_means(self._above.read(Region(y, x, y1 - y, x1 - x)), self._k)
-        return glass_map(means[: block.height, : block.width], self._colour, CELL, TOLERANCE).occupied
+        return background_map(means[: block.height, : block.width], self._colour, CELL, TOLERANCE).occupied
 
     def _without_dust(self, block: Region) -> np.ndarray:
         sight = _SIGHT

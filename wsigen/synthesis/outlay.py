@@ -11,8 +11,8 @@ import torch
 
 from wsigen.geometry import Region, Size
 from wsigen.slide.handles import CACHE_BYTES
-from wsigen.stain.glass import GlassMap
-from wsigen.stain.plan import TranslationPlan, plan_translation
+from wsigen.stain.engine.background import BackgroundMap
+from wsigen.stain.engine.plan import TranslationPlan, plan_translation
 from wsigen.synthesis.glass import CELL
 from wsigen.synthesis.source import READERS, STRIP
 from wsigen.synthesis.stainers import Stainers
@@ -95,11 +95,11 @@ def _plan(stainers: Stainers, size: Size, tile: int) -> TranslationPlan:
         batch=how.batch,
         dtype=how.dtype,
         device=how.device,
-        glass_cell=CELL,
+        background_cell=CELL,
     )
 
 
-def tissue_share(glass: GlassMap, size: Size, tile: int) -> float:
+def tissue_share(glass: BackgroundMap, size: Size, tile: int) -> float:
     """Share of a slide's tiles that have to be rendered, since they are not all glass.
 
     Args:

@@ -10,7 +10,7 @@ from wsigen.geometry import Colour, Region, Size
 from wsigen.sampling.pixels import background_of
 from wsigen.sampling.rows import RowSink, RowStore
 from wsigen.sampling.spec import AnySpec
-from wsigen.stain.stream import StreamTranslator
+from wsigen.stain.engine.stream import StreamTranslator
 from wsigen.synthesis.behind import Behind
 from wsigen.synthesis.glass import stage_glass
 from wsigen.synthesis.stainers import Stainers

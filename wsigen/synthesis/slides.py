@@ -17,7 +17,7 @@ from wsigen.runtime import choose_batch_size, choose_device, choose_dtype, memor
 from wsigen.sampling.spec import AnySpec, Execution, diffused
 from wsigen.sampling.tiles import default_tile
 from wsigen.slide.write import SlideFiles
-from wsigen.stain.stream import Norm
+from wsigen.stain.engine.stream import Norm
 from wsigen.synthesis.estimate import describe_plan
 from wsigen.synthesis.job import JobPlan, SlideJob, plan_job
 from wsigen.synthesis.outlay import plan_stains

@@ -12,14 +12,14 @@ from wsigen.config.translate import split_list
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Size
 from wsigen.nn.snapshot import weights_hash
-from wsigen.stain.constant import ReadRegion, prepare_constant
-from wsigen.stain.generator import Generator
-from wsigen.stain.glass import GlassMap
-from wsigen.stain.machine import Machine
-from wsigen.stain.plan import TileSize
-from wsigen.stain.snapshot import load_stainer, resolve_stainer
-from wsigen.stain.stream import Norm, StreamTranslator
-from wsigen.stain.style.like import LikeReference
+from wsigen.stain.engine.background import BackgroundMap
+from wsigen.stain.engine.batches import Compute
+from wsigen.stain.engine.plan import TileSize
+from wsigen.stain.engine.statistics import ReadRegion, prepare_constant
+from wsigen.stain.engine.stream import Norm, StreamTranslator
+from wsigen.stain.networks.generator import Generator
+from wsigen.stain.stainer import load_stainer, resolve_stainer
+from wsigen.stain.style.adain import LikeReference
 from wsigen.synthesis.twin import Look, Stain
 
 _FAR = 1.2
@@ -72,7 +72,7 @@ class Stainers:
         return replace(self, rendering=replace(self.rendering, tile=tile))
 
     def begin(
-        self, size: Size, glass: GlassMap | None, start: int = 0, read: ReadRegion | None = None
+        self, size: Size, glass: BackgroundMap | None, start: int = 0, read: ReadRegion | None = None
     ) -> StreamTranslator:
         """A translator for a slide.
 
@@ -86,16 +86,16 @@ class Stainers:
         how, constant = self.rendering, None
         if how.norm is not None and how.norm.is_constant:
             assert read is not None, "the whole slide is there"
-            machine = Machine(how.device, how.dtype)
+            machine = Compute(how.device, how.dtype)
             constant = prepare_constant(
-                self.nets, read, size, how.norm, glass=glass, pitch=how.pitch, machine=machine
+                self.nets, read, size, how.norm, background=glass, pitch=how.pitch, machine=machine
             )
         return StreamTranslator(
             self.nets,
             size,
             constant=constant,
             norm=how.norm,
-            glass=glass,
+            background=glass,
             pitch=how.pitch,
             tile=how.tile,
             device=how.device,

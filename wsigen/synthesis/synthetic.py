@@ -14,8 +14,8 @@ from wsigen.runtime import parse_bytes
 from wsigen.sampling.lazy import LazyCascade
 from wsigen.slide.levels import Slide
 from wsigen.slide.provenance import complete_provenance, flatten
-from wsigen.stain.local import LocalTranslator
-from wsigen.stain.machine import Machine
+from wsigen.stain.engine.batches import Compute
+from wsigen.stain.engine.local import LocalTranslator
 from wsigen.synthesis.job import SlideJob
 from wsigen.synthesis.localglass import LocalGlass
 from wsigen.synthesis.slides import Session, open_session
@@ -199,10 +199,10 @@ class StainedStages:
             Size(spec.extent, spec.extent),
             self._cascade.source(stage).read,
             norm=how.norm,
-            glass=glass,
+            background=glass,
             pitch=how.pitch,
             tile=self._tile,
-            machine=Machine(how.device, how.dtype),
+            machine=Compute(how.device, how.dtype),
         )
 
 

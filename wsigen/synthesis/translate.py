@@ -22,7 +22,7 @@ from wsigen.runtime import choose_device, choose_dtype, memory_flag, parse_bytes
 from wsigen.slide.pyramid import pyramid_levels
 from wsigen.slide.read import WholeSlide
 from wsigen.slide.write import SlideFiles, check_output, estimate_bytes, layout_codec
-from wsigen.stain.stream import Norm, StreamTranslator
+from wsigen.stain.engine.stream import Norm, StreamTranslator
 from wsigen.synthesis.behind import Behind
 from wsigen.synthesis.estimate import describe_stains
 from wsigen.synthesis.glass import slide_glass

@@ -14,7 +14,7 @@ from wsigen.geometry import Size
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.pyramid import pyramid_levels
 from wsigen.slide.write import Layout, SlideFiles, estimate_bytes, final_journal, layout_codec, write_slide
-from wsigen.stain.stream import Norm
+from wsigen.stain.engine.stream import Norm
 from wsigen.synthesis.state import drop_other_state, is_written
 
 NOTICE = "synthetic stain: computed by a network from an H&E image, not seen in any tissue, not for diagnosis"

@@ -13,7 +13,7 @@ from wsigen.synthesis.behind import Behind
 
 
 class Translator(Protocol):
-    """What `wsigen.stain.stream.StreamTranslator` does, for several generators in one pass."""
+    """What `wsigen.stain.engine.stream.StreamTranslator` does, for several generators in one pass."""
 
     @property
     def first_source_row(self) -> int:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from wsigen.errors import InvalidValueError
-from wsigen.stain.init import initialise
 from wsigen.stain.losses.cut import PatchNCE, PatchProjector, draw_places, info_nce, take_places
+from wsigen.stain.networks.blocks import initialise
 
 
 def nce(**kwargs):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from wsigen.errors import InvalidValueError
-from wsigen.stain.losses.cyclegan import ImagePool, l1
+from wsigen.stain.losses.adversarial import ImagePool, l1
 
 
 def numbered(*numbers):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from wsigen.stain.losses.gan import discriminator_loss, generator_loss
+from wsigen.stain.losses.adversarial import discriminator_loss, generator_loss
 
 
 def test_by_hand():

@@ -6,8 +6,13 @@ from torch import nn
 
 from wsigen.errors import InvalidValueError
 from wsigen.stain.losses.cut import draw_places
-from wsigen.stain.losses.lsesim import SpatialCorrelation, distance, self_similarity, window_places
-from wsigen.stain.losses.photometric import photometric
+from wsigen.stain.losses.lsesim import (
+    SpatialCorrelation,
+    distance,
+    photometric,
+    self_similarity,
+    window_places,
+)
 
 NUMBERS = {"seed": 0, "image_numbers": [0, 1]}
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from wsigen.errors import InvalidValueError
-from wsigen.stain.losses.photometric import colour_map, photometric
+from wsigen.stain.losses.lsesim import colour_map, photometric
 
 
 def images(b=3):

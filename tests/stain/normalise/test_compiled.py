@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from wsigen.stain.normalise import compiled as module
-from wsigen.stain.normalise.compiled import compiled, compiles
+from wsigen.stain.normalise import blocks as module
+from wsigen.stain.normalise.blocks import compiled, compiles
 from wsigen.stain.normalise.field import Axis, Field
 from wsigen.stain.normalise.fused import Places, gather_normalise
 from wsigen.stain.normalise.moments import moments_normalise

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsigen.stain.normalise import blocks
-from wsigen.stain.normalise.compiled import compiles
+from wsigen.stain.normalise.blocks import compiles
 from wsigen.stain.normalise.field import Axis, Field
 from wsigen.stain.normalise.fused import Places, apply_field, gather_normalise
 

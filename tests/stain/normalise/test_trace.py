@@ -10,15 +10,14 @@ from torch import Tensor, nn
 
 from tests.stain.normalise.networks import Residual, Shared, UNet, generator
 from wsigen.stain.normalise.layers import NormLayers
-from wsigen.stain.normalise.slot import during
-from wsigen.stain.normalise.trace import Trace
+from wsigen.stain.normalise.slide_norm import Trace, run_pass
 
 
 def overwritten(net: nn.Module) -> dict[str, bool]:
     layers = NormLayers(net)
     trace = Trace(lambda layer, x: nn.functional.instance_norm(x), {m: n for n, m in net.named_modules()})
     x = torch.rand(1, 3, 32, 32)
-    with torch.inference_mode(), trace, during(trace):
+    with torch.inference_mode(), trace, run_pass(trace):
         net(x)
     calls = trace.calls()
     layers.measure(x)

@@ -4,11 +4,11 @@ import torch
 from tests.stain.style import published
 from wsigen.errors import InvalidValueError
 from wsigen.stain.losses.vgg import MEAN, STD
-from wsigen.stain.style.layouts import (
+from wsigen.stain.style.network import Decoder, Encoder
+from wsigen.stain.style.weights import (
     translate_decoder,
     translate_encoder,
 )
-from wsigen.stain.style.network import Decoder, Encoder
 
 
 def unit_image(*size):

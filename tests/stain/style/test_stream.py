@@ -7,10 +7,9 @@ import torch
 from tests.stain.style.test_network import model
 from tests.synthetic import he_image
 from wsigen.geometry import Size
-from wsigen.stain.glass import GlassMap
-from wsigen.stain.stream import StreamTranslator
-from wsigen.stain.style.adain import feature_stats
-from wsigen.stain.style.like import LikeReference
+from wsigen.stain.engine.background import BackgroundMap
+from wsigen.stain.engine.stream import StreamTranslator
+from wsigen.stain.style.adain import LikeReference, feature_stats
 
 
 def painted_like(reference, picture):
@@ -32,9 +31,9 @@ def net(slide):
     return painted_like(he_image(128, seed=2)[..., ::-1].copy(), slide)
 
 
-def translated(net, image, tile, chunk=100, glass=None, start=0):
+def translated(net, image, tile, chunk=100, background=None, start=0):
     size = Size(*image.shape[:2])
-    stream = StreamTranslator([net], size, norm=None, tile=tile, glass=glass, start=start)
+    stream = StreamTranslator([net], size, norm=None, tile=tile, background=glass, start=start)
     rows = []
     with torch.inference_mode():
         for y in range(stream.first_source_row, size.height, chunk):
@@ -74,6 +73,6 @@ def test_glass_stays_glass(net):
     image[64:128, 64:128] = he_image(64, seed=4)
     occupied = np.zeros((16, 32), bool)
     occupied[4:8, 4:8] = True
-    out = translated(net, image, 64, glass=GlassMap(occupied, 16))
+    out = translated(net, image, 64, background=BackgroundMap(occupied, 16))
     assert np.array_equal(out[:, 320:], image[:, 320:])
     assert not np.array_equal(out[64:128, 64:128], image[64:128, 64:128])

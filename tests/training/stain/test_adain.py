@@ -17,9 +17,8 @@ from tests.stain.style import published
 from tests.synthetic import he_image, write_tiff
 from wsigen.config import AdainConfig, StainOptimConfig, StyleDataConfig, StyleLossConfig
 from wsigen.errors import InvalidValueError, SnapshotError
-from wsigen.stain.losses.stroke import stroke_loss
+from wsigen.stain.losses.style import stroke_loss, style_loss
 from wsigen.stain.style.adain import adain_map, feature_stats
-from wsigen.stain.style.loss import style_loss
 from wsigen.stain.style.weights import load_style
 from wsigen.training.stain.adain import Adain
 from wsigen.training.stain.method import Batch, Machine

@@ -11,7 +11,7 @@ import torch
 from tests.training.stain.conftest import options
 from wsigen.config import CutConfig, CutLossConfig, FastCutConfig
 from wsigen.errors import InvalidValueError
-from wsigen.stain.losses.gan import discriminator_loss, generator_loss
+from wsigen.stain.losses.adversarial import discriminator_loss, generator_loss
 from wsigen.training.stain.cut import Cut, feature_channels
 from wsigen.training.stain.method import Batch, Machine
 

@@ -14,8 +14,8 @@ from tests.training.stain.conftest import options
 from wsigen.config import LSeSimConfig, LSeSimLossConfig
 from wsigen.errors import InvalidValueError, SnapshotError
 from wsigen.stain.losses import vgg
-from wsigen.stain.losses.gan import discriminator_loss, generator_loss
-from wsigen.stain.losses.photometric import photometric
+from wsigen.stain.losses.adversarial import discriminator_loss, generator_loss
+from wsigen.stain.losses.lsesim import photometric
 from wsigen.training.stain.lsesim import LSeSim
 from wsigen.training.stain.method import Machine
 

@@ -36,7 +36,7 @@ from wsigen.config import (
 from wsigen.errors import DivergedError, InvalidValueError, OutputError, SlideError
 from wsigen.nn.snapshot import WEIGHTS
 from wsigen.stain.losses import vgg
-from wsigen.stain.snapshot import load_stainer
+from wsigen.stain.stainer import load_stainer
 from wsigen.training.stain import train
 from wsigen.training.stain.cut import Cut
 from wsigen.training.stain.train import train_stainer

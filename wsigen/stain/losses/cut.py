@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsigen.errors import InvalidValueError
-from wsigen.stain.init import initialise
+from wsigen.stain.networks.blocks import initialise
 
 _STREAM = 0x4E4345  # keeps these draws apart from others of the same seed and image number
 

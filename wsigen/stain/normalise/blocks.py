@@ -1,8 +1,16 @@
-"""Feature maps by blocks that stay in the cache of a processor."""
+"""How features are computed on: on the CPU by blocks that stay in its cache, on CUDA by compiled kernels.
+
+Compiled expressions run on CUDA where Triton is installed. On the CPU the blocked kernels are as fast as
+memory allows, a C++ compiler may be absent, and compiled code need not round alike. The device decides, never
+an error that was caught.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -64,3 +72,22 @@ def shaped(buffer: Float[Tensor, " n"], block: Float[Tensor, "c h w"]) -> Float[
     if is_channels_last(block):
         return buffer[: block.numel()].view(h, w, c).permute(2, 0, 1)
     return buffer[: block.numel()].view(c, h, w)
+
+
+R = TypeVar("R")
+
+
+def compiles(x: Tensor) -> bool:
+    """Whether expressions on this tensor's device are compiled."""
+    return x.device.type == "cuda" and _has_triton()
+
+
+@lru_cache
+def compiled(function: Callable[..., R]) -> Callable[..., R]:
+    """The function as one kernel, for any size; compiled when it is first called, once for each type."""
+    return torch.compile(function, dynamic=True)
+
+
+@lru_cache(maxsize=1)
+def _has_triton() -> bool:
+    return find_spec("triton") is not None

@@ -139,3 +139,16 @@ class Field:
             return axis.nearest((index + 0.5) * scale)
         block = torch.div(index, self.granularity, rounding_mode="floor") if self.granularity > 1 else index
         return axis.linear((block + 0.5) * (self.granularity * scale))
+
+
+@dataclass(frozen=True)
+class LayerStats:
+    """Statistics of one layer's input on n patches, each by itself.
+
+    Args:
+        mean: float32 (n, channels).
+        inv_std: 1 / sqrt(biased variance + eps), float32 (n, channels).
+    """
+
+    mean: Float[Tensor, "n c"]
+    inv_std: Float[Tensor, "n c"]

@@ -1,8 +1,8 @@
-"""Nodes on glass: statistics that mean nothing, filled from the tissue beside them.
+"""Fill the statistics of nodes on background, which mean nothing, from the tissue beside them.
 
-The features of a blank patch are constant, so that its 1/σ is huge and its mean that of glass. Interpolated
-into tissue, that saturates or blackens a whole patch. So statistics carry a confidence, and nodes take what
-they lack from their neighbours (normalised convolution, Knutsson and Westin 1993).
+The features of a blank patch are constant, so that its 1/σ is huge and its mean that of background.
+Interpolated into tissue, that saturates or blackens a whole patch. So statistics carry a confidence, and
+nodes take what they lack from their neighbours (normalised convolution, Knutsson and Westin 1993).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wsigen.stain.normalise.kernel import Table
+from wsigen.stain.normalise.norm import Table
 
 FLOOR = 1 / 20
 """Least σ of a node, relative to the largest among its neighbours."""
@@ -31,7 +31,7 @@ def fill_nodes(mean: Table, inv_std: Table, confidence: Float[Tensor, "rows cols
         mean: float32 (rows, cols, channels), at the nodes. It may be a window of a taller table: its first
             and last rows are right only where they are the table's own.
         inv_std: 1/σ, likewise.
-        confidence: float32 in [0, 1]; 0 for glass.
+        confidence: float32 in [0, 1]; 0 for background.
 
     Returns:
         Mean and 1/σ of the same shape; a node of confidence 1 among nodes of like σ keeps its bits.

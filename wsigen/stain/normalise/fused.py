@@ -19,8 +19,16 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from wsigen.stain.normalise.blocks import Affine, block_size, blocks, buffer_for, dense, shaped
-from wsigen.stain.normalise.compiled import compiled, compiles
+from wsigen.stain.normalise.blocks import (
+    Affine,
+    block_size,
+    blocks,
+    buffer_for,
+    compiled,
+    compiles,
+    dense,
+    shaped,
+)
 from wsigen.stain.normalise.field import Field, Positions
 
 

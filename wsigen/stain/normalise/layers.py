@@ -14,12 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wsigen.errors import InvalidValueError
-from wsigen.stain.normalise.field import Field
-from wsigen.stain.normalise.passes import Enough, Measure, NormPass, Render
-from wsigen.stain.normalise.slot import SlideNorm, during
-from wsigen.stain.normalise.stats import LayerStats, WhiteningStats
-from wsigen.stain.normalise.trace import Call, Trace
-from wsigen.stain.normalise.whiten import InstanceWhitening
+from wsigen.stain.normalise.field import Field, LayerStats
+from wsigen.stain.normalise.passes import MeasuringPass, NormPass, PassFinished, RenderingPass
+from wsigen.stain.normalise.slide_norm import Call, SlideNorm, Trace, run_pass
 
 
 class NormLayers:
@@ -30,8 +27,8 @@ class NormLayers:
     until then ``names`` lists each layer once, in order of registration (in most networks that is the same).
 
     Args:
-        net: any module with ``nn.InstanceNorm2d`` (affine or not) or `InstanceWhitening`. Its instance norms
-            are replaced in place; twice is as good as once. Switching dropout off is the caller's affair.
+        net: any module with ``nn.InstanceNorm2d`` (affine or not). They are replaced in place; doing so twice
+            changes nothing. Switching dropout off is the caller's task.
 
     Memory:
         From the second pass on, layers normalise in place where nothing else needs their input.
@@ -46,7 +43,7 @@ class NormLayers:
             if isinstance(layer, nn.InstanceNorm2d) and not isinstance(layer, SlideNorm):
                 _check(name, layer)
                 SlideNorm.take_over(layer)
-        layers = [(n, m) for n, m in net.named_modules() if isinstance(m, SlideNorm | InstanceWhitening)]
+        layers = [(n, m) for n, m in net.named_modules() if isinstance(m, SlideNorm)]
         if not layers:
             raise InvalidValueError(
                 f"{type(net).__name__} has no nn.InstanceNorm2d layers: no field could be applied"
@@ -76,7 +73,7 @@ class NormLayers:
         Args:
             x: images in [-1, 1].
         """
-        return self._run(x, Measure(len(x), self._names, self._calls))
+        return self._run(x, MeasuringPass(len(x), self._names, self._calls))
 
     @torch.inference_mode()
     def measure(
@@ -90,11 +87,11 @@ class NormLayers:
             correction: 0 for the biased variance, as in training; 1 for the unbiased one.
 
         Returns:
-            One `LayerStats` for each call of a norm layer (`WhiteningStats` where it whitens).
+            One `LayerStats` for each call of a norm layer.
 
         Determinism: the statistics of a patch depend on that patch alone.
         """
-        measure = Measure(
+        measure = MeasuringPass(
             len(x), self._names, self._calls, statistics_only=True, eps=eps, correction=correction
         )
         self._run(x, measure)
@@ -104,15 +101,14 @@ class NormLayers:
     def render(
         self,
         x: Float[Tensor, "b 3 h w"],
-        fields: Sequence[Field | WhiteningStats],
+        fields: Sequence[Field],
         origins: Sequence[tuple[int, int]],
     ) -> Float[Tensor, "b 3 h w"]:
         """The network, normalised with fields.
 
         Args:
             x: tiles of a slide, in [-1, 1].
-            fields: one for each call, in order of ``names``; for layers that whiten, statistics of one image
-                or of each tile.
+            fields: one for each call, in order of ``names``.
             origins: (y, x) of each tile on the slide, image pixels.
 
         Determinism: on the CPU a layer's result depends on its input and on its position on the slide alone.
@@ -123,7 +119,7 @@ class NormLayers:
         if len(origins) != len(x):
             raise InvalidValueError(f"render needs one origin for each of {len(x)} tiles, got {len(origins)}")
         size = (x.shape[2], x.shape[3])
-        render = Render(len(x), self._names, self._calls, fields=fields, origins=origins, size=size)
+        render = RenderingPass(len(x), self._names, self._calls, fields=fields, origins=origins, size=size)
         out = self._run(x, render)
         if render.done != len(fields):
             raise InvalidValueError(
@@ -134,11 +130,11 @@ class NormLayers:
     def _run(self, x: Tensor, present: NormPass) -> Tensor:
         """One forward pass; the first is watched."""
         if self._calls is not None:
-            with during(present), suppress(Enough):
+            with run_pass(present), suppress(PassFinished):
                 return self.net(x)
             return x.new_empty(0)
         trace = Trace(present, self._names)
-        with trace, during(trace):
+        with trace, run_pass(trace):
             out = self.net(x)
         self._calls = trace.calls()
         if not self._calls:

@@ -20,11 +20,12 @@ from wsigen.stain.normalise.blocks import (
     block_size,
     blocks,
     buffer_for,
+    compiled,
+    compiles,
     dense,
     is_channels_last,
     shaped,
 )
-from wsigen.stain.normalise.compiled import compiled, compiles
 
 Moments = tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c"], Float[Tensor, "b c"]]
 

@@ -1,4 +1,4 @@
-"""What norm layers do in a pass: measure their input, or normalise it with fields."""
+"""What norm layers do in a forward pass: measure their input, or normalise it with fields."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wsigen.errors import InvalidValueError
-from wsigen.stain.normalise.field import Field
+from wsigen.stain.normalise.field import Field, LayerStats
 from wsigen.stain.normalise.fused import Places, apply_field
 from wsigen.stain.normalise.moments import instance_normalise
-from wsigen.stain.normalise.slot import SlideNorm
-from wsigen.stain.normalise.stats import LayerStats, WhiteningStats
-from wsigen.stain.normalise.trace import Call
-from wsigen.stain.normalise.whiten import InstanceWhitening
+from wsigen.stain.normalise.slide_norm import Call, SlideNorm
 
 
-class Enough(Exception):
-    """Ends a pass early."""
+class PassFinished(Exception):
+    """Ends a forward pass early: all statistics are known."""
 
 
 class NormPass:
-    """One forward pass, whose calls of norm layers must be those of the first.
+    """One forward pass, which must call the norm layers as the first one did.
 
     Args:
         batch: tiles that the network was given.
@@ -33,8 +30,12 @@ class NormPass:
     def __init__(self, batch: int, names: Mapping[nn.Module, str], calls: Sequence[Call] | None) -> None:
         self.batch, self.names, self.calls, self.done = batch, names, calls, 0
 
-    def __call__(self, layer: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """The layer's output."""
+    def __call__(self, layer: SlideNorm, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return the layer's output.
+
+        Raises:
+            InvalidValueError: ``x`` is not a batch of tiles, or the layer was not called here before.
+        """
         name, index, overwrite = self.names[layer], self.done, False
         if x.ndim != 4 or x.shape[0] != self.batch:
             raise InvalidValueError(
@@ -46,21 +47,21 @@ class NormPass:
             if expected.partition(":")[0] != name:
                 raise InvalidValueError(
                     f"the network called norm layer {name} where it called {expected} before; statistics are "
-                    "kept by order of calls, which must not depend on the input"
+                    "stored by order of calls, which must not depend on the input"
                 )
             overwrite = self.calls[index].overwrite
         self.done += 1
-        if isinstance(layer, SlideNorm):
-            return self.normalise(index, layer, x, overwrite)
-        assert isinstance(layer, InstanceWhitening)
-        return self.whiten(index, layer, x)
+        return self.normalise(index, layer, x, overwrite)
 
     def normalise(self, index: int, layer: SlideNorm, x: Tensor, overwrite: bool) -> Tensor:
-        """What an instance norm does with its input."""
-        raise NotImplementedError
+        """Return the normalised input of one call.
 
-    def whiten(self, index: int, layer: InstanceWhitening, x: Tensor) -> Tensor:
-        """What a whitening layer does with its input."""
+        Args:
+            index: of the call.
+            layer: that is called.
+            x: its input, (b, c, h, w).
+            overwrite: the result may replace the input.
+        """
         raise NotImplementedError
 
     @property
@@ -69,14 +70,14 @@ class NormPass:
         return self.calls is None
 
 
-class Measure(NormPass):
-    """Plain normalisation, which keeps the statistics.
+class MeasuringPass(NormPass):
+    """Plain instance normalisation that keeps the statistics.
 
     Args:
         batch: tiles that the network was given.
         names: name of each layer.
         calls: of the first pass; None in the first.
-        statistics_only: end the pass with its last statistics (by `Enough`).
+        statistics_only: end the pass with its last statistics (by `PassFinished`).
         eps: in place of the layers' own.
         correction: 0 for the biased variance, 1 for the unbiased one.
     """
@@ -96,7 +97,7 @@ class Measure(NormPass):
         self.stats: list[LayerStats] = []
 
     def normalise(self, index: int, layer: SlideNorm, x: Tensor, overwrite: bool) -> Tensor:
-        """Instance normalisation; in place where nothing else needs the input."""
+        """Normalise each tile with its own statistics; in place where nothing else needs the input."""
         out, mean, inv_std = instance_normalise(
             x,
             layer.eps if self.eps is None else self.eps,
@@ -105,22 +106,14 @@ class Measure(NormPass):
             overwrite=overwrite,
             fuse=not self.watched,
         )
-        return self._keep(LayerStats(mean, inv_std), out)
-
-    def whiten(self, index: int, layer: InstanceWhitening, x: Tensor) -> Tensor:
-        """Instance whitening."""
-        stats = layer.measure(x)
-        return self._keep(stats, layer.apply_stats(x, stats))
-
-    def _keep(self, stats: LayerStats, out: Tensor) -> Tensor:
-        self.stats.append(stats)
+        self.stats.append(LayerStats(mean, inv_std))
         if self.statistics_only and self.calls is not None and len(self.stats) == len(self.calls):
-            raise Enough
+            raise PassFinished
         return out
 
 
-class Render(NormPass):
-    """Normalisation with fields, each tile where it lies.
+class RenderingPass(NormPass):
+    """Normalisation with fields, each tile at its position.
 
     Args:
         batch: tiles that the network was given.
@@ -137,7 +130,7 @@ class Render(NormPass):
         names: Mapping[nn.Module, str],
         calls: Sequence[Call] | None,
         *,
-        fields: Sequence[Field | WhiteningStats],
+        fields: Sequence[Field],
         origins: Sequence[tuple[int, int]],
         size: tuple[int, int],
     ) -> None:
@@ -146,32 +139,21 @@ class Render(NormPass):
         self._found: dict[tuple, Places] = {}
 
     def normalise(self, index: int, layer: SlideNorm, x: Tensor, overwrite: bool) -> Tensor:
-        """Normalisation with the field of this call."""
+        """Normalise with the field of this call."""
         field = self._field(index, layer, x.shape[1])
-        if not isinstance(field, Field):
-            raise InvalidValueError(f"layer {self.names[layer]} is an instance norm and needs a Field")
         places, affine = self._places(field, (x.shape[2], x.shape[3])), layer.weight_and_bias
         return apply_field(x, field, places, affine, overwrite=overwrite, fuse=not self.watched)
 
-    def whiten(self, index: int, layer: InstanceWhitening, x: Tensor) -> Tensor:
-        """Whitening with the statistics of this call."""
-        stats = self._field(index, layer, x.shape[1])
-        if not isinstance(stats, WhiteningStats) or len(stats.mean) not in (1, self.batch):
-            raise InvalidValueError(
-                f"layer {self.names[layer]} whitens and needs WhiteningStats of one image, or of each tile"
-            )
-        return layer.apply_stats(x, stats)
-
-    def _field(self, index: int, layer: nn.Module, channels: int) -> Field | WhiteningStats:
+    def _field(self, index: int, layer: nn.Module, channels: int) -> Field:
         if index >= len(self.fields):
             raise InvalidValueError(
                 f"the network calls more norm layers than there are fields ({len(self.fields)}); "
                 f"{self.names[layer]} has none"
             )
         field = self.fields[index]
-        if field.mean.shape[-1] != channels:
+        if field.channels != channels:
             raise InvalidValueError(
-                f"layer {self.names[layer]} has {channels} channels, but its field {field.mean.shape[-1]}: "
+                f"layer {self.names[layer]} has {channels} channels, but its field {field.channels}: "
                 "fields go by the order in which measure returns statistics"
             )
         return field
@@ -194,7 +176,7 @@ class Render(NormPass):
 
 
 def pixels_per_feature(pixels: int, features: int) -> float:
-    """Image pixels per feature pixel along one side of a tile.
+    """Return image pixels per feature pixel along one side of a tile.
 
     A whole number (or one over a whole number) where sizes differ by rounding alone: 255 pixels give 127 or
     128 features of 2 pixels each, wherever the tile lies.

@@ -1,9 +1,9 @@
-"""Adaptive instance normalisation with explicit statistics.
+"""Adaptive instance normalisation with explicit statistics, and networks that apply it.
 
 Huang & Belongie 2017, "Arbitrary Style Transfer in Real-time with Adaptive Instance Normalization", eq. 8:
-AdaIN(x, y) = σ(y) (x − μ(x)) / σ(x) + μ(y). Chen et al. 2022 (URST, thumbnail instance normalisation) take
-μ and σ of content and style from thumbnails, so that every tile of an image is moved by the same map. Here
-the statistics are arguments; what they were measured on is the caller's business.
+AdaIN(x, y) = σ(y) (x − μ(x)) / σ(x) + μ(y). Chen et al. 2022 (URST, thumbnail instance normalisation) measure
+μ and σ of content and style on thumbnails, so that every tile of an image is changed by the same map, and
+tiles with a halo equal the whole slide. Here the statistics are arguments; the caller measures them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+
+from wsigen.stain.style.network import StyleModel
 
 EPSILON = 1e-5  # added to the variance, as in the published weights' training
 LARGEST_GAIN = 10.0
@@ -80,3 +82,57 @@ def adain_map(content: FeatureStats, style: FeatureStats, strength: float = 1.0)
     scale = 1 - strength + strength * gain
     shift = strength * (style.mean - gain * content.mean)
     return ChannelMap(scale[:, :, None, None], shift[:, :, None, None])
+
+
+class LikeReference(nn.Module):
+    """Encoder, AdaIN with constant statistics, decoder.
+
+    Args:
+        model: encoder and decoder; shared, not copied.
+        content: statistics of one image, the slide to be changed.
+        style: statistics of one image, the reference.
+        strength: of the transfer, in [0, 1].
+
+    Attributes:
+        config: of the model.
+        stride: tiles start at, and have sides of, multiples of this many pixels.
+        halo: real pixels that a tile needs around it.
+
+    Determinism:
+        An output pixel depends on the ``halo`` pixels around it alone.
+    """
+
+    def __init__(
+        self, model: StyleModel, content: FeatureStats, style: FeatureStats, strength: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.encoder, self.decoder = model.encoder, model.decoder
+        self.config, self.stride, self.halo = model.config, model.stride, model.halo
+        moved = adain_map(content, style, strength)
+        self.register_buffer("scale", moved.scale)
+        self.register_buffer("shift", moved.shift)
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Images in [-1, 1] in the reference's stain; sides are multiples of 8 and at least 16."""
+        assert isinstance(self.scale, Tensor)
+        assert isinstance(self.shift, Tensor)
+        return self.decoder(ChannelMap(self.scale, self.shift)(self.encoder(x)))
+
+
+class LikePictures(nn.Module):
+    """Encoder, AdaIN with each picture's own statistics, decoder: for whole pictures, as in training.
+
+    Args:
+        model: encoder and decoder; shared, not copied.
+        style: statistics of one image, or of several together.
+    """
+
+    def __init__(self, model: StyleModel, style: FeatureStats) -> None:
+        super().__init__()
+        self.encoder, self.decoder = model.encoder, model.decoder
+        self.style = style
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Images in [-1, 1] in the style's stain; sides are multiples of 8 and at least 16."""
+        features = self.encoder(x)
+        return self.decoder(adain_map(feature_stats(features), self.style)(features))

@@ -1,7 +1,7 @@
 """VGG-19 up to relu4_1, and the decoder that mirrors it (Huang & Belongie 2017, section 6.1).
 
 Images go in and come out in [-1, 1]: what published weights expect instead (BGR, ImageNet's mean, [0, 1]) is
-folded into the first and the last convolution, see `wsigen.stain.style.layouts`. All convolutions pad by
+folded into the first and the last convolution, see `wsigen.stain.style.weights`. All convolutions pad by
 reflection, all upsampling is nearest.
 """
 

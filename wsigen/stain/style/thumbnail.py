@@ -1,7 +1,7 @@
 """What a slide's stain looks like to an encoder: statistics of the tissue on a thumbnail.
 
-Bare glass is left out: with it, a section with much glass around it would be told to be pale, and what is
-transferred would be the amount of glass and not the stain.
+Background is left out: with it, a section with much background would count as pale, and the amount of
+background would be transferred instead of the stain.
 """
 
 from __future__ import annotations

@@ -17,10 +17,8 @@ from torch.nn.functional import avg_pool2d, l1_loss
 
 from wsigen.config.style import AdainConfig
 from wsigen.nn.images import to_unit
-from wsigen.stain.losses.stroke import stroke_loss
-from wsigen.stain.style.adain import adain_map, feature_stats
-from wsigen.stain.style.like import LikePictures
-from wsigen.stain.style.loss import content_loss, style_loss
+from wsigen.stain.losses.style import content_loss, stroke_loss, style_loss
+from wsigen.stain.style.adain import LikePictures, adain_map, feature_stats
 from wsigen.stain.style.network import StyleModel
 from wsigen.stain.style.weights import NEW, untrained_style
 from wsigen.training.stain.method import Batch, Machine, Method, Scalars, frozen

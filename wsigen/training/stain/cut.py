@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from wsigen.config.stain import CutConfig, FastCutConfig
-from wsigen.stain.generator import Generator
-from wsigen.stain.init import initialise
+from wsigen.stain.losses.adversarial import discriminator_loss, generator_loss
 from wsigen.stain.losses.cut import PatchNCE
-from wsigen.stain.losses.gan import discriminator_loss, generator_loss
+from wsigen.stain.networks.blocks import initialise
+from wsigen.stain.networks.generator import Generator
 from wsigen.training.stain.method import Batch, Machine, Method, Scalars, frozen
 from wsigen.training.stain.networks import adam, make_discriminator, make_generator
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wsigen.config.stain import CycleGanConfig
-from wsigen.stain.losses.cyclegan import ImagePool, l1
-from wsigen.stain.losses.gan import discriminator_loss, generator_loss
+from wsigen.stain.losses.adversarial import ImagePool, discriminator_loss, generator_loss, l1
 from wsigen.training.stain.method import Batch, Machine, Method, Scalars, frozen
 from wsigen.training.stain.networks import adam, make_discriminator, make_generator
 

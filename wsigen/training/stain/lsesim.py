@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from wsigen.config.stain import LSeSimConfig
-from wsigen.stain.losses.gan import discriminator_loss, generator_loss
-from wsigen.stain.losses.lsesim import SpatialCorrelation
-from wsigen.stain.losses.photometric import photometric
+from wsigen.stain.losses.adversarial import discriminator_loss, generator_loss
+from wsigen.stain.losses.lsesim import SpatialCorrelation, photometric
 from wsigen.stain.losses.vgg import VGG, load_vgg
 from wsigen.training.stain.method import Batch, Machine, Method, Scalars, frozen
 from wsigen.training.stain.networks import adam, make_discriminator, make_generator

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from wsigen.config.stain import StainTrainConfig
-from wsigen.stain.discriminator import PatchDiscriminator
-from wsigen.stain.generator import Generator
-from wsigen.stain.init import initialise
+from wsigen.stain.networks.blocks import initialise
+from wsigen.stain.networks.discriminator import PatchDiscriminator
+from wsigen.stain.networks.generator import Generator
 
 
 def make_discriminator(config: StainTrainConfig, seed: int, kind: str) -> PatchDiscriminator:

@@ -1,0 +1,1 @@
+"""Translating slides of any size: statistics ahead, rows in, rows of tiles out."""

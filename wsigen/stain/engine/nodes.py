@@ -1,0 +1,151 @@
+"""The nodes of a slide's table of statistics, each with the patch that it is measured on.
+
+Cells of one pitch tile the slide from its origin. Up to a pitch of 512 px a node's patch is its cell; beyond,
+it is the 512-px square in the cell's middle, so that a wider pitch measures fewer pixels.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from wsigen.geometry import Region, Size
+from wsigen.stain.engine.background import AnyBackground
+from wsigen.stain.normalise import Axis
+
+PATCH = 512
+"""Side of the patches that generators are trained on, and of those that statistics are measured on, px."""
+
+_ENOUGH_TISSUE = 0.25
+_NO_CONTRAST, _CONTRAST = 1.0, 2.0
+
+
+@dataclass(frozen=True)
+class NodeAxis:
+    """Nodes along one axis of the slide.
+
+    Args:
+        length: of the axis, px, a multiple of ``stride``.
+        pitch: of the cells, px, a multiple of ``stride``. The last cell takes the rest: it is between half a
+            pitch and one and a half long, or shorter where it is the only one.
+        stride: patches begin at multiples of this.
+    """
+
+    length: int
+    pitch: int = PATCH
+    stride: int = 4
+
+    @cached_property
+    def count(self) -> int:
+        """Number of nodes."""
+        return max(1, (2 * self.length + self.pitch) // (2 * self.pitch))
+
+    def cell(self, i: int) -> tuple[int, int]:
+        """First pixel of a cell, and the first after it."""
+        return i * self.pitch, self.length if i == self.count - 1 else (i + 1) * self.pitch
+
+    def patch(self, i: int) -> tuple[int, int]:
+        """First pixel of a node's patch, and the first after it."""
+        start, end = self.cell(i)
+        if self.pitch <= PATCH:
+            return start, end
+        side = min(PATCH, end - start)
+        start += (end - start - side) // 2 // self.stride * self.stride
+        return start, start + side
+
+    @property
+    def longest(self) -> int:
+        """Length of the longest patch, px."""
+        return max(end - start for start, end in (self.patch(0), self.patch(self.count - 1)))
+
+    @property
+    def pixels(self) -> int:
+        """Length of all patches together, px."""
+        return sum(end - start for start, end in map(self.patch, range(self.count)))
+
+    @cached_property
+    def centres(self) -> tuple[float, ...]:
+        """Position of each node: the centre of its patch, px."""
+        return tuple(sum(self.patch(i)) / 2 for i in range(self.count))
+
+    def axis(self, first: int = 0, stop: int | None = None) -> Axis:
+        """Positions of some nodes; the nearest one to a pixel is that of its cell."""
+        stop = self.count if stop is None else stop
+        borders = tuple(float(self.cell(i)[0]) for i in range(first + 1, stop))
+        return Axis(self.centres[first:stop], borders)
+
+    def bracket(self, start: int, end: int) -> tuple[int, int]:
+        """The nodes [first, stop) between which values at pixels [start, end) are interpolated linearly.
+
+        Always pairs: a window of a table that gave one node where the table gives two would round otherwise.
+        """
+        first, last = bisect_right(self.centres, start) - 1, bisect_left(self.centres, end) - 1
+        return max(0, min(first, self.count - 2)), min(max(last, 0) + 2, self.count)
+
+    def cells(self, start: int, end: int) -> tuple[int, int]:
+        """The nodes [first, stop) whose cells hold the pixels [start, end)."""
+        first, last = (min(max(at // self.pitch, 0), self.count - 1) for at in (start, end - 1))
+        return first, last + 1
+
+
+@dataclass(frozen=True)
+class NodeGrid:
+    """All nodes of a slide.
+
+    Args:
+        rows: along the height.
+        cols: along the width.
+    """
+
+    rows: NodeAxis
+    cols: NodeAxis
+
+    @classmethod
+    def of(cls, size: Size, pitch: int = PATCH, stride: int = 4) -> NodeGrid:
+        """The nodes of a slide of this size, which is a multiple of ``stride``."""
+        return cls(NodeAxis(size.height, pitch, stride), NodeAxis(size.width, pitch, stride))
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of all patches together."""
+        return self.rows.pixels * self.cols.pixels
+
+    def patch(self, row: int, col: int) -> Region:
+        """The patch of a node."""
+        (y, y1), (x, x1) = self.rows.patch(row), self.cols.patch(col)
+        return Region(y, x, y1 - y, x1 - x)
+
+    def cell(self, row: int, col: int) -> Region:
+        """The cell of a node."""
+        (y, y1), (x, x1) = self.rows.cell(row), self.cols.cell(col)
+        return Region(y, x, y1 - y, x1 - x)
+
+
+def tissue_confidence(background: AnyBackground | None, patch: Region) -> float:
+    """How much of a patch's statistics are those of tissue, in [0, 1]: 1 from a quarter of tissue on.
+
+    Args:
+        background: of the slide; None for a slide without.
+        patch: of a node.
+    """
+    return 1.0 if background is None else min(1.0, background.fraction(patch) / _ENOUGH_TISSUE)
+
+
+def contrast_confidence(pixels: np.ndarray) -> float:
+    """How much a patch's 1/σ is more than noise: 0 for a standard deviation of 1 grey level, 1 for 2.
+
+    Args:
+        pixels: uint8 (height, width, 3). The channel that varies most counts.
+    """
+    flat = pixels.reshape(-1, pixels.shape[-1])
+    counts = [
+        np.bincount(flat[:, c], minlength=256) for c in range(flat.shape[1])
+    ]  # exact, whatever the order
+    levels, most = np.arange(256), 0.0
+    for count in counts:
+        mean = count @ levels / len(flat)
+        most = max(most, float(count @ (levels - mean) ** 2) / len(flat))
+    return float(np.clip((most**0.5 - _NO_CONTRAST) / (_CONTRAST - _NO_CONTRAST), 0, 1))

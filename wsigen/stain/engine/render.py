@@ -1,0 +1,262 @@
+"""Rendering rows of tiles with one network: its statistics, batches of one shape, blending."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wsigen.errors import InvalidValueError
+from wsigen.geometry import Region, Size
+from wsigen.stain.engine.background import AnyBackground
+from wsigen.stain.engine.batches import Compute, ReadInto, gather, to_network, to_pixels
+from wsigen.stain.engine.nodes import NodeGrid
+from wsigen.stain.engine.tables import NodeRow, TableWindow
+from wsigen.stain.engine.tiles import Schedule, Tile
+from wsigen.stain.normalise import Field, NormLayers
+
+Constant = Sequence[Field]
+"""Statistics that are the same for the whole slide, one for each call of a norm layer."""
+
+_WATCHED = 64
+
+
+def stride_of(net: nn.Module) -> int:
+    """Tiles of this network begin at, and are as long as, multiples of this many pixels."""
+    return int(getattr(net, "stride", 4))  # type: ignore[arg-type]
+
+
+def common_stride(nets: Sequence[nn.Module]) -> int:
+    """The least stride that suits all networks."""
+    return math.lcm(*(stride_of(net) for net in nets))
+
+
+def halo_of(net: nn.Module) -> int:
+    """Pixels around a tile that its result depends on.
+
+    Raises:
+        InvalidValueError: the network does not say, or its halo is no multiple of its stride.
+    """
+    halo, stride = getattr(net, "halo", None), stride_of(net)
+    if not isinstance(halo, int) or halo < 0 or halo % stride:
+        raise InvalidValueError(
+            f"{type(net).__name__} must have an attribute halo, the radius of its receptive field rounded up "
+            f"to a multiple of {stride} px, got {halo!r}"
+        )
+    return halo
+
+
+def check_channels(net: nn.Module) -> None:
+    """Refuse a network that says that it does not translate RGB into RGB.
+
+    Raises:
+        InvalidValueError: it takes or gives another number of channels.
+    """
+    config = getattr(net, "config", None) or {}
+    for name in ("in_channels", "out_channels"):
+        channels = config.get(name, 3)  # type: ignore[union-attr]
+        if channels != 3:
+            raise InvalidValueError(
+                f"a stainer of slides needs 3 {name}, as RGB has; this one has {channels}"
+            )
+
+
+def prepare(net: nn.Module, device: torch.device, dtype: torch.dtype) -> NormLayers:
+    """Get a network ready: on its device, in its type, channels last, its norm layers known.
+
+    One picture is sent through it, so that the first pass, which is watched and not compiled, is none of a
+    slide's: a run that goes on must compute as the first one did.
+
+    Args:
+        net: changed in place, its instance norms too.
+        device: that is to run it.
+        dtype: in which it is to run.
+
+    Raises:
+        InvalidValueError: there are no norm layers.
+    """
+    layers = NormLayers(net)
+    # past diffusers' own method, which logs that it would rather convert while loading
+    nn.Module.to(net, device, dtype)
+    nn.Module.to(net, memory_format=torch.channels_last)
+    net.eval()
+    layers.instance(torch.zeros((1, 3, _WATCHED, _WATCHED), device=device, dtype=dtype))
+    return layers
+
+
+class Branch:
+    """One network.
+
+    Args:
+        net: on its device.
+        layers: its norm layers; None to render it as it is.
+        schedule: of its tiles.
+        grid: of nodes, where statistics are measured on the way.
+        constant: statistics, where they are known before.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        layers: NormLayers | None,
+        schedule: Schedule,
+        *,
+        grid: NodeGrid | None,
+        constant: Constant | None,
+    ) -> None:
+        self.net, self.layers, self.schedule = net, layers, schedule
+        self._fields: Constant = constant or ()
+        self._table: TableWindow | None = None
+        if layers is not None and grid is not None and schedule.norm is not None:
+            self._table = TableWindow(grid, schedule.norm, layers.channels)
+
+    def put(self, row: int, values: NodeRow) -> None:
+        """Take the statistics of a row of nodes."""
+        assert self._table is not None
+        self._table.put(row, values)
+
+    def begin_row(self, row: int) -> None:
+        """To be called before the tiles of a row are rendered."""
+        if self._table is not None:
+            self._table.drop(self.schedule.measured(row)[0])
+            self._fields = self._table.fields(*self.schedule.fields(row))
+
+    def render(self, x: Float[Tensor, "b 3 h w"], tiles: Sequence[Tile]) -> Float[Tensor, "b 3 h w"]:
+        """A batch of tiles, with the pixels around them."""
+        if self.layers is None or self.schedule.norm is None:
+            return self.net(x)
+        if self.schedule.norm.kind == "in":
+            return self.layers.instance(x)
+        return self.layers.render(x, self._fields, [(tile.read.y, tile.read.x) for tile in tiles])
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A batch that the device may still be busy with.
+
+    Args:
+        tiles: of the batch.
+        pixels: of their cores, on the host once ``done``.
+        finite: whether all values were numbers, likewise.
+        done: None where the host did the work.
+    """
+
+    tiles: Sequence[Tile]
+    pixels: Sequence[Tensor]
+    finite: Tensor
+    done: torch.cuda.Event | None
+
+    def write(self, out: np.ndarray, there: Region) -> None:
+        """Wait for the pixels, and write them to those of a region."""
+        if self.done is not None:
+            self.done.synchronize()
+        if not self.finite.item():
+            raise InvalidValueError(
+                f"the stainer returned values that are not numbers, near {self.tiles[0].core}; its "
+                "weights are damaged, or its number format is too narrow: choose another --stainer, or "
+                "--dtype float32"
+            )
+        for tile, pixels in zip(self.tiles, self.pixels, strict=True):
+            core = tile.core.shift(-there.y, -there.x)
+            part = out[core.y : core.y1, core.x : core.x1]
+            part[:] = pixels.numpy()[: part.shape[0], : part.shape[1]]
+
+
+class RowRenderer:
+    """Renders the rows of tiles of one network.
+
+    Args:
+        branch: the network.
+        size: of the slide, without padding.
+        background: where it is background.
+        machine: that runs the network. A batch never spans two rows of tiles, so that a run that begins at
+            any row computes as one from the top.
+    """
+
+    def __init__(
+        self, branch: Branch, size: Size, background: AnyBackground | None, machine: Compute
+    ) -> None:
+        self.branch, self.size, self.background, self.machine = branch, size, background, machine
+        self._most = machine.batch(branch.schedule.tiles.largest_read.area)
+
+    def render(self, row: int, read: ReadInto) -> np.ndarray:
+        """One row of tiles: uint8 (height, width, 3).
+
+        Args:
+            row: of tiles.
+            read: the slide.
+        """
+        tiles = self.branch.schedule.tiles.row(row)
+        core = tiles[0].core
+        self.branch.begin_row(row)
+        height = min(core.y1, self.size.height) - core.y
+        return self.paint(tiles, read, Region(core.y, 0, height, self.size.width))
+
+    @torch.inference_mode()
+    def paint(self, tiles: Sequence[Tile], read: ReadInto, region: Region) -> np.ndarray:
+        """A region that tiles cover, with the branch's present statistics: uint8 (height, width, 3).
+
+        Args:
+            tiles: that reach no further up or left than the region.
+            read: the slide.
+            region: of the slide.
+        """
+        out = np.empty((region.height, region.width, 3), np.uint8)
+        pending = None
+        for batch in self._batches(tiles, read, out, region):
+            launched = self._launch(batch, read)
+            if pending is not None:
+                pending.write(out, region)  # while the device works on the next one
+            pending = launched
+        if pending is not None:
+            pending.write(out, region)
+        return out
+
+    def _batches(
+        self, tiles: Sequence[Tile], read: ReadInto, out: np.ndarray, region: Region
+    ) -> Iterator[list[Tile]]:
+        """Tiles that need the network; the others are copied."""
+        batch: list[Tile] = []
+        for tile in tiles:
+            if self.background is not None and self.background.range(tile.core)[1] == 0:
+                self._copy(tile, read, out, region)
+                continue
+            if batch and (batch[0].read.size != tile.read.size or len(batch) == self._most):
+                yield batch
+                batch = []
+            batch.append(tile)
+        if batch:
+            yield batch
+
+    def _copy(self, tile: Tile, read: ReadInto, out: np.ndarray, region: Region) -> None:
+        visible = tile.core.intersect(region)
+        spot = visible.shift(-region.y, -region.x)
+        read(visible, out[spot.y : spot.y1, spot.x : spot.x1])
+
+    def _launch(self, tiles: Sequence[Tile], read: ReadInto) -> _Pending:
+        device = self.machine.device
+        source = gather([tile.read for tile in tiles], read, device).to(device, non_blocking=True)
+        values = self.branch.render(to_network(source, self.machine.dtype), tiles)
+        cores = [self._finish(tile, v, s) for tile, v, s in zip(tiles, values, source, strict=True)]
+        finite = torch.isfinite(values).all()
+        if device.type != "cuda":
+            return _Pending(tiles, [core.cpu() for core in cores], finite, None)
+        copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in (*cores, finite)]
+        for there, here in zip((*cores, finite), copies, strict=True):
+            here.copy_(there, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(device))
+        return _Pending(tiles, copies[:-1], copies[-1], done)
+
+    def _finish(self, tile: Tile, values: Tensor, source: Tensor) -> Tensor:
+        rows, cols = slice(tile.spot.y, tile.spot.y1), slice(tile.spot.x, tile.spot.x1)
+        part = values[:, rows, cols]
+        if self.background is None or self.background.range(tile.core)[0] == 1:
+            return to_pixels(part)
+        opacity = torch.from_numpy(self.background.opacity(tile.core)).to(values.device)
+        return to_pixels(part, source[rows, cols], opacity)

@@ -1,0 +1,1 @@
+"""The networks that translate stains: generators, discriminator, published checkpoints."""

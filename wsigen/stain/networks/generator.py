@@ -1,0 +1,200 @@
+"""The stain generators: a ResNet between two halvings and two doublings of the resolution.
+
+c7s1-w, d2w, d4w, R4w × blocks, u2w, uw, c7s1-3 (Johnson et al. 2016; Zhu et al. 2017, appendix 7.2). The
+published networks differ only in how they halve and double: CUT (Park et al. 2020) and L-LSeSim (Zheng et
+al. 2021) convolve and blur, CycleGAN strides, URUST and DN (Ho et al. 2022, 2024) convolve and then learn
+the filter.
+
+Layers carry the numbers, and weights the names, that the published CUT and CycleGAN checkpoints have.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wsigen.errors import InvalidValueError
+from wsigen.stain.networks.blocks import BlurDown, BlurUp, LearnedUp, ResnetBlock, StridedUp
+
+# How far the layers around the residual blocks see, px; a block sees 8 px further.
+FAMILIES = {"cut": 21, "cyclegan": 12, "cut-antialias-up": 18, "urust": 21}
+
+_MARKER = re.compile(r"\w[\w+.-]*", re.ASCII)
+
+
+class Generator(ModelMixin, ConfigMixin):
+    """Translates a picture of one stain into another; fully convolutional, with instance normalisation.
+
+    Args:
+        family: "cut" (blur with every change of resolution), "cyclegan" (strided and transposed
+            convolutions; CUT without antialiasing too), "cut-antialias-up" (strided down, blur up), "urust"
+            (learned filters).
+        width: channels after the first layer; four times as many in the residual blocks.
+        blocks: residual blocks.
+        in_channels: of the input.
+        out_channels: of the output.
+        bias: whether convolutions that are normalised have a bias; the last one always has.
+        affine: whether normalisations have a learned scale and shift.
+        dropout: drop half of each residual block's activations while training.
+        marker: what the output shows, such as "SYN". A record, as are all below.
+        mpp: µm/px of the pictures it was trained on.
+        mpp_range: smallest and largest µm/px it was trained on.
+        patch_size: side of the pictures it was trained on, px.
+        source: whence the weights come, in words.
+
+    Raises:
+        InvalidValueError: no such family, a number that is too small, or a marker that is no file name.
+
+    Determinism:
+        In float32 on the CPU a pixel's value does not depend on the tile that it is computed in, to the last
+        bit, if statistics are given, the halo is kept, and the tile with its halo has more than
+        81,920 / ``width`` pixels: PyTorch convolves inputs of up to 20,480 values in another order.
+    """
+
+    stride = 4
+    """Heights and widths must be multiples of this, px."""
+
+    min_size = 16
+    """Smallest height and width, px, so that every margin can be reflected."""
+
+    @register_to_config
+    def __init__(
+        self,
+        family: str = "cut",
+        width: int = 64,
+        blocks: int = 9,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        bias: bool = True,
+        affine: bool = False,
+        dropout: bool = False,
+        marker: str | None = None,
+        mpp: float | None = None,
+        mpp_range: tuple[float, float] | None = None,
+        patch_size: int = 512,
+        source: str | None = None,
+    ) -> None:
+        super().__init__()
+        if family not in FAMILIES:
+            raise InvalidValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
+        least = {"width": 1, "blocks": 0, "in_channels": 1, "out_channels": 1, "patch_size": self.min_size}
+        for name, value in least.items():
+            if self.config[name] < value:
+                raise InvalidValueError(f"{name} must be at least {value}, got {self.config[name]}")
+        _check_record(marker, mpp, mpp_range)
+        first = nn.Conv2d(in_channels, width, 7, bias=bias)
+        self.model = nn.Sequential(
+            nn.ReflectionPad2d(3),
+            *_normalised(first, width, affine),
+            *_down(family, width, bias, affine),
+            *_down(family, 2 * width, bias, affine),
+            *(ResnetBlock(4 * width, bias, affine, dropout) for _ in range(blocks)),
+            *_up(family, 4 * width, bias, affine),
+            *_up(family, 2 * width, bias, affine),
+            nn.ReflectionPad2d(3),
+            nn.Conv2d(width, out_channels, 7),
+            nn.Tanh(),
+        )
+
+    @property
+    def radius(self) -> int:
+        """How many pixels away an input pixel can lie and still change an output pixel by convolution."""
+        return FAMILIES[self.config["family"]] + 8 * self.config["blocks"]
+
+    @property
+    def halo(self) -> int:
+        """The radius rounded up to a multiple of ``stride``: the margin that makes a tile independent."""
+        return -(-self.radius // self.stride) * self.stride
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        """The picture in the other stain, in (-1, 1).
+
+        Args:
+            x: pictures in [-1, 1]; height and width multiples of ``stride``, at least ``min_size``.
+
+        Raises:
+            InvalidValueError: another height or width.
+        """
+        _check_size(*x.shape[-2:])
+        return self.model(x)
+
+    def features(self, x: Float[Tensor, "b c h w"], layers: Sequence[int]) -> list[Tensor]:
+        """What the layers of the given numbers put out; PatchNCE takes 0, 4, 8, 12, 16 (Park et al. 2020).
+
+        Layer 0 is the margin around the picture, so its features are pixels. Layers past the last of them are
+        not computed.
+
+        Args:
+            x: as for ``forward``.
+            layers: numbers in ``self.model``, in rising order.
+
+        Returns:
+            One tensor (b, channels, height, width) for each layer.
+
+        Raises:
+            InvalidValueError: no such layers, not in rising order, or a bad height or width.
+        """
+        _check_size(*x.shape[-2:])
+        wanted = list(layers)
+        if wanted != sorted(set(wanted)) or not wanted or wanted[0] < 0 or wanted[-1] >= len(self.model):
+            raise InvalidValueError(
+                f"layers must be rising numbers from 0 to {len(self.model) - 1}, got {wanted}"
+            )
+        found = []
+        for number, layer in enumerate(self.model[: wanted[-1] + 1]):
+            x = layer(x)
+            if number in wanted:
+                found.append(x)
+        return found
+
+
+def _normalised(conv: nn.Module, channels: int, affine: bool) -> list[nn.Module]:
+    # not in place: what precedes a rectifier may be asked for as a feature
+    return [conv, nn.InstanceNorm2d(channels, affine=affine), nn.ReLU()]
+
+
+def _down(family: str, channels: int, bias: bool, affine: bool) -> list[nn.Module]:
+    """From ``channels`` to twice as many at half the resolution."""
+    strided = family in ("cyclegan", "cut-antialias-up")
+    conv = nn.Conv2d(channels, 2 * channels, 3, stride=2 if strided else 1, padding=1, bias=bias)
+    layers = _normalised(conv, 2 * channels, affine)
+    if family == "cut":
+        layers.append(BlurDown())
+    elif family == "urust":
+        learned = nn.Conv2d(2 * channels, 2 * channels, 3, 2, 1, bias=bias, padding_mode="reflect")
+        layers.append(learned)
+    return layers
+
+
+def _up(family: str, channels: int, bias: bool, affine: bool) -> list[nn.Module]:
+    """From ``channels`` to half as many at twice the resolution."""
+    half = channels // 2
+    if family == "cyclegan":
+        return _normalised(StridedUp(channels, half, bias), half, affine)
+    double = LearnedUp(channels, bias) if family == "urust" else BlurUp()
+    return [double, *_normalised(nn.Conv2d(channels, half, 3, padding=1, bias=bias), half, affine)]
+
+
+def _check_record(marker: str | None, mpp: float | None, mpp_range: tuple[float, float] | None) -> None:
+    if marker is not None and not _MARKER.fullmatch(marker):
+        raise InvalidValueError(
+            f"marker must be letters, digits and + - . _, as it becomes part of file names, got {marker!r}"
+        )
+    if mpp is not None and not 0 < mpp < math.inf:
+        raise InvalidValueError(f"mpp must be a positive number of µm/px, got {mpp}")
+    if mpp_range is not None and not 0 < mpp_range[0] <= mpp_range[1] < math.inf:
+        raise InvalidValueError(f"mpp_range must be two rising positive µm/px, got {tuple(mpp_range)}")
+
+
+def _check_size(height: int, width: int) -> None:
+    if height % Generator.stride or width % Generator.stride or min(height, width) < Generator.min_size:
+        raise InvalidValueError(
+            f"height and width must be multiples of {Generator.stride} px and at least "
+            f"{Generator.min_size} px, got {height} × {width}"
+        )
