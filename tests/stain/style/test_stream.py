@@ -33,7 +33,7 @@ def net(slide):
 
 def translated(net, image, tile, chunk=100, background=None, start=0):
     size = Size(*image.shape[:2])
-    stream = StreamTranslator([net], size, norm=None, tile=tile, background=glass, start=start)
+    stream = StreamTranslator([net], size, norm=None, tile=tile, background=background, start=start)
     rows = []
     with torch.inference_mode():
         for y in range(stream.first_source_row, size.height, chunk):
