@@ -31,14 +31,14 @@ from benchmarks.held_out import SLIDES, TABLES, listed, write_table
 from wsigen.config import SampleConfig
 from wsigen.config.evaluate import EvaluateConfig
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate import evaluate
-from wsigen.evaluate.catalogue import MEASURES, SECTIONS
 from wsigen.evaluate.estimate import Estimate
 from wsigen.evaluate.inputs import PAGE, VALUES
-from wsigen.evaluate.joins.colour import octave_names
-from wsigen.evaluate.joins.phase import pair_names
-from wsigen.evaluate.report.words import interval, judged, number, times
+from wsigen.evaluate.phase import pair_names
+from wsigen.evaluate.report.page import interval, number, times
 from wsigen.evaluate.results import Report, Result, SetReport, warned
+from wsigen.evaluate.run import evaluate
+from wsigen.evaluate.spectrum import band_names
+from wsigen.evaluate.topics import METRICS, SECTIONS
 from wsigen.files import write_bytes
 from wsigen.nn.snapshot import weights_hash
 from wsigen.synthesis.slides import make_slides
@@ -51,7 +51,7 @@ RATIOS = ("power", "checkerboard")
 BESIDE = ("relief", "fid", "auc")
 """Measures that stand beside those of real slides, not over them: they are 0, or a distance."""
 OVER_REAL = (
-    *(("power", name) for name in octave_names()),
+    *(("power", name) for name in band_names()),
     ("checkerboard", ""),
     ("coherence", ""),
     *(("edges", name) for name in pair_names()),
@@ -262,12 +262,11 @@ def _worst(one: SetReport, most: int = 8) -> str:
     if worst is None:
         return f"No verdict: no floor can judge. {withheld}"
     good = [r for r in one.ranked() if r.verdict.state == "good"]
-    counted = (
-        f"Of {worst.measures} values with a verdict, {len(good)} are as between real and real. {withheld}"
-    )
+    within = f"{len(good)} are within real-vs-real range"
+    counted = f"Of {worst.measures} values with a verdict, {within}. {withheld}"
     if not ranked:
         return f"Nothing is beyond chance.\n\n{counted}"
-    said = f"{str(worst)[0].upper()}{str(worst)[1:]}. {worst.result.measure.good}"
+    said = f"{str(worst)[0].upper()}{str(worst)[1:]}. Good: {worst.result.metric.good}."
     return "\n\n".join([said, _table(ranked, name=True), counted])
 
 
@@ -299,7 +298,7 @@ def _over_real(one: SetReport, scales: Sequence[float]) -> str:
     lines = [f"| | {' | '.join(f'{m:g} µm/px' for m in scales)} |", "|---" * (len(scales) + 1) + "|"]
     for key, label in OVER_REAL:
         found = [_ratio(one.find(key, mpp, label)) for mpp in scales]
-        title = ", ".join(p for p in (MEASURES[key].title, label) if p)
+        title = ", ".join(p for p in (METRICS[key].title, label) if p)
         lines.append(f"| {title} | {' | '.join(map(_over, found))} |")
     return "\n".join(
         [*lines, "", "Relief, Fréchet distance and AUC as they are, in brackets between real and real."]
@@ -314,19 +313,19 @@ def _over(found: tuple[float, float | None] | None) -> str:
 
 
 def _of(one: SetReport, section: str) -> list[Result]:
-    return [r for r in one.results if r.measure.section == section]
+    return [r for r in one.results if r.metric.section == section]
 
 
 def _table(rows: Sequence[Result], *, name: bool = False) -> str:
     """Rows in the order of the catalogue, or as given where names are ``name``."""
     if not name:
-        order = list(MEASURES)
+        order = list(METRICS)
         rows = sorted(rows, key=lambda r: order.index(r.key))
     lines = ["| measure | where | value | real | distance | |", "|---|---|---|---|---|---|"]
     for row in rows:
         where = " · ".join(p for p in (row.label, "" if row.mpp is None else f"{row.mpp:g} µm/px") if p)
-        cells = (row.measure.title, where, _cell(row.value), _cell(row.floor), times(row.excess))
-        lines.append(f"| {' | '.join(cells)} | {judged(row.verdict)} |")
+        cells = (row.metric.title, where, _cell(row.value), _cell(row.floor), times(row.excess))
+        lines.append(f"| {' | '.join(cells)} | {row.verdict} |")
     return "\n".join(lines)
 
 

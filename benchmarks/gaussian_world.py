@@ -116,7 +116,7 @@ def measure(config: GuidedConfig, patch: int, correlation: float, images: int) -
         StageRun(spec, denoiser, guide, sink, background=GREY, execution=Execution(threads=1)).run()
         grid = spec.grids[-1]
         scores = [
-            step8(sink.image, lines.stride, joints=[lines.offset], axis=axis).ratio
+            step8(sink.image, lines.stride, phases=[lines.offset], axis=axis).ratio
             for axis, lines in enumerate((grid.rows, grid.cols))
         ]
         texture = squared_gradient(sink.image, 0).mean() / squared_gradient(pixels(world), 0).mean()

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from wsigen.evaluate.phase import MOMENTS, PAIRS, phase, relief
-from wsigen.evaluate.spectrum import OCTAVES, octave_powers
+from wsigen.evaluate.spectrum import BANDS, band_powers
 from wsigen.slide.nuclei import COARSEST_MPP, find_nuclei
 from wsigen.slide.stains import saturation, stain_densities
 
 ROWS = {
-    **{f"octave{k}": f"power, {2 ** (k + 1) if k else 1.4:g}–{2 ** (k + 2)} px" for k in range(OCTAVES)},
+    **{f"octave{k}": f"power, {2 ** (k + 1) if k else 1.4:g}–{2 ** (k + 2)} px" for k in range(BANDS)},
     "checkerboard": "checkerboard",
     "coherence": "coherence",
     **{f"edges{k}": f"edges, octaves {k} and {k + 1}" for k in range(PAIRS)},
@@ -68,8 +68,8 @@ def figures(patches: Sequence[np.ndarray], mpp: float) -> Figures | None:
     if not patches:
         return None
     seen = [phase(p, mpp) for p in patches]
-    powers = np.mean([octave_powers(p) for p in patches], axis=0)
-    values = {f"octave{k}": float(powers[k]) for k in range(OCTAVES)}
+    powers = np.mean([band_powers(p) for p in patches], axis=0)
+    values = {f"octave{k}": float(powers[k]) for k in range(BANDS)}
     values["checkerboard"] = float(powers[-1] / powers[0])
     values["coherence"] = _mean([s.coherence for s in seen])
     values.update({f"edges{k}": _mean([s.edges[k] for s in seen]) for k in range(PAIRS)})

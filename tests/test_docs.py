@@ -13,9 +13,20 @@ from tests.commands import ROOT
 from tests.evaluate.report.reports import report
 from wsigen.diffusion.schedule import karras_sigmas
 from wsigen.diffusion.solvers import SOLVERS
-from wsigen.evaluate import descriptor, draw, hunt, inputs, observe, privacy, sets, splits, verdict, windows
-from wsigen.evaluate.catalogue import MEASURES
+from wsigen.evaluate import (
+    comparison,
+    copies,
+    descriptor,
+    inputs,
+    patches,
+    search,
+    sets,
+    spots,
+    verdict,
+    windows,
+)
 from wsigen.evaluate.results import SCHEMA
+from wsigen.evaluate.topics import METRICS
 from wsigen.sampling.noise import BLOCK_HEIGHT, BLOCK_WIDTH
 from wsigen.sampling.shift import SHIFTS, ShiftPlan
 from wsigen.sampling.wavefront import ORDERS, rows_alive
@@ -72,26 +83,26 @@ EVALUATION = (DOCS / "evaluation.md").read_text(encoding="utf-8")
 
 def test_every_measure_is_explained() -> None:
     patterns = set(re.findall(r"`([a-z0-9_]+\*?)`", EVALUATION)) - {"*"}
-    assert [key for key in MEASURES if not any(fnmatch(key, p) for p in patterns)] == []
+    assert [key for key in METRICS if not any(fnmatch(key, p) for p in patterns)] == []
 
 
 def test_numbers_of_an_evaluation_are_those_of_the_code() -> None:
     for words in (
         f"| `weight-free` (default) | {descriptor.WeightFree.dimensions} numbers:",
-        f"of up to {draw.ATTEMPTS} tries",
+        f"of up to {spots.ATTEMPTS} tries",
         f"no room for {sets.FEWEST} patches",
-        f"Of {observe.SAMPLES} patches a set",
+        f"Of {patches.SAMPLES} patches a set",
         f"at most {windows.MOST_SLIDES} slides a set",
-        f"mean of up to {splits.SPLITS} splits",
-        f"within {verdict.TELLING:g} half-widths of the floor",
-        f"`relief` {MEASURES['relief'].bad}",
-        f"the middle {observe.PHASE_PX} px of larger patches",
-        f"nearer than {privacy.COPY_DISTANCE}, *and* than {privacy.COPY_SHARE} × the distance",
+        f"mean of up to {comparison.SPLITS} splits",
+        f"within {verdict.DECISIVE:g} half-widths of the floor",
+        f"`relief` {METRICS['relief'].bad}",
+        f"the middle {patches.PHASE_PX} px of larger patches",
+        f"nearer than {copies.COPY_DISTANCE}, *and* than {copies.COPY_SHARE} × the distance",
         f"{inputs.MIN_GROUPS} on",
-        f"{hunt.BUDGET:.0e}".replace("1e+10", "10¹⁰ comparisons"),
-        f"for unrelated real patches, of which {hunt.MOST_UNRELATED} suffice",
-        f"{hunt.BUDGET / hunt.FEWEST_QUERIES / 2500**2:.0f} are searched at 0.5 µm/px, "
-        f"for {hunt.FEWEST_QUERIES // 2} patches",
+        f"{search.BUDGET:.0e}".replace("1e+10", "10¹⁰ comparisons"),
+        f"for unrelated real patches, of which {search.MOST_UNRELATED} suffice",
+        f"{search.BUDGET / search.FEWEST_QUERIES / 2500**2:.0f} are searched at 0.5 µm/px, "
+        f"for {search.FEWEST_QUERIES // 2} patches",
         f"`{SCHEMA}`",
     ):
         assert words in re.sub(r"\s+", " ", EVALUATION), words

@@ -14,14 +14,13 @@ from benchmarks.ablations.page import Row
 from wsigen.data.index import SlideIndex
 from wsigen.data.survey import load_or_build_index
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.collect import heeding
-from wsigen.evaluate.draw import TISSUE_SHARE, Reader, Spot, spots
-from wsigen.evaluate.estimate import Estimate
-from wsigen.evaluate.features import Extractor, extract, load_extractor
-from wsigen.evaluate.fidelity import fid, frechet_distance, kid, real_floor
+from wsigen.evaluate.comparison import evenly_over_groups
+from wsigen.evaluate.estimate import Estimate, Labels, half, run_measure, sample_labels
+from wsigen.evaluate.features import Extractor, batches, load_extractor
+from wsigen.evaluate.fidelity import fid, frechet_distance, kid
 from wsigen.evaluate.sets import FEWEST, SlideSet, allot
-from wsigen.evaluate.spectrum import octave_powers
-from wsigen.evaluate.splits import reference
+from wsigen.evaluate.spectrum import band_powers
+from wsigen.evaluate.spots import TISSUE_SHARE, Reader, Spot, spots
 from wsigen.geometry import Size
 from wsigen.slide.tissue import mask_resolution, tissue_mask
 
@@ -89,19 +88,19 @@ class Judge:
         self.examples = list(patches[:: max(1, len(patches) // 8)])
         self.cautions: list[str] = []
         self._extractor, self._groups = extractor, np.array(groups)
-        self._features = extract(extractor, patches)
-        self._power = np.mean([octave_powers(p) for p in patches], axis=0)
+        self._features = described(extractor, patches)
+        self._power = np.mean([band_powers(p) for p in patches], axis=0)
 
     def distance(self, patches: Sequence[np.ndarray]) -> Row:
         """Fréchet distance of patches to as many real ones, with its interval."""
-        features = extract(self._extractor, patches)
-        chosen = reference(list(self._groups), len(patches), seed=SEED)
+        features = described(self._extractor, patches)
+        chosen = evenly_over_groups(list(self._groups), len(patches), seed=SEED)
         ours, theirs = self._features[chosen], self._groups[chosen]
         return self._row("distance", lambda: fid(features, ours, real_slides=theirs, seed=SEED))
 
     def kernel_distance(self, patches: Sequence[np.ndarray]) -> Row:
         """Kernel distance, which the number of patches does not bias."""
-        features = extract(self._extractor, patches)
+        features = described(self._extractor, patches)
         return self._row("kernel", lambda: kid(features, self._features, real_slides=self._groups, seed=SEED))
 
     def floor(self, count: int) -> Row:
@@ -113,10 +112,10 @@ class Judge:
 
     def spectrum(self, patches: Sequence[np.ndarray]) -> np.ndarray:
         """Mean power of patches over that of the real ones, by octave from the finest, (7,)."""
-        return np.mean([octave_powers(p) for p in patches], axis=0) / self._power
+        return np.mean([band_powers(p) for p in patches], axis=0) / self._power
 
     def _row(self, key: str, measure: Callable[[], Estimate]) -> Row:
-        found, cautions = heeding(measure)
+        found, cautions = run_measure(measure)
         self.cautions += cautions
         return (
             {} if found is None else {key: found.value, f"{key}_95": f"{found.low:.3g} to {found.high:.3g}"}
@@ -215,3 +214,52 @@ def cut(image: np.ndarray, mpp: float, places: Sequence[tuple[float, float]], pa
 def _cells(start: float, length: float, mpp: float) -> slice:
     first = int(start / mpp)
     return slice(first, max(first + 1, round((start + length) / mpp)))
+
+
+def described(extractor: Extractor, patches: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the features of patches, float32 (n, dimensions)."""
+    return np.concatenate([extractor(np.stack(batch)) for batch in batches(patches, 32)])
+
+
+def real_floor(
+    measure: Callable[[np.ndarray, np.ndarray], float],
+    real: np.ndarray,
+    *,
+    slides: Labels | None = None,
+    size: int | None = None,
+    draws: int = 10,
+    seed: int = 0,
+) -> Estimate:
+    """Return what a measure gives between real and real: the value a perfect generator would get.
+
+    The mean over random splits of the real samples into two disjoint halves (halves of slides from 4 slides
+    on, so that the floor includes how much slides differ), with the range that 95 % of the splits lie in. A
+    biased measure depends on the number of samples: give ``size`` and use as many generated ones.
+
+    Args:
+        measure: of two arrays of features, such as `frechet_distance`.
+        real: features (n, d).
+        slides: one label per sample.
+        size: samples per half; None: all.
+        draws: number of splits.
+        seed: of the splits.
+
+    Raises:
+        InvalidValueError: fewer than 4 samples, or fewer than ``size`` in a half.
+    """
+    rng = np.random.default_rng(seed)
+    side = sample_labels(real, slides)
+    values = []
+    for _ in range(draws):
+        first = half(side, rng)
+        halves = first, np.setdiff1d(np.arange(len(real)), first)
+        fewest = min(map(len, halves))
+        if fewest < max(2, size or 0):
+            raise InvalidValueError(
+                f"a floor of {size or 2} samples a side needs twice as many real ones, "
+                f"half of these are {fewest}"
+            )
+        chosen = [h if len(h) <= (size or len(h)) else rng.choice(h, size, replace=False) for h in halves]
+        values.append(measure(*(real[h] for h in chosen)))
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Estimate(float(np.mean(values)), float(low), float(high), f"{draws} splits of the real samples")

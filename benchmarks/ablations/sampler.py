@@ -216,7 +216,7 @@ def seams(images: Sequence[np.ndarray], pitch: int, joints: Sequence[Joints]) ->
     for image, phases in zip(images, joints, strict=True):
         part, corner = middle(image)
         for axis, (at, origin) in enumerate(zip(phases, corner, strict=True)):
-            scores.append(step8(part, pitch, joints=at, axis=axis, origin=origin))
+            scores.append(step8(part, pitch, phases=at, axis=axis, origin=origin))
             energy = jump(part, pitch, axis=axis, origin=origin).energy
             largest = energy[[j % pitch for j in at]].max()
             jumps.append(float(largest / max(float(np.median(energy)), 1e-12)))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from tests.synthetic import he_image, write_tiff
 from wsigen.data.index import SlideEntry
-from wsigen.evaluate.draw import Spot
-from wsigen.evaluate.observe import Patches
+from wsigen.evaluate.patches import Patches
 from wsigen.evaluate.sets import SlideSet, load_set
+from wsigen.evaluate.signatures import signature
+from wsigen.evaluate.spots import Spot
 
 
 def slides(folder: Path, seeds: range, *, size: int = 384, mpp: float = 1.0) -> Path:
@@ -55,8 +57,8 @@ def entry(
 def patches(features: np.ndarray, groups: list[str], *, mpp: float = 1.0, seed: int = 0) -> Patches:
     """Patches that are nothing but features; all else is noise, different for each seed."""
     n, rng = len(features), np.random.default_rng(seed)
-    prints = rng.normal(size=(n, 32, 32)).astype(np.float32)
-    prints /= np.linalg.norm(prints, axis=(1, 2), keepdims=True)
+    signatures = rng.normal(size=(n, 32, 32)).astype(np.float32)
+    signatures /= np.linalg.norm(signatures, axis=(1, 2), keepdims=True)
     return Patches(
         spots=tuple(Spot(entry(g), mpp, 64, i) for i, g in enumerate(groups)),
         mpp=np.full(n, mpp),
@@ -67,6 +69,11 @@ def patches(features: np.ndarray, groups: list[str], *, mpp: float = 1.0, seed: 
         hues=rng.uniform(0, 1, (n, 10)),
         saturations=rng.uniform(0, 1, n),
         phases=rng.uniform(0.1, 1, (n, 12)),
-        prints=prints,
+        signatures=signatures,
         samples={},
     )
+
+
+def signatures_of(images: Iterable[np.ndarray]) -> np.ndarray:
+    """Signatures of some images, (n, 32, 32)."""
+    return np.stack([signature(image) for image in images])

@@ -6,14 +6,15 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.ablations.real import real_floor
 from tests.slide.test_stains import stained
 from tests.synthetic import he_image
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.descriptor import OCTAVES, WeightFree, describe
-from wsigen.evaluate.fidelity import frechet_distance, real_floor
+from wsigen.evaluate.descriptor import BANDS, WeightFree, describe
+from wsigen.evaluate.fidelity import frechet_distance
 from wsigen.slide.stains import EOSIN, HAEMATOXYLIN
 
-ENERGY = [30 + 13 * octave for octave in range(OCTAVES)]
+ENERGY = [30 + 13 * octave for octave in range(BANDS)]
 """Where each octave's luminance energy is."""
 
 
@@ -55,7 +56,7 @@ def test_stain_vectors_are_recovered():
     assert np.all(cosines > np.cos(np.radians(4)))
 
 
-@pytest.mark.parametrize("octave", range(OCTAVES))
+@pytest.mark.parametrize("octave", range(BANDS))
 def test_a_wave_has_its_energy_in_its_octave(octave):
     x = np.arange(256)
     wave = 0.3 + 0.2 * np.sin(2 * np.pi * x / (4 * 2**octave))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.estimate import disjoint_halves, half, jackknife
+from wsigen.evaluate.estimate import half, jackknife
 
 
 def test_interval_of_a_mean_is_its_standard_error():
@@ -42,13 +42,6 @@ def test_several_numbers_known_values_and_bounds():
     first, second = jackknife(lambda i: [x[i].mean(), x[i].max()], [4], values=[0.25, 1], bounds=(0, 1))
     assert (first.value, first.low, second.value, second.high) == (0.25, 0.0, 1.0, 1.0)
     assert str(second).startswith("1 [0.")
-
-
-@given(seed=st.integers(0, 99), n=st.integers(4, 40))
-def test_halves_are_disjoint_and_complete(seed, n):
-    a, b = disjoint_halves(n, np.random.default_rng(seed))
-    assert len(a) == n // 2
-    np.testing.assert_array_equal(np.sort(np.concatenate([a, b])), np.arange(n))
 
 
 @given(seed=st.integers(0, 99))

@@ -13,9 +13,8 @@ from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as inception_v3
 
 from wsigen.errors import InvalidValueError, SnapshotError
-from wsigen.evaluate.descriptor import WeightFree, describe
-from wsigen.evaluate.encoders import Inception
-from wsigen.evaluate.features import extract, load_extractor
+from wsigen.evaluate.descriptor import describe
+from wsigen.evaluate.features import Inception, batches, load_extractor
 
 
 def noise(count: int, size: int = 64, seed: int = 0) -> np.ndarray:
@@ -45,10 +44,11 @@ def fake_timm(net: nn.Module, calls: list) -> SimpleNamespace:
 
 
 def test_a_stream_is_described_in_batches():
-    patches = noise(7)
-    features = extract(load_extractor("weight-free"), iter(patches), batch=3)
+    patches, extractor = noise(7), load_extractor("weight-free")
+    features = np.concatenate([extractor(np.stack(b)) for b in batches(iter(patches), 3)])
     np.testing.assert_array_equal(features, np.stack([describe(p) for p in patches]))
-    assert extract(WeightFree(), []).shape == (0, WeightFree.dimensions)
+    assert [len(b) for b in batches(patches, 3)] == [3, 3, 1]
+    assert list(batches([], 3)) == []
 
 
 def test_timm_models_see_resized_normalised_patches(monkeypatch, tmp_path):
@@ -147,7 +147,7 @@ def test_inception_without_network_says_where_to_get_it(monkeypatch):
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(inception_v3, "load_state_dict_from_url", offline)
-    with pytest.raises(SnapshotError, match=r"cannot download https://.*pth .*use inception:PATH"):
+    with pytest.raises(SnapshotError, match=r"could not download https://.*pth .*use inception:PATH"):
         load_extractor("inception")
 
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch_fidelity import metric_fid, metric_kid
 
+from benchmarks.ablations.real import real_floor
 from wsigen.errors import InvalidValueError
 from wsigen.evaluate.estimate import MeasureWarning
-from wsigen.evaluate.fidelity import fid, frechet_distance, kid, polynomial_mmd, real_floor
+from wsigen.evaluate.fidelity import fid, frechet_distance, kid, polynomial_mmd
 
 
 def normal(n: int, d: int, seed: int, mean: float = 0.0, scale: float = 1.0) -> np.ndarray:

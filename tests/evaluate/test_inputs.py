@@ -38,7 +38,7 @@ def test_sets_are_named_and_their_shares_counted(folder):
     assert [s.name for s in found.drawn] == ["real", "generated", "again", "train"]
     assert [s.patches for s in found.shares(found.sets[0])] == [{"1": 16}, {"1": 16}]
     assert sum(s.patches["1"] for s in found.shares(found.real)) == 64
-    assert found.twins is None
+    assert found.ihc is None
     assert "generated has 2 slides, fewer than 4: its intervals are those of its patches" in str(
         found.warnings
     )
@@ -95,16 +95,16 @@ def test_what_made_the_numbers_is_recorded(folder):
     assert config_dict(config(folder))["seed"] == 0
 
 
-def test_names_of_twins_need_no_patches_of_their_own(folder, tmp_path):
+def test_names_of_ihc_slides_need_no_patches_of_their_own(folder, tmp_path):
     """Twins are loaded beside the sets, and no patch is allotted to them."""
     for name in ("ihc", "real_ihc"):
         slides(tmp_path / name, range(30, 32), size=320)
     options = {"pairs": str(tmp_path / "ihc"), "real_pairs": str(tmp_path / "real_ihc")}
     found = load_inputs(config(folder, **options))
-    assert found.twins is not None
-    assert found.real_twins is not None
-    assert (found.twins.name, found.real_twins.name) == ("twins", "real twins")
-    assert len(found.twins.entries) == 2
+    assert found.ihc is not None
+    assert found.real_ihc is not None
+    assert (found.ihc.name, found.real_ihc.name) == ("IHC", "real IHC")
+    assert len(found.ihc.entries) == 2
     assert set(found.plans[0].allotted) == {"generated", "real"}
 
 

@@ -8,15 +8,7 @@ import pytest
 from scipy import signal
 
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.phase import (
-    MOMENTS,
-    coherence,
-    edge_agreement,
-    phase,
-    relief,
-    relief_moments,
-    tissue_of,
-)
+from wsigen.evaluate.phase import MOMENTS, coherence, edge_agreement, phase, relief, relief_moments, tissue_of
 
 SIDE = 256
 

@@ -10,14 +10,14 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from wsigen.evaluate.catalogue import MEASURES, SECTIONS, of_section
 from wsigen.evaluate.estimate import Estimate
-from wsigen.evaluate.results import Report, Result, SetReport, Share, bounded, plain, warned
+from wsigen.evaluate.results import Report, Result, SetReport, Share, plain, warned
+from wsigen.evaluate.topics import METRICS, SECTIONS, of_section
 
 
 def result(value: float, floor: float, half: float = 1.0, key: str = "fid", **more) -> Result:
     return Result(
-        key,
+        METRICS[key],
         more.pop("mpp", 1.0),
         Estimate(value, value - half, value + half),
         Estimate(floor, floor - half, floor + half),
@@ -42,9 +42,9 @@ def test_excess_is_in_half_widths_and_positive_where_worse(key, value, floor, ex
 
 
 def test_excess_takes_the_sides_that_face_each_other():
-    high = Result("fid", None, Estimate(10, 6, 99), Estimate(2, -50, 5))
+    high = Result(METRICS["fid"], None, Estimate(10, 6, 99), Estimate(2, -50, 5))
     assert high.excess == pytest.approx(8 / math.hypot(4, 3))
-    low = Result("recall", None, Estimate(2, -50, 5), Estimate(10, 6, 99))
+    low = Result(METRICS["recall"], None, Estimate(2, -50, 5), Estimate(10, 6, 99))
     assert low.excess == pytest.approx(8 / math.hypot(4, 3))
 
 
@@ -59,7 +59,7 @@ def test_nearer_to_the_best_value_than_real_ones_is_no_worse(value, floor, expec
 
 
 def test_the_worst_is_none_where_no_floor_can_judge():
-    blind = Result("precision", 1.0, Estimate(0, 0, 0), Estimate(0, 0, 0))
+    blind = Result(METRICS["precision"], 1.0, Estimate(0, 0, 0), Estimate(0, 0, 0))
     one = SetReport("x", (), (blind, result(2, 2, cases=2)))
     assert one.ranked() == []
     assert one.worst() is None
@@ -67,28 +67,33 @@ def test_the_worst_is_none_where_no_floor_can_judge():
 
 
 def test_no_floor_no_interval_no_excess():
-    assert Result("fid", None, Estimate(1, 0, 2)).excess is None
-    assert Result("fid", None, None, Estimate(1, 0, 2)).excess is None
+    assert Result(METRICS["fid"], None, Estimate(1, 0, 2)).excess is None
+    assert Result(METRICS["fid"], None, None, Estimate(1, 0, 2)).excess is None
     assert result(5, 2, half=0.0).excess is None
     assert result(2, 2, half=0.0).excess == 0
     assert result(math.nan, 2).excess is None
 
 
 def test_intervals_end_where_the_measure_does():
-    found = bounded(Result("recall", 1.0, Estimate(0.9, 0.7, 1.2), Estimate(0.05, -0.1, 0.2)))
+    found = Result(METRICS["recall"], 1.0, Estimate(0.9, 0.7, 1.2), Estimate(0.05, -0.1, 0.2)).bounded()
     assert (found.value, found.floor) == (Estimate(0.9, 0.7, 1.0), Estimate(0.05, 0.0, 0.2))
-    assert bounded(Result("kid", 1.0, Estimate(-1, -2, 0))).value == Estimate(-1, -2, 0)
-    assert bounded(Result("kid", 1.0, None)).value is None
+    assert Result(METRICS["kid"], 1.0, Estimate(-1, -2, 0)).bounded().value == Estimate(-1, -2, 0)
+    assert Result(METRICS["kid"], 1.0, None).bounded().value is None
 
 
 def test_names_say_where():
     assert result(1, 1).name == "Fréchet distance, 1 µm/px"
     assert result(1, 1, mpp=None).name == "Fréchet distance"
-    assert result(1, 1, key="seam", mpp=None, label="256 px tiles").name == "Step at joints, 256 px tiles"
+    assert result(1, 1, key="seam", mpp=None, label="256 px tiles").name == "Step at seams, 256 px tiles"
 
 
 def test_the_worst_is_judged_as_one_of_many():
-    rows = (result(2, 2, half=0.5), result(7, 2, mpp=4.0), result(3, 2, key="kid"), Result("niqe", 1.0, None))
+    rows = (
+        result(2, 2, half=0.5),
+        result(7, 2, mpp=4.0),
+        result(3, 2, key="kid"),
+        Result(METRICS["niqe"], 1.0, None),
+    )
     one = SetReport("x", (), rows)
     assert [r.key for r in one.ranked()] == ["fid", "kid", "fid"]
     worst = one.worst()
@@ -97,14 +102,14 @@ def test_the_worst_is_judged_as_one_of_many():
     assert worst.excess == pytest.approx(5 / math.sqrt(2))
     assert worst.limit == pytest.approx(NormalDist().inv_cdf(1 - 0.025 / 3) / 1.959964, rel=1e-5)
     assert worst.beyond_chance
-    assert str(worst) == "worst is Fréchet distance, 4 µm/px, 3.5 × chance"
+    assert str(worst) == "worst is Fréchet distance, 4 µm/px, 3.5 × the 95 % half-width of real-vs-real"
     many = replace(one, results=(result(4, 2), *[result(2, 2, half=0.5)] * 99)).worst()
     assert many is not None
     assert 1 < many.excess < many.limit
     assert str(many).startswith(
-        "nothing is beyond chance; furthest from the floor is Fréchet distance, 1 µm/px"
+        "nothing is outside by more than chance; furthest is Fréchet distance, 1 µm/px"
     )
-    assert SetReport("x", (), (Result("niqe", 1.0, None),)).worst() is None
+    assert SetReport("x", (), (Result(METRICS["niqe"], 1.0, None),)).worst() is None
 
 
 def test_rows_are_found_by_measure_scale_and_label():
@@ -144,7 +149,7 @@ def test_the_report_as_json():
     assert second["value"] == {"value": 5.0, "low": 4.0, "high": 6.0, "method": ""}
     assert second["excess"] == pytest.approx(3 / math.sqrt(2))
     assert second["warnings"] == ["few"]
-    assert (second["verdict"], second["why"]) == ("off", None)
+    assert (second["verdict"], second["why"]) == ("outside", None)
     assert (first["verdict"], first["why"]) == ("no verdict", "not measured")
     assert found["worst"]["x"]["measure"] == "fid"
     assert found["worst"]["x"]["beyond_chance"] is True
@@ -160,10 +165,11 @@ def test_plain_values():
 
 def test_every_measure_belongs_to_a_section_and_speaks_in_sentences():
     assert all(map(of_section, SECTIONS))
-    assert sum(len(of_section(s)) for s in SECTIONS) == len(MEASURES)
-    for key, measure in MEASURES.items():
-        assert measure.better in ("lower", "higher", "same"), key
-        assert measure.good.endswith("."), key
-        assert measure.good[0].isupper(), key
-        assert measure.source, key
-        assert measure.bounds[0] < measure.bounds[1], key
+    assert sum(len(of_section(s)) for s in SECTIONS) == len(METRICS)
+    for key, metric in METRICS.items():
+        assert metric.better in ("lower", "higher", "same"), key
+        assert metric.good, key
+        assert not metric.good.endswith("."), key
+        assert metric.key == key
+        assert metric.source, key
+        assert metric.bounds[0] < metric.bounds[1], key

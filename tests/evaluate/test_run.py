@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.evaluate.joins.test_pairs import painted
 from tests.evaluate.slides import slides
+from tests.evaluate.test_pairs import painted
 from tests.synthetic import he_image, write_tiff
 from wsigen.config.evaluate import EvaluateConfig
 from wsigen.evaluate.results import Report, Result
@@ -72,8 +72,8 @@ def test_slides_of_the_kind_are_not_accused(plain):
     assert found["seam", None, "256 px tiles"].excess < 1.5
 
 
-def test_rows_are_of_every_section_but_twins(plain):
-    sections = {r.measure.section for r in plain.sets[0].results}
+def test_rows_are_of_every_section_but_pairs(plain):
+    sections = {r.metric.section for r in plain.sets[0].results}
     assert sections == {
         *("fidelity", "diversity", "realism", "spectrum", "phase", "stain", "quality", "nuclei"),
         *("scale", "seams", "privacy"),
@@ -117,19 +117,19 @@ def test_training_slides_are_the_gallery_and_open_two_more_rows(folder, plain):
     assert found["overview_copies", None, ""].samples == "4 slides, 4 real ones"
 
 
-def write_twins(folder: Path, seeds: range, ending: str) -> None:
+def write_ihc(folder: Path, seeds: range, ending: str) -> None:
     folder.mkdir()
     for seed in seeds:
         image = painted(he_image(448, seed, mpp=1.0), 0.4)
         write_tiff(folder / f"s{seed}_{ending}.ome.tif", image, 1.0, compression="zstd")
 
 
-def test_twins_are_measured_beside_real_ihc(folder, tmp_path):
+def test_ihc_slides_are_measured_beside_real_ihc(folder, tmp_path):
     (tmp_path / "he").mkdir()
     for seed in range(20, 23):
         write_tiff(tmp_path / "he" / f"s{seed}_HE.ome.tif", he_image(448, seed, mpp=1.0), 1.0)
-    write_twins(tmp_path / "ihc", range(20, 23), "IHC-SYN")
-    write_twins(tmp_path / "real", range(60, 64), "SYN")
+    write_ihc(tmp_path / "ihc", range(20, 23), "IHC-SYN")
+    write_ihc(tmp_path / "real", range(60, 64), "SYN")
     report = measured(
         folder,
         generated=str(tmp_path / "he"),
@@ -141,17 +141,17 @@ def test_twins_are_measured_beside_real_ihc(folder, tmp_path):
     assert found["twin_correlation", 1.0, ""].value.value > 0.8
     assert abs(found["twin_chance", 1.0, ""].value.value) < 0.3
     assert found["dab_mean", 1.0, ""].excess < 2
-    assert found["sobel", 1.0, "twins"].floor is not None
-    assert found["seam", None, "twins: 256 px tiles"].value is not None
-    assert {label for key, _, label in found if key == "joint_auc"} == {"256 px tiles", "twins: 256 px tiles"}
+    assert found["sobel", 1.0, "IHC"].floor is not None
+    assert found["seam", None, "IHC: 256 px tiles"].value is not None
+    assert {label for key, _, label in found if key == "joint_auc"} == {"256 px tiles", "IHC: 256 px tiles"}
     assert found["domain_share", None, "256 px tiles"].value is not None
-    assert set(report.curves["seam profiles"]) == {"generated", "twins"}
+    assert set(report.curves["seam profiles"]) == {"generated", "IHC"}
     assert report.pictures["pairs"][:2] == b"\xff\xd8"
 
 
 def test_ihc_slides_are_unmixed_into_haematoxylin_and_dab(folder, tmp_path):
-    write_twins(tmp_path / "ours", range(20, 24), "SYN")
-    write_twins(tmp_path / "real", range(60, 64), "SYN")
+    write_ihc(tmp_path / "ours", range(20, 24), "SYN")
+    write_ihc(tmp_path / "real", range(60, 64), "SYN")
     options = {"real": str(tmp_path / "real"), "generated": str(tmp_path / "ours"), "stain": "ihc"}
     found = rows(measured(folder, **options))
     assert ("eosin_mean", 1.0, "") not in found
@@ -174,7 +174,7 @@ def test_sets_are_judged_alike_whatever_stands_beside_them(folder, plain):
 
 def test_damaged_patches_are_left_out_with_a_warning(folder, plain, monkeypatch):
     from wsigen.errors import SlideError
-    from wsigen.evaluate.draw import Reader
+    from wsigen.evaluate.spots import Reader
 
     read = Reader.at
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.seams import difference, jpeg_grid, jump, seam_profile, seam_ratio, step8
+from wsigen.evaluate.seams import jpeg_grid, jump, seam_profile, seam_ratio, step8
+from wsigen.evaluate.tilings import difference
 
 
 @lru_cache
@@ -35,18 +36,18 @@ def with_seams(image: np.ndarray, pitch: int, phase: int, jump: float, axis: int
 @given(seed=st.integers(0, 1000), phase=st.integers(0, 63), axis=st.integers(0, 1))
 def test_planted_seams_are_seen_at_their_phase_alone(seed, phase, axis):
     image = with_seams(texture(seed), 64, phase, 8.0, axis)
-    there = step8(image, 64, joints=[phase], axis=axis)
+    there = step8(image, 64, phases=[phase], axis=axis)
     assert there.ratio > 1.2
     assert there.z > 3
     distance = np.abs((np.arange(64) - phase + 32) % 64 - 32)
     assert distance[np.argmax(there.energy)] <= 2
-    elsewhere = step8(image, 64, joints=[phase + 32], axis=axis)
+    elsewhere = step8(image, 64, phases=[phase + 32], axis=axis)
     assert elsewhere.ratio < there.ratio - 0.1
 
 
 def test_no_seams_score_one():
     ratios = [
-        step8(texture(seed), 64, joints=[j], axis=j % 2).ratio for seed in range(4) for j in range(0, 64, 7)
+        step8(texture(seed), 64, phases=[j], axis=j % 2).ratio for seed in range(4) for j in range(0, 64, 7)
     ]
     assert np.mean(ratios) == pytest.approx(1, abs=0.05)
     assert 0.6 < min(ratios) < max(ratios) < 1.5
@@ -60,20 +61,20 @@ def test_smooth_gradients_are_no_seams():
 
 def test_a_smoothed_joint_is_still_seen():
     image = gaussian_filter(with_seams(texture(1), 64, 10, 12.0, 0), (2, 2, 0))
-    assert step8(image, 64, joints=[10]).ratio > 1.3
+    assert step8(image, 64, phases=[10]).ratio > 1.3
 
 
 def test_step_of_one_line_is_measured_in_grey_levels():
     image = np.zeros((128, 128))
     image[64:] = 10
-    score = step8(image, 64, joints=[0])
+    score = step8(image, 64, phases=[0])
     assert score.energy[0] == pytest.approx(10)  # the only line of phase 0 inside
     assert score.energy[32] == 0
 
 
 def test_origin_moves_the_phase_with_the_crop():
     image = with_seams(texture(2), 64, 20, 10.0, 0)
-    whole, crop = step8(image, 64, joints=[20]), step8(image[37:], 64, joints=[20], origin=37)
+    whole, crop = step8(image, 64, phases=[20]), step8(image[37:], 64, phases=[20], origin=37)
     assert crop.ratio == pytest.approx(whole.ratio, rel=0.2)
     assert crop.ratio > 1.3
 
@@ -101,7 +102,7 @@ def test_jump_is_that_of_the_edge(axis):
     image = np.zeros((64, 80))
     image[np.arange(64) >= 32] = 10
     image = image if axis == 0 else image.T
-    score = jump(image, 16, joints=[0], axis=axis)
+    score = jump(image, 16, phases=[0], axis=axis)
     assert score.energy[0] == pytest.approx(10 / np.sqrt(3))  # one of the three lines of phase 0
     assert score.energy[1] == pytest.approx(5 / np.sqrt(3))  # detrending halves it into the next lines
     assert score.energy[2] == 0
@@ -111,9 +112,9 @@ def test_jump_sees_hard_edges_better_and_soft_ones_worse_than_step8():
     image = texture(5)
     hard = with_seams(image, 64, 10, 10.0, 0)
     soft = image + gaussian_filter(hard - image, (3, 0, 0))
-    assert jump(hard, 64, joints=[10]).ratio > 1.25
-    assert jump(soft, 64, joints=[10]).ratio == pytest.approx(1, abs=0.1)
-    assert step8(soft, 64, joints=[10]).ratio > 1.25
+    assert jump(hard, 64, phases=[10]).ratio > 1.25
+    assert jump(soft, 64, phases=[10]).ratio == pytest.approx(1, abs=0.1)
+    assert step8(soft, 64, phases=[10]).ratio > 1.25
 
 
 def test_jpeg_shows_on_its_own_grid_alone():
@@ -126,12 +127,12 @@ def test_jpeg_shows_on_its_own_grid_alone():
     assert jpeg_grid(decoded[3:, 5:], origin=(3, 5)) == pytest.approx(jpeg_grid(decoded), rel=0.05)
 
 
-def test_profile_peaks_at_the_joint():
-    profile = seam_profile(step8(with_seams(texture(7), 64, 20, 15.0, 0), 64), joint=20)
+def test_profile_peaks_at_the_seam():
+    profile = seam_profile(step8(with_seams(texture(7), 64, 20, 15.0, 0), 64).energy, phase=20)
     assert len(profile) == 65
     assert abs(np.argmax(profile) - 32) <= 1
     assert profile[[0, 64]] == pytest.approx([1, 1], abs=0.4)
-    assert seam_profile(step8(np.zeros((128, 128)), 64)).max() == 0
+    assert seam_profile(step8(np.zeros((128, 128)), 64).energy).max() == 0
 
 
 def test_difference_of_tilings_by_hand():
@@ -153,7 +154,7 @@ def test_difference_of_tilings_by_hand():
 def test_scores_do_not_know_brightness_or_contrast(gain, offset):
     image = with_seams(texture(8, 256), 64, 5, 10.0, 0)
     for score in (step8, jump):
-        plain, changed = (score(im, 64, joints=[5]) for im in (image, gain * image + offset))
+        plain, changed = (score(im, 64, phases=[5]) for im in (image, gain * image + offset))
         assert changed.ratio == pytest.approx(plain.ratio, rel=1e-3)
         np.testing.assert_allclose(changed.energy, gain * plain.energy, rtol=2e-3)
 
@@ -161,7 +162,7 @@ def test_scores_do_not_know_brightness_or_contrast(gain, offset):
 def test_stronger_seams_score_higher():
     for score in (step8, jump):
         ratios = [
-            score(with_seams(texture(9, 256), 64, 9, j, 1), 64, joints=[9], axis=1).ratio
+            score(with_seams(texture(9, 256), 64, 9, j, 1), 64, phases=[9], axis=1).ratio
             for j in (0, 5, 10, 20)
         ]
         assert ratios == sorted(ratios)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.evaluate.slides import entry, slide_set, slides
-from wsigen.errors import SlideError
-from wsigen.evaluate.sets import SlideSet, allot, capacity, independent, level, load_set, refuse_common
+from wsigen.evaluate.sets import SlideSet, allot, capacity, level, load_set
 
 
 def test_room_is_places_half_a_patch_apart_on_tissue():
@@ -68,7 +66,6 @@ def test_groups_are_those_of_slides_that_can_serve():
         "case": ["fine"],
     }
     assert [e.slide for e in found.groups(100, 2.0)["case"]] == ["coarse", "fine"]
-    assert independent([fine], 100, 0.5) == 25
 
 
 def test_a_folder_a_pattern_and_several(tmp_path):
@@ -79,6 +76,3 @@ def test_a_folder_a_pattern_and_several(tmp_path):
     assert [f.slide for f in one.failures] == ["bad.svs"]
     assert len(load_set("x", str(folder / "s[01].tif")).entries) == 2
     assert len(load_set("x", [str(folder / "s0.tif"), str(folder / "s2.tif")]).entries) == 2
-    with pytest.raises(SlideError, match=r"s0\.tif: is in train and in real; because"):
-        refuse_common(load_set("train", str(folder / "s0.tif")), one, "because")
-    refuse_common(load_set("train", str(folder / "s0.tif")), load_set("real", str(folder / "s1.tif")), "")

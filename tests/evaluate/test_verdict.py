@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from wsigen.evaluate.catalogue import MEASURES
 from wsigen.evaluate.estimate import Estimate
+from wsigen.evaluate.topics import METRICS
 from wsigen.evaluate.verdict import verdict
 
 
@@ -16,7 +16,7 @@ def about(value: float, half: float) -> Estimate:
 
 
 def state(key: str, value: Estimate | None, floor: Estimate | None, cases: int | None = None) -> str:
-    return verdict(MEASURES[key], value, floor, cases).state
+    return verdict(METRICS[key], value, floor, cases).state
 
 
 @pytest.mark.parametrize(
@@ -50,16 +50,16 @@ def test_verdicts_change_at_one_and_three_half_widths(steps, word):
     ],
 )
 def test_where_anything_would_pass_there_is_no_verdict(key, value, floor):
-    found = verdict(MEASURES[key], value, floor)
+    found = verdict(METRICS[key], value, floor)
     assert found.state == "none"
     assert found.why.startswith("even ")
     assert found.why.endswith(" ×")
 
 
 def test_the_reason_names_what_would_pass():
-    found = verdict(MEASURES["auc"], about(0.88, 0.0), about(0.7, 0.2))
+    found = verdict(METRICS["auc"], about(0.88, 0.0), about(0.7, 0.2))
     assert found.why == "even 1 would be 1.5 ×"
-    assert verdict(MEASURES["coverage"], about(0, 0), about(0, 0)).why == "even 0 would be 0.0 ×"
+    assert verdict(METRICS["coverage"], about(0, 0), about(0, 0)).why == "even 0 would be 0.0 ×"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_floor_that_would_find_what_is_bad_judges(key, value, floor):
     ("cases", "why"), [(1, "one real case"), (2, "2 real cases"), (3, "3 real cases"), (4, ""), (None, "")]
 )
 def test_too_few_cases_call_nothing_as_real(cases, why):
-    found = verdict(MEASURES["sobel"], about(10, 1), about(10, 1), cases)
+    found = verdict(METRICS["sobel"], about(10, 1), about(10, 1), cases)
     assert found.state == ("none" if why else "good")
     assert found.why == why
 
@@ -106,7 +106,7 @@ def test_what_is_worse_than_a_floor_that_lets_much_pass_is_worse_all_the_same():
     ],
 )
 def test_nothing_to_judge_by(value, floor, why):
-    found = verdict(MEASURES["fid"], value, floor)
+    found = verdict(METRICS["fid"], value, floor)
     assert (found.state, found.why) == ("none", why)
 
 

@@ -1,4 +1,4 @@
-"""``wsigen evaluate``: how good sets of slides are, beside real ones."""
+"""``wsigen evaluate``: compare sets of slides with real ones."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from wsigen.config.evaluate import EvaluateConfig
 
 DESCRIPTION = (
     "Compare generated slides with real ones: fidelity, diversity, spectrum, stain, quality, nuclei, scales, "
-    "seams, privacy; every value beside the same between real and real. Writes OUT/index.html, one page that "
-    "needs nothing else, and OUT/report.json. Slides are read in patches, however large they are."
+    "seams, privacy; every value beside the same measure between halves of the real slides. Write "
+    "OUT/index.html, one page that needs nothing else, and OUT/report.json. Slides are read in patches, "
+    "however large they are."
 )
 LISTS = ("--generated", "--real", "--compare", "--train", "--pairs", "--real-pairs")
 
@@ -21,16 +22,16 @@ log = logging.getLogger(__name__)
 
 
 def run(argv: Sequence[str], prog: str = "wsigen evaluate") -> None:
-    """Parse ``argv`` and evaluate, or say what would be drawn."""
+    """Parse ``argv`` and evaluate; with ``--dry-run`` print how many patches each slide would give."""
     config, _ = parse(EvaluateConfig, gathered(argv), prog=prog, description=DESCRIPTION)
     if config.dry_run:
         from wsigen.evaluate.inputs import load_inputs
-        from wsigen.evaluate.plan import describe
+        from wsigen.evaluate.sets import describe
 
         inputs = load_inputs(config)
         sys.stdout.write(describe(inputs.plans, inputs.warnings, inputs.drawn) + "\n")
         return
-    from wsigen.evaluate import evaluate
+    from wsigen.evaluate.run import evaluate
 
     report = evaluate(config)
     for name, worst in report.worst().items():
@@ -39,7 +40,7 @@ def run(argv: Sequence[str], prog: str = "wsigen evaluate") -> None:
 
 
 def gathered(argv: Sequence[str]) -> list[str]:
-    """The arguments with all paths of a flag, as shells make several of a pattern, as one JSON list.
+    """Return the arguments with all paths of a flag, which shells expand from a pattern, as one JSON list.
 
     Args:
         argv: such as ``--real a.tif b.tif --seed 1 --real c.tif``.

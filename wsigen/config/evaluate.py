@@ -1,4 +1,4 @@
-"""What ``wsigen evaluate`` can be told."""
+"""Options of ``wsigen evaluate``."""
 
 from __future__ import annotations
 
@@ -10,39 +10,38 @@ from typing import Literal
 from wsigen.config.check import check
 
 GENERATED, REAL, TRAIN = "generated", "real", "train"
-Paths = list[str] | str
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """One call of ``wsigen evaluate``.
+    """Options of one evaluation.
 
     Slides are folders, slides, or patterns such as "slides/*_HE.ome.tif", one or several.
 
     Args:
-        real: real slides, which say what is right.
+        real: real slides to compare with.
         generated: slides to judge.
         compare: more sets of slides to judge against the same real ones, each as NAME=PATHS, such as
-            fast=slides/fast paper=slides/paper; without NAME= a set is called as its folder. Slides that have
+            fast=slides/fast paper=slides/paper; without NAME= a set is named after its folder. Slides with
             the name and size of one in the first set are compared with it pixel by pixel.
-        train: slides that the model learnt from, for the membership score; none of them may be in real.
-        pairs: IHC twins of the generated H&E slides: a_SYN.ome.tif belongs to a_HE.ome.tif.
-        real_pairs: real slides of the same IHC stain, to compare the twins with.
+        train: slides that the model learnt from, for copies, copying and membership; none of them may be in
+            real.
+        pairs: IHC slides of the generated H&E slides: a_SYN.ome.tif belongs to a_HE.ome.tif.
+        real_pairs: real slides of the same IHC stain, to compare those of pairs with.
         table: CSV with columns slide, and optionally mpp, group, split; of the real slides and of train.
         mpp: µm/px to compare at.
         patch: side of the patches, px.
-        patches: how many patches of a side, shared out between the values of mpp.
-        stain: "he", or "ihc" where all slides are IHC, as twins judged as a set of their own: which second
-            stain is unmixed.
+        patches: number of patches of a side, shared out between the values of mpp.
+        stain: "he", or "ihc" where all slides are IHC: the second stain to unmix is eosin or DAB.
         features: weight-free, inception, inception:PATH, timm:NAME or transformers:NAME.
-        joint_classifiers: updates of small networks that look for joints and judge twins, such as 400; 0 for
-            none, since each takes about a minute on a core.
+        joint_classifiers: updates of small networks that look for seams and judge IHC slides, such as 400; 0
+            for none, since each takes about a minute on a core.
         out: folder for index.html and report.json.
-        seed: of places and draws.
+        seed: of the places of patches and of random halves.
         device: "auto", "cpu", "cuda", "cuda:1": where networks of features run.
-        workers: threads that read and describe patches; 0 as many as there are cores.
+        workers: threads that read and describe patches; 0 for one per core.
         overwrite: replace an existing report.
-        dry_run: print which slides serve how many patches at which µm/px, and stop.
+        dry_run: print how many patches each slide would give at each µm/px, and stop.
     """
 
     real: list[str] | str
@@ -105,7 +104,7 @@ class EvaluateConfig:
 
 
 def as_list(paths: list[str] | str | None) -> list[str]:
-    """One or several paths, or none, as a list."""
+    """Return one or several paths, or none, as a list."""
     if paths is None:
         return []
     return [paths] if isinstance(paths, str) else list(paths)

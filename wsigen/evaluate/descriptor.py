@@ -1,12 +1,11 @@
-"""A description of a patch without weights: colour, stains and texture. Works offline, on any machine, the
-same.
+"""Describe a patch without weights: by colour, stains and texture, offline and the same on any machine.
 
 It is a fixed function, no network: it sees colour, amounts of stain and how texture is distributed over
 scales (blur, noise, checkerboards, wrong colour, missing nuclei), and does not see what the texture depicts.
 Distances between its features compare with each other only, **never with published FIDs**.
 
 The image in optical density (Ruifrok & Johnston 2001), rotated to one luminance and two chroma axes, is split
-into five octaves by the Laplacian pyramid of Burt & Adelson 1983. Of each band the joint statistics of
+into five bands by the Laplacian pyramid of Burt & Adelson 1983. Of each band the joint statistics of
 Portilla & Simoncelli 2000 that need no phase are kept: energy, skewness, sparsity, correlation between
 channels and between scales. Stain vectors are those of Macenko et al. 2009.
 """
@@ -22,7 +21,7 @@ import numpy as np
 from wsigen.errors import InvalidValueError
 from wsigen.slide.stains import EOSIN, HAEMATOXYLIN, density_table, unmixing
 
-OCTAVES, SMALLEST = 5, 64
+BANDS, SMALLEST = 5, 64
 _OPPONENT = (np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])).astype(np.float32)
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _PAIRS = ((0, 1), (0, 2), (1, 2))
@@ -32,15 +31,15 @@ _FLOOR = 0.004
 _TISSUE_OD = 0.15
 """Macenko's β: mean OD from which a pixel has a stain direction."""
 _PRIOR = 0.05
-"""Weight of the book's stain vectors, as a share of pixels, so that glass has a stain direction too."""
+"""Weight of the book's stain vectors, as a share of pixels, so that background has a stain direction too."""
 
 
 class WeightFree:
     """The weight-free extractor.
 
     Features are grouped: colour (9), densities of H, E and DAB at five quantiles (15), two stain vectors (6),
-    then for each of five octaves energies, skewness, sparsity and correlations of the three channels and the
-    anisotropy (13), correlations of energy between octaves (4), and what is left below the octaves (3). Each
+    then for each of five bands energies, skewness, sparsity and correlations of the three channels and the
+    anisotropy (13), correlations of energy between bands (4), and what is left below the bands (3). Each
     group has one fixed factor, by which it varies about as much as the others between patches of real tissue.
 
     Determinism: a function of the pixels.
@@ -50,7 +49,7 @@ class WeightFree:
     """
 
     name = "weight-free"
-    dimensions = 9 + 15 + 6 + OCTAVES * 13 + (OCTAVES - 1) + 3
+    dimensions = 9 + 15 + 6 + BANDS * 13 + (BANDS - 1) + 3
     comparable = False
 
     def __init__(self, threads: int = 1) -> None:
@@ -83,11 +82,11 @@ class WeightFree:
 
 
 def describe(patch: np.ndarray) -> np.ndarray:
-    """The features of one patch, uint8 (h, w, 3): float32 (102,)."""
+    """Return the features of one patch, uint8 (h, w, 3): float32 (102,)."""
     levels = np.stack(cv2.split(patch))
     density = cv2.LUT(levels, np.ascontiguousarray(density_table()[:, 0])).reshape(3, -1)
     pyramid = [(_OPPONENT @ density).reshape(levels.shape)]
-    for _ in range(OCTAVES):
+    for _ in range(BANDS):
         pyramid.append(np.stack([_halved(plane) for plane in pyramid[-1]]))
     quarter = _OPPONENT.T @ pyramid[2].reshape(3, -1)
     parts = [_colour(pyramid[0]), _quantiles(quarter), _stain_vectors(quarter), *_texture(pyramid)]
@@ -95,7 +94,7 @@ def describe(patch: np.ndarray) -> np.ndarray:
 
 
 def _halved(plane: np.ndarray) -> np.ndarray:
-    """By the kernel [1 3 3 1]/8, centred between pixels: so flips and turns commute with it."""
+    """Halve by the kernel [1 3 3 1]/8, centred between pixels: so flips and turns commute with it."""
     height, width = plane.shape
     return cv2.resize(
         cv2.GaussianBlur(plane, (3, 3), 0),
@@ -111,16 +110,16 @@ def _colour(opponent: np.ndarray) -> np.ndarray:
 
 
 def _quantiles(density: np.ndarray) -> np.ndarray:
-    """Quantiles of the densities of H, E and DAB, seen at a quarter of the size."""
+    """Return quantiles of the densities of H, E and DAB, at a quarter of the size."""
     ordered = np.sort(unmixing("h-e-dab").T @ density, axis=1)
     places = np.round(np.asarray(_QUANTILES) * (ordered.shape[1] - 1)).astype(int)
     return 4 * ordered[:, places].T.ravel()
 
 
 def _stain_vectors(density: np.ndarray) -> np.ndarray:
-    """The two extreme directions of OD within their plane of greatest extent, Macenko et al. 2009.
+    """Return the two extreme directions of OD in their plane of greatest extent, Macenko et al. 2009.
 
-    The less tissue there is, the closer they are to the book's, which are those of glass.
+    The less tissue there is, the closer they are to the book's, which background has.
     """
     pixels = density.T.astype(np.float64)
     tissue, book = pixels[pixels.mean(axis=1) > _TISSUE_OD], np.asarray([HAEMATOXYLIN, EOSIN])
@@ -137,7 +136,7 @@ def _stain_vectors(density: np.ndarray) -> np.ndarray:
 
 
 def _texture(pyramid: list[np.ndarray]) -> list[np.ndarray]:
-    """Statistics of each octave, of neighbouring octaves, and of what is below them."""
+    """Return statistics of each band, of neighbouring bands, and of what is below them."""
     parts, energies = [], []
     for image, smaller in pairwise(pyramid):
         band = np.stack([_detail(*planes) for planes in zip(image, smaller, strict=True)])
@@ -153,7 +152,7 @@ def _detail(plane: np.ndarray, smaller: np.ndarray) -> np.ndarray:
 
 
 def _band(band: np.ndarray) -> np.ndarray:
-    """Energy, skewness and sparsity of three channels, and their correlations; a band's mean is about 0."""
+    """Return energy, skewness, sparsity and correlations of three channels; a band's mean is about 0."""
     moments, planes = _moments(band), band.reshape(3, -1)
     spread = np.sqrt(np.diag(moments)) + _FLOOR
     skewness = np.cbrt(np.einsum("cn,cn->c", planes * planes, planes) / planes.shape[1]) / spread
@@ -162,7 +161,7 @@ def _band(band: np.ndarray) -> np.ndarray:
 
 
 def _moments(image: np.ndarray) -> np.ndarray:
-    """Second moments of the channels, (3, 3)."""
+    """Return second moments of the channels, (3, 3)."""
     planes = image.reshape(len(image), -1)
     return (planes @ planes.T).astype(np.float64) / planes.shape[1]
 
@@ -172,20 +171,20 @@ def _energies(covariance: np.ndarray) -> np.ndarray:
 
 
 def _correlations(covariance: np.ndarray) -> np.ndarray:
-    """Of the three pairs of channels; towards 0 where a channel has no more than rounding."""
+    """Correlate the three pairs of channels; towards 0 where a channel has no more than rounding."""
     spread = np.sqrt(np.maximum(np.diag(covariance), 0) + _FLOOR**2)
     return np.array([2 * covariance[i, j] / (spread[i] * spread[j]) for i, j in _PAIRS])
 
 
 def _anisotropy(luminance: np.ndarray) -> np.ndarray:
-    """Coherence of the structure tensor of the whole patch: 0 isotropic, 1 one direction only."""
+    """Return coherence of the structure tensor of the whole patch: 0 isotropic, 1 one direction only."""
     dy, dx = cv2.Sobel(luminance, -1, 0, 1), cv2.Sobel(luminance, -1, 1, 0)
     yy, xx, yx = (float(np.vdot(a, b)) / a.size for a, b in ((dy, dy), (dx, dx), (dy, dx)))
     return np.array([4 * np.hypot(xx - yy, 2 * yx) / (xx + yy + _FLOOR**2)])
 
 
 def _agreement(fine: np.ndarray, coarse: np.ndarray) -> float:
-    """Correlation of two octaves' magnitudes."""
+    """Correlate two bands' magnitudes."""
     fine = cv2.resize(fine, coarse.shape[::-1], interpolation=cv2.INTER_AREA).ravel()
     fine, coarse = fine - fine.mean(), coarse.ravel() - coarse.mean()
     return float(fine @ coarse / np.sqrt((fine @ fine + _FLOOR**2) * (coarse @ coarse + _FLOOR**2)))

@@ -1,10 +1,10 @@
-"""A number with its uncertainty: 95 % intervals by drawing halves of the samples.
+"""Numbers with 95 % intervals, and measures whose warnings and failures reach the report.
 
-Delete-half jackknife (Shao & Wu 1989, Ann. Stat. 17(3)): the spread of a statistic over random halves of the
-n samples, drawn without replacement, is the standard error of the statistic on all n (for a mean exactly:
-s²/m (1 - m/n) = s²/n at m = n/2). Unlike the bootstrap it makes no duplicates, which would be neighbours at
-distance 0 to precision and recall and would bias a Fréchet distance. The halves' own bias, from their smaller
-number, is taken out: only their deviations from their mean count.
+Delete-half jackknife (Shao & Wu 1989, Ann. Stat. 17(3)): the standard deviation of a statistic over random
+halves of the n samples, drawn without replacement, is the standard error of the statistic on all n (for a
+mean exactly: s²/m (1 - m/n) = s²/n at m = n/2). Unlike the bootstrap it makes no duplicates, which would be
+neighbours at distance 0 to precision and recall and would bias a Fréchet distance. The halves' own bias, from
+their smaller number, is removed: only their deviations from their mean count.
 
 Patches of one slide are alike. Where labels of slides are given, halves of the *slides* are drawn.
 """
@@ -12,20 +12,28 @@ Patches of one slide are alike. Where labels of slides are given, halves of the 
 from __future__ import annotations
 
 import math
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from scipy.stats import binomtest
+from scipy.stats import t as student
 
 from wsigen.errors import InvalidValueError
 
+Value = TypeVar("Value")
+Labels = Sequence[object] | np.ndarray
+"""One label (the slide or case) per sample."""
+
 MIN_GROUPS = 4
-"""From so many slides on, halves of slides are drawn; fewer have too few halves."""
+"""Halves of slides are drawn from this many slides on; fewer slides have too few halves."""
 
 
 class MeasureWarning(UserWarning):
-    """A measure that does not mean quite what it says, and why; a report must show it."""
+    """A reason why a measure means less than it seems to; a report must show it."""
 
 
 @dataclass(frozen=True)
@@ -50,27 +58,22 @@ class Estimate:
 
 def jackknife(
     statistic: Callable[..., Sequence[float] | np.ndarray],
-    sides: Sequence[int | Sequence[object] | np.ndarray],
+    sides: Sequence[int | Labels],
     *,
     values: Sequence[float] | None = None,
     draws: int = 40,
     seed: int = 0,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> list[Estimate]:
-    """Values of a statistic on all samples, with intervals from halves of them.
+    """Return the values of a statistic on all samples, with intervals from random halves of them.
 
     Args:
         statistic: given one array of indices per side, returns one or more numbers.
         sides: for each set of samples (generated, real) their number, or one label (slide) per sample.
         values: the numbers on all samples, where they are known already. None: the statistic's.
-        draws: how many halves are drawn, at least 2.
+        draws: number of halves, at least 2. A draw for which the statistic is NaN does not count.
         seed: of the draws.
-        bounds: the range of the statistic; intervals end there.
-
-    Returns:
-        One estimate per number of the statistic. A draw for which it is NaN does not count.
-
-    Determinism: same arguments, same result.
+        bounds: range of the statistic, to which intervals are clipped.
 
     Raises:
         InvalidValueError: a side with fewer than 4 samples, or fewer than 2 draws.
@@ -91,20 +94,12 @@ def jackknife(
     return [Estimate(float(v), float(a), float(b), method) for v, a, b in zip(on_all, low, high, strict=True)]
 
 
-def _deviations(values: np.ndarray) -> np.ndarray:
-    """How far 95 % of the draws lie below and above their mean; those that are undefined do not count."""
-    defined = values[np.isfinite(values)]
-    if len(defined) < 2:
-        return np.full(2, np.nan)
-    return np.percentile(defined - defined.mean(), [2.5, 97.5])
-
-
-def half(side: int | Sequence[object] | np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Sorted indices of a random half of the samples: of whole slides from 4 slides on, else of patches.
+def half(side: int | Labels, rng: np.random.Generator) -> np.ndarray:
+    """Return sorted indices of a random half: of whole slides from 4 slides on, else of samples.
 
     Args:
         side: number of samples, or one label per sample.
-        rng: source of the draw; it moves on.
+        rng: source of the draw; its state advances.
     """
     if isinstance(side, int):
         return np.sort(rng.choice(side, side // 2, replace=False))
@@ -115,19 +110,100 @@ def half(side: int | Sequence[object] | np.ndarray, rng: np.random.Generator) ->
     return np.flatnonzero(np.isin(member, chosen))
 
 
-def disjoint_halves(
-    side: int | Sequence[object] | np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """A random half, as `half`, and the rest."""
-    count = side if isinstance(side, int) else len(side)
-    first = half(side, rng)
-    return first, np.setdiff1d(np.arange(count), first)
+def sample_labels(samples: Sequence | np.ndarray, labels: Labels | None) -> int | np.ndarray:
+    """Return the labels of the samples, or the number of samples where there are no labels.
+
+    Raises:
+        InvalidValueError: labels and samples differ in number.
+    """
+    if labels is None:
+        return len(samples)
+    if len(labels) != len(samples):
+        raise InvalidValueError(f"one slide label per sample is needed, got {len(labels)} for {len(samples)}")
+    return np.asarray(labels)
+
+
+def mean_over_groups(
+    values: np.ndarray, groups: Sequence[str], within: np.ndarray | None = None
+) -> list[Estimate]:
+    """Average numbers over groups (slides, cases), with Student's 95 % interval.
+
+    Each group counts the same. Of a single group, its own values count; of a single value, only ``within``.
+
+    Args:
+        values: (n, k), or (n,) for one number; n ≥ 1.
+        groups: of each row.
+        within: standard error of each row by itself, of the shape of ``values``.
+    """
+    rows = np.asarray(values, np.float64).reshape(len(groups), -1)
+    own = np.zeros_like(rows) if within is None else np.asarray(within, np.float64).reshape(rows.shape)
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    several = len(names) > 1
+    means = np.stack([rows[member == g].mean(axis=0) for g in range(len(names))]) if several else rows
+    count = len(means)
+    centre = means.mean(axis=0)
+    error = means.std(axis=0, ddof=1) / math.sqrt(count) if count > 1 else np.zeros(means.shape[1])
+    half_width = np.hypot(_student(count) * error, _student(math.inf) * np.sqrt((own**2).sum(0)) / len(rows))
+    method = f"{count} slides or cases" if several else f"{count} places on one slide or case"
+    return [
+        Estimate(float(c), float(c - h), float(c + h), method)
+        for c, h in zip(centre, half_width, strict=True)
+    ]
+
+
+def percentage(hits: int, of: int) -> Estimate:
+    """Return ``hits`` as a percentage of ``of`` ≥ 1, with Wilson's interval (1927)."""
+    ends = binomtest(hits, of).proportion_ci(method="wilson")
+    return Estimate(100 * hits / of, 100 * ends.low, 100 * ends.high, "Wilson's interval")
 
 
 def caution(message: str) -> None:
-    """Warn of a measure that does not mean quite what it says."""
+    """Warn that a measure means less than it seems to."""
     warnings.warn(message, MeasureWarning, stacklevel=3)
 
 
-def _by_group(side: int | Sequence[object] | np.ndarray) -> bool:
+def run_measure(measure: Callable[[], Value]) -> tuple[Value | None, tuple[str, ...]]:
+    """Run a measure; return its value and its warnings.
+
+    Args:
+        measure: may warn with `MeasureWarning`, or fail with `InvalidValueError`.
+
+    Returns:
+        The value, or None where the measure failed; and the different warnings, the failure last.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MeasureWarning)
+        try:
+            value, failure = measure(), []
+        except InvalidValueError as error:
+            value, failure = None, [f"not measured: {error}"]
+    messages = [str(w.message) for w in caught if issubclass(w.category, MeasureWarning)]
+    for other in caught:
+        if not issubclass(other.category, MeasureWarning):
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    return value, different([*messages, *failure])
+
+
+def different(messages: Iterable[str]) -> tuple[str, ...]:
+    """Return the messages in order; of those that differ in numbers alone, the first."""
+    found: dict[str, str] = {}
+    for message in messages:
+        found.setdefault(re.sub(r"[\d.]+", "#", message), message)
+    return tuple(found.values())
+
+
+def _deviations(values: np.ndarray) -> np.ndarray:
+    """Return how far 95 % of the draws lie below and above their mean."""
+    defined = values[np.isfinite(values)]
+    if len(defined) < 2:
+        return np.full(2, np.nan)
+    return np.percentile(defined - defined.mean(), [2.5, 97.5])
+
+
+def _student(count: float) -> float:
+    """Return how many standard errors a 95 % interval reaches."""
+    return float(student.ppf(0.975, max(1.0, count - 1)))
+
+
+def _by_group(side: int | Labels) -> bool:
     return not isinstance(side, int) and len(np.unique(np.asarray(side))) >= MIN_GROUPS

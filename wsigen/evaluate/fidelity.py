@@ -1,24 +1,110 @@
-"""Distance between two sets of images by their features: Fréchet distance and kernel distance (FID, KID).
+"""Distance and overlap of two sets of images by their features.
 
-With the features of torch-fidelity's Inception these are the published FID and KID; with other features they
-are the same formulae, and the numbers compare with nothing but themselves.
+Fréchet and kernel distance (FID, KID) compare the sets as wholes. Precision, recall, density and coverage
+compare manifolds: the union of balls around the samples, each as large as the distance to the k-th nearest
+neighbour in its set. Precision asks how many generated samples lie on the real manifold (do they look real),
+recall how many real ones lie on the generated manifold (is everything there).
+
+With the features of torch-fidelity's Inception the distances are the published FID and KID; with other
+features they are the same formulae, and the numbers compare with nothing but themselves. torch-fidelity's own
+functions are not called: its matrix root loses digits on singular covariances, and it draws KID's subsets by
+a seed of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.estimate import Estimate, caution, disjoint_halves, jackknife
+from wsigen.evaluate.comparison import Comparison
+from wsigen.evaluate.estimate import Estimate, Labels, caution, jackknife, run_measure, sample_labels
+from wsigen.evaluate.results import Result
+from wsigen.evaluate.verdict import ANY, Metric
 
-Labels = Sequence[object] | np.ndarray
-"""One label (the slide) per sample."""
+SUBSETS = 20
+"""Subsets of KID in the report."""
+_ROWS = 512
+
+_fidelity, _diversity = partial(Metric, "fidelity"), partial(Metric, "diversity")
+FID = _fidelity(
+    "fid",
+    "Fréchet distance",
+    "lower",
+    good="as low as between two halves of the real slides: means and covariances of features agree",
+    source="Heusel et al. 2017, eq. 6; with Inception's features it is the FID, and of crops of whole "
+    "slides, as here, the crop-FID of Harb et al. 2024",
+)
+KID = _fidelity(
+    "kid",
+    "Kernel distance",
+    "lower",
+    good="as low as between real and real, about 0; it is unbiased, so few patches do not raise it",
+    source="Bińkowski et al. 2018, section 4",
+    bounds=ANY,
+    bad=np.inf,
+)
+PRECISION = _fidelity(
+    "precision",
+    "Precision",
+    "higher",
+    good="as high as between real and real: the share of the patches that lies among real ones",
+    source="Kynkäänniemi et al. 2019, eq. 1 and 2, k = 3",
+    bounds=(0.0, 1.0),
+)
+DENSITY = _fidelity(
+    "density",
+    "Density",
+    "higher",
+    good="about 1, as between real and real: patches lie where real ones are dense, not at outliers",
+    source="Naeem et al. 2020, eq. 4, k = 5",
+)
+RECALL = _diversity(
+    "recall",
+    "Recall",
+    "higher",
+    good="as high as between real and real: the share of the real patches that lies among the set's",
+    source="Kynkäänniemi et al. 2019, eq. 1 and 2, k = 3",
+    bounds=(0.0, 1.0),
+)
+COVERAGE = _diversity(
+    "coverage",
+    "Coverage",
+    "higher",
+    good="as high as between real and real: the share of real patches with a patch of the set close by",
+    source="Naeem et al. 2020, eq. 6, k = 5",
+    bounds=(0.0, 1.0),
+)
+OVERLAP = (PRECISION, DENSITY, RECALL, COVERAGE)
+METRICS = (FID, KID, *OVERLAP)
+
+
+def fidelity_rows(c: Comparison) -> list[Result]:
+    """Compare by Fréchet and kernel distance, precision, density, recall and coverage.
+
+    Patches are crops of whole slides at one µm/px: with Inception's features the Fréchet distance is what
+    Harb et al. 2024 call crop-FID, at every µm/px that the slides have, however much finer than their
+    overview.
+    """
+    features = c.reals.patches.features
+    ours, theirs = c.ours.features, c.theirs.features
+    labels = {"generated_slides": c.ours.groups, "real_slides": c.theirs.groups, "seed": c.seed}
+    value, notes = run_measure(lambda: [fid(ours, theirs, **labels)])
+    floors = c.reals.floor("fid", lambda i, j: [frechet_distance(features[i], features[j])], (0, np.inf))
+    rows = c.rows([FID], value, floors, notes)
+    value, notes = run_measure(lambda: [kid(ours, theirs, subsets=SUBSETS, **labels)])
+    floors = c.reals.floor("kid", lambda i, j: [polynomial_mmd(features[i], features[j])])
+    rows += c.rows([KID], value, floors, notes)
+    values, notes = run_measure(lambda: overlap(ours, theirs, **labels))
+    floors = c.reals.floor(
+        "overlap", lambda i, j: [e.value for e in overlap(features[i], features[j], draws=2)], (0, np.inf)
+    )
+    return rows + c.rows(OVERLAP, values, floors, notes)
 
 
 def frechet_distance(generated: np.ndarray, real: np.ndarray) -> float:
-    """Fréchet distance of two Gaussians fitted to features, in float64.
+    """Return the Fréchet distance of two Gaussians fitted to features, in float64.
 
     Heusel et al. 2017, eq. 6: |μ_1 - μ_2|² + tr(Σ_1 + Σ_2 - 2 (Σ_1 Σ_2)^½), with unbiased covariances. With
     Σ_i = A_i A_iᵀ the last trace is the sum of the singular values of A_1ᵀ A_2, which needs no matrix root
@@ -32,8 +118,7 @@ def frechet_distance(generated: np.ndarray, real: np.ndarray) -> float:
         At least 0, in squared units of the features.
 
     Raises:
-        InvalidValueError: the two do not have one number of dimensions, fewer than two samples, or a number
-            that is not finite.
+        InvalidValueError: the two differ in dimensions, have fewer than two samples, or are not finite.
 
     Warns:
         MeasureWarning: fewer samples than dimensions: the covariances are singular and the distance is biased
@@ -58,7 +143,7 @@ def fid(
     draws: int = 20,
     seed: int = 0,
 ) -> Estimate:
-    """`frechet_distance` with its 95 % interval.
+    """Return `frechet_distance` with its 95 % interval.
 
     Args:
         generated: features (n, d).
@@ -70,20 +155,19 @@ def fid(
     """
     value = frechet_distance(generated, real)
     generated, real = as_features(generated, real)
-    sides = (sample_labels(generated, generated_slides), sample_labels(real, real_slides))
-    estimate = jackknife(
+    sides = sample_labels(generated, generated_slides), sample_labels(real, real_slides)
+    return jackknife(
         lambda i, j: [_frechet(generated[i], real[j])],
         sides,
         values=[value],
         draws=draws,
         seed=seed,
         bounds=(0, np.inf),
-    )
-    return estimate[0]
+    )[0]
 
 
 def polynomial_mmd(generated: np.ndarray, real: np.ndarray) -> float:
-    """Squared maximum mean discrepancy with the kernel k(x, y) = (xᵀy/d + 1)³, unbiased.
+    """Return the squared maximum mean discrepancy with the kernel k(x, y) = (xᵀy/d + 1)³, unbiased.
 
     Bińkowski et al. 2018, section 4 and Gretton et al. 2012, lemma 6: the mean of k over distinct pairs
     within either set, less twice its mean between them. Unbiased whatever the number of samples, so it can be
@@ -110,79 +194,114 @@ def kid(
     draws: int = 20,
     seed: int = 0,
 ) -> Estimate:
-    """Kernel distance as published: the mean of `polynomial_mmd` over random subsets, with a 95 % interval.
+    """Return the kernel distance as published: the mean of `polynomial_mmd` over random subsets.
 
     Args:
         generated: features (n, d).
         real: features (m, d).
-        subsets: how many subsets are averaged.
+        subsets: number of subsets.
         subset_size: samples per subset and side, without replacement; fewer where there are fewer. The value
             is unbiased for any size.
         generated_slides: one label per generated sample.
         real_slides: the same for the real ones.
-        draws: halves drawn for the interval.
+        draws: halves drawn for the 95 % interval.
         seed: of subsets and draws.
     """
     generated, real = as_features(generated, real)
     size = min(subset_size, len(generated), len(real))
     rng = np.random.default_rng(seed)
 
+    def some(indices: np.ndarray) -> np.ndarray:
+        return indices if size >= len(indices) else rng.choice(indices, size, replace=False)
+
     def one_subset(i: np.ndarray, j: np.ndarray) -> list[float]:
-        return [polynomial_mmd(generated[_some(i, size, rng)], real[_some(j, size, rng)])]
+        return [polynomial_mmd(generated[some(i)], real[some(j)])]
 
     everything = np.arange(len(generated)), np.arange(len(real))
     repeats = 1 if size == len(generated) == len(real) else subsets
     value = float(np.mean([one_subset(*everything) for _ in range(repeats)]))
-    sides = (sample_labels(generated, generated_slides), sample_labels(real, real_slides))
+    sides = sample_labels(generated, generated_slides), sample_labels(real, real_slides)
     return jackknife(one_subset, sides, values=[value], draws=draws, seed=seed)[0]
 
 
-def real_floor(
-    measure: Callable[[np.ndarray, np.ndarray], float],
+def overlap(
+    generated: np.ndarray,
     real: np.ndarray,
     *,
-    slides: Labels | None = None,
-    size: int | None = None,
-    draws: int = 10,
+    k: int = 3,
+    k_density: int = 5,
+    generated_slides: Labels | None = None,
+    real_slides: Labels | None = None,
+    draws: int = 20,
     seed: int = 0,
-) -> Estimate:
-    """What a measure gives between real and real: the value a perfect generator would get.
+) -> list[Estimate]:
+    """Return precision, density, recall and coverage with 95 % intervals.
 
-    The mean over random splits of the real samples into two disjoint halves (halves of slides from 4 slides
-    on, so that the floor includes how much slides differ), with the range that 95 % of the splits lie in. A
-    biased measure depends on the number of samples: give ``size`` and use as many generated ones.
+    Precision and recall: Kynkäänniemi et al. 2019, eq. 1 and 2. Density: Naeem et al. 2020, eq. 4: how many
+    real balls hold a generated sample, on average, over k; 1 for equal distributions, above 1 where generated
+    samples crowd where real ones are dense; unlike precision, a single outlier with a large ball does not
+    fool it. Coverage: eq. 6: share of real balls that hold a generated sample; towards 1 - 2⁻ᵏ for equal
+    distributions of equal number.
+
+    All of them depend on the numbers of samples: compare only sets of equal numbers.
 
     Args:
-        measure: of two arrays of features, such as `frechet_distance`.
-        real: features (n, d).
-        slides: one label per sample.
-        size: samples per half; None: all.
-        draws: how many splits.
-        seed: of the splits.
+        generated: features (n, d), n > 2 k + 1.
+        real: features (m, d), m > 2 k + 1.
+        k: neighbourhood of precision and recall; 3 as published.
+        k_density: neighbourhood of density and coverage; 5 as published.
+        generated_slides: one label per generated sample, so that halves of slides are drawn.
+        real_slides: the same for the real ones.
+        draws: halves drawn for the intervals.
+        seed: of the draws.
 
-    Determinism: same arguments, same result.
+    Memory: three matrices of distances, n × n, m × m and n × m, in float32 (2000 a side: 48 MB).
 
     Raises:
-        InvalidValueError: fewer than 4 samples, or fewer than ``size`` in a half.
+        InvalidValueError: too few samples for k, or features that are not comparable.
     """
-    rng = np.random.default_rng(seed)
-    side = sample_labels(real, slides)
-    values = []
-    for _ in range(draws):
-        halves = disjoint_halves(side, rng)
-        fewest = min(map(len, halves))
-        if fewest < max(2, size or 0):
-            raise InvalidValueError(
-                f"a floor of {size or 2} samples a side needs twice as many real ones, "
-                f"half of these are {fewest}"
-            )
-        values.append(measure(*(real[_some(h, size or len(h), rng)] for h in halves)))
-    low, high = np.percentile(values, [2.5, 97.5])
-    return Estimate(float(np.mean(values)), float(low), float(high), f"{draws} splits of the real samples")
+    generated, real = as_features(generated, real)
+    largest, fewest = max(k, k_density), min(len(generated), len(real))
+    if min(k, k_density) < 1 or fewest < 2 * largest + 2:
+        raise InvalidValueError(
+            f"k = {k}, {k_density} neighbours need at least {2 * largest + 2} samples a side, got {fewest}"
+        )
+    within = pairwise_distances(generated, generated), pairwise_distances(real, real)
+    between = pairwise_distances(generated, real)
+
+    def all_four(i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        if min(len(i), len(j)) <= largest:  # halves of slides that differ in their numbers of patches
+            return np.full(4, np.nan)
+        own = within[0][np.ix_(i, i)], within[1][np.ix_(j, j)]
+        return _overlap(*own, between[np.ix_(i, j)], k, k_density)
+
+    sides = sample_labels(generated, generated_slides), sample_labels(real, real_slides)
+    estimates = jackknife(all_four, sides, draws=draws, seed=seed, bounds=(0, np.inf))
+    return [
+        Estimate(e.value, e.low, min(e.high, metric.bounds[1]), e.method)
+        for e, metric in zip(estimates, OVERLAP, strict=True)
+    ]
+
+
+def pairwise_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return Euclidean distances of all pairs, computed in float64, as float32 (n, m).
+
+    Args:
+        x: features (n, d).
+        y: features (m, d).
+    """
+    centre = y.mean(0)  # keeps |x|² + |y|² - 2 xᵀy accurate where the features are far from 0
+    x, y = np.asarray(x - centre, np.float64), np.asarray(y - centre, np.float64)
+    lengths, found = np.square(y).sum(1), np.empty((len(x), len(y)), np.float32)
+    for start in range(0, len(x), _ROWS):
+        some = x[start : start + _ROWS]
+        squares = np.square(some).sum(1)[:, None] + lengths - 2 * (some @ y.T)
+        found[start : start + _ROWS] = np.sqrt(np.maximum(squares, 0))
+    return found
 
 
 def as_features(*sets: np.ndarray) -> list[np.ndarray]:
-    """The sets as float64 (n, d), checked: one d, at least two samples each, finite."""
+    """Return the sets as float64 (n, d), checked: one d, at least two samples each, finite."""
     arrays = [np.asarray(s, np.float64) for s in sets]
     if any(a.ndim != 2 or len(a) < 2 for a in arrays) or len({a.shape[1] for a in arrays}) > 1:
         raise InvalidValueError(
@@ -190,27 +309,15 @@ def as_features(*sets: np.ndarray) -> list[np.ndarray]:
             f"got {[a.shape for a in arrays]}"
         )
     if not all(np.isfinite(a).all() for a in arrays):
-        raise InvalidValueError(
-            "features must be finite, got NaN or infinity; look at the extractor or its weights"
-        )
+        raise InvalidValueError("features must be finite, got NaN or infinity; check the encoder's weights")
     return arrays
-
-
-def sample_labels(features: np.ndarray, slides: Labels | None) -> int | np.ndarray:
-    """The slides of the samples, checked for their number; without them, the number of samples."""
-    if slides is None:
-        return len(features)
-    if len(slides) != len(features):
-        raise InvalidValueError(
-            f"one slide label per sample is needed, got {len(slides)} for {len(features)}"
-        )
-    return np.asarray(slides)
 
 
 def _frechet(x: np.ndarray, y: np.ndarray) -> float:
     roots = []
     for features in (x, y):
         centred = (features - features.mean(0)) / np.sqrt(len(features) - 1)
+        # R of QR has the same Gram matrix in fewer rows
         roots.append(np.linalg.qr(centred, mode="r") if len(centred) > centred.shape[1] else centred)
     difference = x.mean(0) - y.mean(0)
     traces = sum(float(np.square(root).sum()) for root in roots)
@@ -227,5 +334,14 @@ def _within(x: np.ndarray) -> float:
     return float((kernel.sum() - np.trace(kernel)) / (len(x) * (len(x) - 1)))
 
 
-def _some(indices: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    return indices if count >= len(indices) else rng.choice(indices, count, replace=False)
+def _overlap(gg: np.ndarray, rr: np.ndarray, gr: np.ndarray, k: int, k_density: int) -> np.ndarray:
+    """Return the four numbers from the distances within generated, within real and between them."""
+    precision = (gr <= _radius(rr, k)).any(axis=1).mean()
+    recall = (gr <= _radius(gg, k)[:, None]).any(axis=0).mean()
+    inside = gr < _radius(rr, k_density)
+    return np.array([precision, inside.sum(axis=1).mean() / k_density, recall, inside.any(axis=0).mean()])
+
+
+def _radius(distances: np.ndarray, k: int) -> np.ndarray:
+    """Return the distance of each sample to its k-th nearest neighbour; the 0th is the sample itself."""
+    return np.partition(distances, k, axis=1)[:, k]

@@ -1,4 +1,4 @@
-"""The slides of an evaluation, and how many patches of each are compared; nothing is measured yet."""
+"""The slides of an evaluation and the number of patches to compare; nothing is measured yet."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from wsigen.config.evaluate import REAL, TRAIN, EvaluateConfig, as_list
 from wsigen.data.survey import Failure
 from wsigen.errors import OutputError, SlideError
 from wsigen.evaluate.estimate import MIN_GROUPS
-from wsigen.evaluate.plan import ScalePlan, plan_scales
 from wsigen.evaluate.results import Share
-from wsigen.evaluate.sets import SlideSet, load_set, refuse_common
+from wsigen.evaluate.sets import ScalePlan, SlideSet, load_set, plan_scales
 from wsigen.slide.provenance import read_provenance
 
 PAGE, VALUES = "index.html", "report.json"
@@ -24,15 +23,15 @@ _PACKAGES = ("numpy", "scipy", "torch", "torch-fidelity", "opencv-python-headles
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is compared.
+    """The slides to compare.
 
     Attributes:
-        config: what was asked for.
+        config: the options.
         sets: to be judged.
         real: to judge by.
-        train: what the model learnt from; None if not given.
-        twins: IHC twins of the set ``generated``; None if not given.
-        real_twins: real slides of their stain.
+        train: slides the model learnt from; None if not given.
+        ihc: IHC slides of the set ``generated``; None if not given.
+        real_ihc: real slides of their stain.
         plans: by µm/px, finest first.
         warnings: about slides and µm/px.
     """
@@ -41,31 +40,27 @@ class Inputs:
     sets: tuple[SlideSet, ...]
     real: SlideSet
     train: SlideSet | None
-    twins: SlideSet | None
-    real_twins: SlideSet | None
+    ihc: SlideSet | None
+    real_ihc: SlideSet | None
     plans: tuple[ScalePlan, ...]
     warnings: tuple[str, ...]
 
     @property
     def drawn(self) -> list[SlideSet]:
-        """All sets that patches are drawn from, the real ones first."""
+        """All sets that patches are taken from, the real ones first."""
         return [self.real, *self.sets, *([self.train] if self.train else [])]
 
     def shares(self, one: SlideSet) -> tuple[Share, ...]:
-        """How many patches each slide of a set gives."""
+        """Return how many patches each slide of a set gives."""
+        given = {f"{p.mpp:g}": p.allotted.get(one.name, {}) for p in self.plans}
         return tuple(
-            Share(
-                e.slide,
-                e.group,
-                e.mpp,
-                {f"{p.mpp:g}": n for p in self.plans if (n := p.allotted.get(one.name, {}).get(e.slide, 0))},
-            )
+            Share(e.slide, e.group, e.mpp, {mpp: g[e.slide] for mpp, g in given.items() if g.get(e.slide)})
             for e in one.entries
         )
 
 
 def load_inputs(config: EvaluateConfig) -> Inputs:
-    """Look at all slides, and decide what is drawn.
+    """Survey all slides, and plan how many patches each gives.
 
     Raises:
         SlideError: a set has no slide that can be used, or none of the stain, or a slide is both in real and
@@ -75,29 +70,25 @@ def load_inputs(config: EvaluateConfig) -> Inputs:
     real = load_set(REAL, config.real, config.table)
     sets = tuple(of_stain(load_set(name, paths), config.stain) for name, paths in config.sets.items())
     train = load_set(TRAIN, as_list(config.train), config.table) if config.train else None
-    if train:
-        refuse_common(train, real, "membership cannot be told from held-out slides that were trained on")
+    if train and (common := _common(train, real)):
+        why = "membership cannot be told from held-out slides that were trained on"
+        raise SlideError(min(common), f"is in {train.name} and in {real.name}; {why}")
     plans, warnings = plan_scales(
         sets, real, train, scales=config.scales, patch=config.patch, patches=config.patches
     )
     for one in sets:
         warnings += _notes(one, real)
-    twins, real_twins = (
-        load_set(name, as_list(paths), table) if paths else None
-        for name, paths, table in (
-            ("twins", config.pairs, None),
-            ("real twins", config.real_pairs, config.table),
-        )
-    )
-    return Inputs(config, sets, real, train, twins, real_twins, tuple(plans), tuple(warnings))
+    ihc = load_set("IHC", as_list(config.pairs)) if config.pairs else None
+    real_ihc = load_set("real IHC", as_list(config.real_pairs), config.table) if config.real_pairs else None
+    return Inputs(config, sets, real, train, ihc, real_ihc, tuple(plans), tuple(warnings))
 
 
 def of_stain(one: SlideSet, stain: str) -> SlideSet:
-    """The set without slides that say that they are of another stain: a folder of pairs has both.
+    """Leave out slides whose provenance names another stain: a folder of pairs has both.
 
     Args:
         one: a set.
-        stain: "he" or "ihc"; slides that say nothing are taken for it.
+        stain: "he" or "ihc"; slides without provenance are taken for it.
 
     Raises:
         SlideError: no slide is left.
@@ -121,7 +112,7 @@ def refuse_existing(config: EvaluateConfig) -> None:
     """Refuse to replace a report before hours are spent on another.
 
     Raises:
-        OutputError: there is one, and ``overwrite`` was not asked for.
+        OutputError: there is one, and ``overwrite`` is not set.
     """
     taken = [p for p in (config.out / VALUES, config.out / PAGE) if p.exists()]
     if taken and not config.overwrite:
@@ -129,12 +120,12 @@ def refuse_existing(config: EvaluateConfig) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of this package and of those that decide on the numbers."""
+    """Return the versions of this package and of those that decide on the numbers."""
     return {"wsigen": __version__, "python": platform.python_version()} | {p: version(p) for p in _PACKAGES}
 
 
 def config_dict(config: EvaluateConfig) -> dict[str, Any]:
-    """The configuration as JSON-like values."""
+    """Return the configuration as JSON-like values."""
     return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
 
 
@@ -146,7 +137,10 @@ def _notes(one: SlideSet, real: SlideSet) -> list[str]:
             f"{one.name} has {groups} {'slides' if groups > 1 else 'slide'}, fewer than {MIN_GROUPS}: its "
             "intervals are those of its patches, and say nothing about other slides made alike"
         )
-    common = {e.path for e in one.entries} & {e.path for e in real.entries}
-    if common:
+    if common := _common(one, real):
         notes.append(f"{len(common)} slides are both in {one.name} and in {real.name}")
     return notes
+
+
+def _common(one: SlideSet, other: SlideSet) -> set[Path]:
+    return {e.path for e in one.entries} & {e.path for e in other.entries}

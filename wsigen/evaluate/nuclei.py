@@ -6,80 +6,82 @@ It is a measure of distributions: `wsigen.slide.nuclei` errs alike on real and o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from wsigen.evaluate.estimate import Estimate, jackknife
-from wsigen.evaluate.fidelity import Labels, sample_labels
+from wsigen.evaluate.comparison import centred
+from wsigen.evaluate.estimate import Estimate, jackknife, run_measure
+from wsigen.evaluate.results import Result
+from wsigen.evaluate.samples import RealSamples, Samples
+from wsigen.evaluate.verdict import Metric
 from wsigen.slide.nuclei import Nuclei
 
+_metric = partial(Metric, "nuclei")
+DENSITY = _metric(
+    "nuclei_density",
+    "Nuclei",
+    good="as many as in the real slides",
+    source="watershed on haematoxylin, no network involved",
+    unit="per mm²",
+)
+AREA = _metric(
+    "nuclei_area",
+    "Median area of a nucleus",
+    good="as large as in the real slides",
+    source="watershed on haematoxylin",
+    unit="µm²",
+)
+SIZES = _metric(
+    "nuclei_sizes",
+    "Distance of sizes",
+    "lower",
+    good="as low as between real and real: the mean difference in size of a nucleus",
+    source="Wasserstein distance of the areas",
+    unit="µm²",
+)
+METRICS = (DENSITY, AREA, SIZES)
+FEW = 100
+"""Below this number of whole nuclei, their sizes come with a warning."""
 
-@dataclass(frozen=True)
-class NucleiComparison:
-    """Nuclei of two sets of patches.
 
-    Args:
-        density: of generated and of real nuclei, per mm².
-        median_area: of generated and of real nuclei, µm².
-        size_distance: Wasserstein distance between the distributions of their areas, µm²: by how much a
-            nucleus is of another size, on average.
+def nuclei_rows(ours: Samples, real: RealSamples) -> list[Result]:
+    """Compare numbers and sizes of nuclei of sampled patches; no rows where µm/px do not show nuclei."""
+    if not ours.nuclei:
+        return []
+    found, theirs = ours.nuclei, real.seen.nuclei
+    values, notes = run_measure(
+        lambda: jackknife(
+            lambda i, j: nuclei_numbers([found[k] for k in i], [theirs[k] for k in j]),
+            (ours.groups, real.groups),
+            draws=20,
+            seed=real.seed,
+            bounds=(0, np.inf),
+        )
+    )
+    halves, warnings = real.floor(
+        "nuclei", lambda i, j: nuclei_numbers([theirs[k] for k in i], [theirs[k] for k in j])
+    )
+    if halves is None:
+        return real.rows(METRICS, ours, None, (None, warnings), notes)
+    whole = [Estimate(v, v, v) for v in nuclei_numbers(theirs, theirs)[:2]]
+    floors = [*(centred(whole, halves[:2]) or ()), halves[2]]
+    number = sum(len(n.areas) for n in found)
+    if number < FEW:
+        few = f"{number} whole nuclei were found in {len(found)} patches: their sizes say little"
+        warnings = (*warnings, few)
+    return real.rows(METRICS, ours, values, (floors, warnings), notes)
+
+
+def nuclei_numbers(ours: Sequence[Nuclei], theirs: Sequence[Nuclei]) -> list[float]:
+    """Return density (per mm²) and median area (µm²) of ours, and the distance of areas to theirs (µm²).
+
+    The distance is Wasserstein's: the mean difference of 512 equal quantiles.
     """
-
-    density: tuple[Estimate, Estimate]
-    median_area: tuple[Estimate, Estimate]
-    size_distance: Estimate
-
-
-def compare_nuclei(
-    generated: Sequence[Nuclei],
-    real: Sequence[Nuclei],
-    *,
-    generated_slides: Labels | None = None,
-    real_slides: Labels | None = None,
-    draws: int = 40,
-    seed: int = 0,
-) -> NucleiComparison:
-    """Counts and sizes of two sets with 95 % intervals.
-
-    Args:
-        generated: nuclei of each generated patch.
-        real: of each real patch, at the same µm/px.
-        generated_slides: one label per generated patch.
-        real_slides: the same for the real ones.
-        draws: halves drawn for the intervals.
-        seed: of the draws.
-    """
-
-    def numbers(i: np.ndarray, j: np.ndarray) -> list[float]:
-        ours, theirs = [generated[k] for k in i], [real[k] for k in j]
-        areas = _areas(ours), _areas(theirs)
-        return [_density(ours), _density(theirs), _median(areas[0]), _median(areas[1]), _wasserstein(*areas)]
-
-    sides = _side(generated, generated_slides), _side(real, real_slides)
-    found = jackknife(numbers, sides, draws=draws, seed=seed, bounds=(0, np.inf))
-    return NucleiComparison((found[0], found[1]), (found[2], found[3]), found[4])
-
-
-def _density(nuclei: Sequence[Nuclei]) -> float:
-    return sum(n.count for n in nuclei) / sum(n.extent for n in nuclei)
-
-
-def _areas(nuclei: Sequence[Nuclei]) -> np.ndarray:
-    return np.sort(np.concatenate([n.areas for n in nuclei]))
-
-
-def _median(areas: np.ndarray) -> float:
-    return float(np.median(areas)) if areas.size else np.nan
-
-
-def _wasserstein(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean distance of equal quantiles, of sorted areas."""
-    if not a.size or not b.size:
-        return np.nan
+    density = sum(n.count for n in ours) / sum(n.extent for n in ours)
+    mine, other = (np.sort(np.concatenate([n.areas for n in some])) for some in (ours, theirs))
+    median = float(np.median(mine)) if mine.size else np.nan
+    if not mine.size or not other.size:
+        return [density, median, np.nan]
     shares = (np.arange(512) + 0.5) / 512
-    return float(np.abs(np.quantile(a, shares) - np.quantile(b, shares)).mean())
-
-
-def _side(nuclei: Sequence[Nuclei], slides: Labels | None) -> int | np.ndarray:
-    return sample_labels(np.empty((len(nuclei), 0)), slides)
+    return [density, median, float(np.abs(np.quantile(mine, shares) - np.quantile(other, shares)).mean())]

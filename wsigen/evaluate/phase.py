@@ -1,13 +1,13 @@
-"""What no spectrum sees: whether waves of an image are in step (phase), as outlines, fibres and nuclei are.
+"""Phase: whether waves of an image are in step, as in outlines, fibres and nuclei. No spectrum sees it.
 
-Noise with the spectrum of tissue has its power in every octave and is not tissue. Three measures tell the two
-apart, all of luminance in optical density and over tissue alone:
+Noise with the spectrum of tissue has its power in every band and is not tissue. Three measures of
+luminance in optical density, over tissue alone, tell the two apart:
 
 - **coherence**: does the image have a direction at a place? (λ1 - λ2)² / (λ1 + λ2)² of the structure tensor
   (Bigün & Granlund 1987, integrated over a few µm): 1 where everything runs one way, near 0 in noise.
-- **edges**: is detail where coarser detail is? Correlation of the magnitudes of neighbouring octaves: an
-  outline is in all octaves at one place, noise in each at another. The octaves do not overlap: those of a
-  Laplacian pyramid do, and then agree in any image that has more power in coarser ones, whatever its phase.
+- **edges**: is detail where coarser detail is? Correlation of the magnitudes of neighbouring wavelength
+  bands: an outline is in all bands at one place, noise in each at another. The bands do not overlap: those
+  of a Laplacian pyramid do, and then agree in any image with more power in coarser ones, whatever its phase.
 - **relief**: is there light from one side? Skewness of the derivative along a direction, the largest over
   directions. Turned by 180° it changes its sign, so where tissue lies every way it is 0; networks trained
   against a discriminator can settle on nuclei that are all embossed from one side.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 
 import cv2
@@ -27,22 +27,52 @@ import numpy as np
 from scipy.fft import dctn, idctn
 
 from wsigen.errors import InvalidValueError
+from wsigen.evaluate.comparison import Comparison
+from wsigen.evaluate.estimate import jackknife, run_measure
+from wsigen.evaluate.results import Result
+from wsigen.evaluate.spectrum import band_names
+from wsigen.evaluate.verdict import Metric
 from wsigen.slide.stains import correlation, mean_density
 
 PAIRS = 3
-"""Pairs of neighbouring octaves whose edges are compared: 0 and 1 (the finest) to 2 and 3."""
+"""Pairs of neighbouring bands whose edges are compared: 0 and 1 (the finest) to 2 and 3."""
 SMALLEST = 64
-"""Side of an image, px: the coarsest octave needs room."""
+"""Side of an image, px: the coarsest band needs room."""
 DIRECTIONS = 32
-"""Directions in which relief is sought, evenly over the circle; a multiple of 8, so that turns keep them."""
+"""Directions of relief, evenly over the circle; a multiple of 8, so that turns keep them."""
 TENSOR_UM, TENSOR_PX = 2.0, 2.0
 """Standard deviation of the Gaussian that integrates the structure tensor: 2 µm, at least 2 px."""
 TISSUE_OD, TISSUE_PX = 0.06, 4.0
 """Mean optical density from which a place is tissue, after a Gaussian of 4 px."""
 MOMENTS = 8
-"""Numbers that `relief_moments` gives."""
+"""Length of `relief_moments`."""
 _FEWEST = 256
-"""Pixels of tissue below which a patch says nothing."""
+"""Pixels of tissue below which a patch has no phase."""
+
+_metric = partial(Metric, "phase")
+COHERENCE = _metric(
+    "coherence",
+    "Coherence",
+    good="as in the real slides: lower is grain without direction, higher is hair and stripes",
+    source="(λ1 − λ2)² / (λ1 + λ2)² of the structure tensor, Bigün & Granlund 1987, over tissue",
+    bounds=(0.0, 1.0),
+)
+EDGES = _metric(
+    "edges",
+    "Edges",
+    good="as in the real slides: lower is detail beside its outlines, higher is outlines alone",
+    source="correlation of the magnitudes of neighbouring wavelength bands, over tissue",
+    bounds=(-1.0, 1.0),
+)
+RELIEF = _metric(
+    "relief",
+    "Relief",
+    "lower",
+    good="as low as in the real slides, near 0: higher is tissue embossed, lit from one side",
+    source="skewness of the derivative along a direction, largest over directions, of all patches together",
+    bad=0.2,
+)
+METRICS = (COHERENCE, EDGES, RELIEF)
 
 
 @dataclass(frozen=True)
@@ -51,7 +81,7 @@ class Phase:
 
     Attributes:
         coherence: mean over tissue, in [0, 1]; NaN without tissue.
-        edges: correlation of the magnitudes of octaves 0 and 1, 1 and 2, 2 and 3, in [-1, 1]; NaN without.
+        edges: correlation of the magnitudes of bands 0 and 1, 1 and 2, 2 and 3, in [-1, 1]; NaN without.
         moments: of derivatives, float64 (8,), see `relief_moments`; those of patches add up.
     """
 
@@ -61,12 +91,41 @@ class Phase:
 
     @property
     def relief(self) -> float:
-        """Of this patch alone; see `relief`."""
+        """Relief of this patch alone; see `relief`."""
         return relief(self.moments)
 
     def as_row(self) -> np.ndarray:
-        """Coherence, edges and moments one after another, float64 (12,)."""
+        """Return coherence, edges and moments one after another, float64 (12,)."""
         return np.array([self.coherence, *self.edges, *self.moments])
+
+
+def pair_names() -> list[str]:
+    """Return the pairs of bands in words: wavelengths in px."""
+    names = [name.removesuffix(" px") for name in band_names()]
+    return [f"{fine} and {coarse} px" for fine, coarse in pairwise(names[: PAIRS + 1])]
+
+
+def phase_rows(c: Comparison) -> list[Result]:
+    """Compare mean coherence and edges of the patches, and the relief that they have in common.
+
+    Relief is that of all patches together: of each alone it is the largest over directions, which chance
+    makes large, and tissue that happens to lie one way. Its floor is therefore that of as many real patches.
+    """
+    ours, every = c.ours.phases, c.reals.patches.phases
+    values, notes = run_measure(lambda: jackknife(lambda i: levels(ours[i]), (c.ours.groups,), seed=c.seed))
+    centre, warnings = c.reals.level("phase", lambda i: levels(every[i]))
+    halves = c.reals.halves("phase", lambda i: levels(every[i]))
+    floors = None if centre is None or halves is None else [*centre[:-1], halves[-1]]
+    metrics = [COHERENCE, *[EDGES] * PAIRS, RELIEF]
+    return c.rows(metrics, values, (floors, warnings), notes, labels=["", *pair_names(), ""])
+
+
+def levels(phases: np.ndarray) -> list[float]:
+    """Return coherence, three edges and relief of patches, (n, 12) of `Phase.as_row`; NaN without tissue."""
+    known = phases[np.isfinite(phases[:, : 1 + PAIRS]).all(axis=1)]
+    if not len(known):
+        return [np.nan] * (2 + PAIRS)
+    return [*map(float, known[:, : 1 + PAIRS].mean(axis=0)), relief(known[:, 1 + PAIRS :].sum(axis=0))]
 
 
 def phase(patch: np.ndarray, mpp: float) -> Phase:
@@ -93,19 +152,19 @@ def phase(patch: np.ndarray, mpp: float) -> Phase:
 
 
 def tissue_of(luminance: np.ndarray) -> np.ndarray:
-    """Where a patch is tissue, bool (h, w), of its mean optical density."""
+    """Return where a patch is tissue, bool (h, w), from its mean optical density."""
     return cv2.GaussianBlur(luminance, (0, 0), TISSUE_PX) >= TISSUE_OD
 
 
 def coherence(luminance: np.ndarray, sigma: float, mask: np.ndarray | None = None) -> float:
-    """Mean coherence of the structure tensor, ((J_xx - J_yy)² + 4 J_xy²) / (J_xx + J_yy)².
+    """Return the mean coherence of the structure tensor, ((J_xx - J_yy)² + 4 J_xy²) / (J_xx + J_yy)².
 
     Places nearer than 2 σ to the border are left out, where the Gaussian has nothing to integrate.
 
     Args:
         luminance: float (h, w), at least 64 px.
         sigma: standard deviation of the Gaussian that integrates the tensor, px.
-        mask: bool (h, w), what counts; None: everything.
+        mask: bool (h, w), pixels that count; None: all.
 
     Returns:
         In [0, 1]; NaN where nothing counts. Of white noise about 2 Σ W ρ², with W the autocorrelation of the
@@ -126,15 +185,15 @@ def coherence(luminance: np.ndarray, sigma: float, mask: np.ndarray | None = Non
 
 
 def edge_agreement(luminance: np.ndarray, mask: np.ndarray | None = None) -> tuple[float, ...]:
-    """Correlation of the magnitudes of octaves k and k + 1, for k = 0 (the finest), 1 and 2.
+    """Correlate the magnitudes of bands k and k + 1, for k = 0 (the finest), 1 and 2.
 
-    Octave k is what lies in (2⁻ᵏ⁻¹, 2⁻ᵏ) of the Nyquist frequency, in any direction, weighted by a squared
+    Band k is what lies in (2⁻ᵏ⁻¹, 2⁻ᵏ) of the Nyquist frequency, in any direction, weighted by a squared
     cosine of the logarithm of frequency; the borders reflect. Both magnitudes are averaged by a Gaussian of
     2ᵏ px, so that the places where a wave crosses zero do not count.
 
     Args:
         luminance: float (h, w), at least 64 px.
-        mask: bool (h, w), what counts; None: everything.
+        mask: bool (h, w), pixels that count; None: all.
 
     Returns:
         Three values in [-1, 1]; NaN where nothing counts or nothing varies. Of Gaussian noise with any
@@ -142,22 +201,22 @@ def edge_agreement(luminance: np.ndarray, mask: np.ndarray | None = None) -> tup
     """
     _require(luminance)
     waves = np.asarray(dctn(np.asarray(luminance, np.float32), norm="ortho"))
-    bands = _octaves(*luminance.shape)
-    octaves = [np.abs(np.asarray(idctn(waves * band, norm="ortho"))) for band in bands]
+    weights = _cosine_bands(*luminance.shape)
+    bands = [np.abs(np.asarray(idctn(waves * w, norm="ortho"))) for w in weights]
     everything = slice(None) if mask is None else mask
     found = []
-    for k, pair in enumerate(pairwise(octaves)):
+    for k, pair in enumerate(pairwise(bands)):
         fine, coarse = (cv2.GaussianBlur(o, (0, 0), 2.0**k)[everything] for o in pair)
         found.append(correlation(fine, coarse))
     return tuple(found)
 
 
 def relief_moments(luminance: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """Pixels and sums of the products of the derivatives (p, q) along x and y, from which relief follows.
+    """Return the sums of products of the derivatives (p, q) along x and y, from which relief follows.
 
     Args:
         luminance: float (h, w), at least 64 px.
-        mask: bool (h, w), what counts; None: everything.
+        mask: bool (h, w), pixels that count; None: all.
 
     Returns:
         float64 (8,): count, Σ p², Σ pq, Σ q², Σ p³, Σ p²q, Σ pq², Σ q³. Those of patches add up.
@@ -171,7 +230,7 @@ def relief_moments(luminance: np.ndarray, mask: np.ndarray | None = None) -> np.
 
 
 def relief(moments: np.ndarray) -> float:
-    """Skewness of the derivative along a direction, the largest over directions.
+    """Return the skewness of the derivative along a direction, the largest over directions.
 
     Σ d³ / n / (Σ d² / n)^(3/2) with d = p cos θ + q sin θ. The mean of d is left in: it is the slope of the
     image as a whole, which is nothing beside its detail.
@@ -195,7 +254,7 @@ def relief(moments: np.ndarray) -> float:
 
 
 def _gradient(luminance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Derivatives along y and x, float32, by Scharr's filter, which errs alike in all directions."""
+    """Return the derivatives along y and x, float32, by Scharr's filter: it errs alike in all directions."""
     image = np.ascontiguousarray(luminance, dtype=np.float32)
     border = cv2.BORDER_REFLECT
     return (
@@ -205,8 +264,8 @@ def _gradient(luminance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=8)
-def _octaves(height: int, width: int) -> list[np.ndarray]:
-    """Weights of the frequencies of a cosine transform in each octave, float32 (h, w)."""
+def _cosine_bands(height: int, width: int) -> list[np.ndarray]:
+    """Return the weights of the frequencies of a cosine transform in each band, float32 (h, w)."""
     radius = np.hypot(np.arange(height)[:, None] / height, np.arange(width)[None] / width)
     depth = -np.log2(np.maximum(radius, 1e-9))
     from_middle = [depth - k - 0.5 for k in range(PAIRS + 1)]

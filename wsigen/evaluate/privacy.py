@@ -1,121 +1,104 @@
 """Privacy: has the generator memorised its training slides?
 
-Four questions, each on distances in any space: of features (`feature_distances`) or of pixels
-(`wsigen.evaluate.fingerprint`, which sees through recolouring, blur and the 8 orientations).
+Besides copies (`wsigen.evaluate.copies`), three questions, each on distances of features or of signatures:
 
-- `find_copies`: is any generated patch far nearer to a training patch than unrelated real ones ever are?
 - `authenticity`: is a generated patch nearer to a real one than that one's own nearest neighbour?
 - `copying_test`: are generated patches nearer to the training set than held-out real ones are?
 - `membership`: are training patches nearer to the generated set than held-out ones are?
 
-The last three want held-out slides that differ from the training slides as these do among themselves; with
-few slides their differences count as memory, and the real-against-real row shows by how much.
+They want held-out slides that differ from the training slides as these do among themselves; with few slides
+their differences count as memory, and the real-vs-real range shows by how much.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.cluster.vq import kmeans2
 
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.estimate import Estimate, caution, jackknife
-from wsigen.evaluate.fidelity import Labels, as_features, sample_labels
-from wsigen.evaluate.fingerprint import Nearest
-from wsigen.evaluate.manifold import pairwise_distances
-from wsigen.evaluate.realism import auc
+from wsigen.evaluate.comparison import Comparison, Halves, split_halves
+from wsigen.evaluate.copies import COPIES, Neighbour, copy_rows
+from wsigen.evaluate.estimate import Estimate, Labels, jackknife, run_measure, sample_labels
+from wsigen.evaluate.fidelity import as_features, pairwise_distances
+from wsigen.evaluate.gallery import Gallery, feature_distances
+from wsigen.evaluate.realism import auc, mann_whitney_z
+from wsigen.evaluate.results import Result
+from wsigen.evaluate.verdict import ANY, Metric
 
-COPY_SHARE, COPY_DISTANCE, SUSPICIOUS_NULL = 0.6, 0.3, 0.25
 FEWEST_IN_CELL = 10
 
-
-@dataclass(frozen=True)
-class Copies:
-    """Generated patches that are copies of training patches.
-
-    Args:
-        threshold: distance below which a patch counts as a copy.
-        flagged: which generated patches do, nearest first.
-        p_values: for each generated patch, the share of unrelated real ones that are as near to the training
-            set, (k + 1)/(n + 1).
-    """
-
-    threshold: float
-    flagged: np.ndarray
-    p_values: np.ndarray
-
-
-def find_copies(generated: np.ndarray, unrelated: np.ndarray, *, largest: float = COPY_DISTANCE) -> Copies:
-    """Copies among generated patches, by the distance to their nearest training patch.
-
-    A copy is nearer than 0.6 times the distance that 1 % of unrelated real patches fall below, and nearer
-    than ``largest``.
-
-    Args:
-        generated: distance of each generated patch to the nearest training patch, (n,), as from
-            `nearest_fingerprints` or `search`.
-        unrelated: the same of real patches of other slides, (m,): the null distribution.
-        largest: no distance above this is that of a copy; 0.3 for fingerprints, infinity for features.
-
-    Warns:
-        MeasureWarning: the unrelated patches hold near-copies of the training set (one slide on both sides,
-            or overlapping patches): then copies are hard to tell.
-    """
-    if len(unrelated) < 10:
-        raise InvalidValueError(f"the null distribution needs at least 10 real patches, got {len(unrelated)}")
-    lowest = float(np.quantile(unrelated, 0.01))
-    if lowest < SUSPICIOUS_NULL * float(np.median(unrelated)):
-        caution(
-            f"real patches that should be unrelated to the training set come as near as {lowest:.3g} (median "
-            f"{np.median(unrelated):.3g}): are there patches of one slide on both sides?"
-        )
-    threshold = min(largest, COPY_SHARE * lowest)
-    nearer = np.searchsorted(np.sort(unrelated), generated, side="right")
-    order = np.argsort(generated, kind="stable")
-    return Copies(threshold, order[generated[order] < threshold], (nearer + 1) / (len(unrelated) + 1))
+_metric = partial(Metric, "privacy")
+NEAR_PIXELS = _metric(
+    "near_pixels",
+    "Distance to the nearest real patch, pixels",
+    "higher",
+    good="no less than between patches of different real slides",
+    source="median of 1 - correlation of signatures at the best of 8 orientations",
+)
+NEAR_FEATURES = _metric(
+    "near_features",
+    "Distance to the nearest real patch, features",
+    "higher",
+    good="no less than between patches of different real slides",
+    source="median Euclidean distance of standardised features",
+)
+AUTHENTICITY = _metric(
+    "authenticity",
+    "AuthPct",
+    "higher",
+    good="as high as for held-out real patches: they are no nearer to a real patch than others",
+    source="Alaa et al. 2022; patches of one slide are not compared",
+    unit="%",
+    bounds=(0.0, 100.0),
+)
+COPYING = _metric(
+    "copying",
+    "C_T test of data-copying",
+    "higher",
+    good="about 0 or above; below −3 the set is nearer to the training slides than real slides are",
+    source="Meehan et al. 2020, eq. 2 and 3",
+    unit="σ",
+    bounds=ANY,
+    bad=-3.0,
+)
+MEMBERSHIP = _metric(
+    "membership",
+    "Membership, AUC",
+    "lower",
+    good="0.5: whether a slide was trained on cannot be told from the set",
+    source="distance to the nearest patch of the set, Chen et al. 2020",
+    bounds=(0.0, 1.0),
+)
+METRICS = (NEAR_PIXELS, NEAR_FEATURES, AUTHENTICITY, COPYING, MEMBERSHIP)
 
 
-def feature_distances(queries: np.ndarray, gallery: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Euclidean distances of features, each divided by its scale, over the root of the number of dimensions.
-
-    Args:
-        queries: features (n, d).
-        gallery: features (m, d).
-        scale: (d,), say the standard deviations of the training features; those that do not vary are left
-            out.
+def privacy_rows(c: Comparison, gallery: Gallery) -> tuple[list[Result], list[Neighbour], np.ndarray | None]:
+    """Compare one set with the gallery.
 
     Returns:
-        float32 (n, m); 1.4 between independent normal samples.
+        Rows; the patches nearest to real places; and the distance of each patch to the nearest of the
+        gallery, None where the gallery is of one slide or case.
     """
-    queries, gallery = as_features(queries, gallery)
-    varying = scale > 1e-9
-    queries, gallery = (x[:, varying] / scale[varying] for x in (queries, gallery))
-    return pairwise_distances(queries, gallery) / np.float32(np.sqrt(max(1, int(varying.sum()))))
+    if gallery.alone:
+        note = "not measured: it takes at least two real slides (or cases) to know how near they come"
+        metrics = (COPIES, NEAR_PIXELS, NEAR_FEATURES, AUTHENTICITY)
+        return [Result(metric, c.mpp, None, None, "", (note,)) for metric in metrics], [], None
+    pixels, features = gallery.pixel_distances(c.ours), gallery.feature_distances(c.ours)
+    rows, neighbours = copy_rows(c, gallery, pixels)
+    rows.append(_nearness(c, gallery, NEAR_PIXELS, pixels, gallery.real_pixels))
+    rows.append(_nearness(c, gallery, NEAR_FEATURES, features, gallery.real_features))
+    rows.append(_authenticity(c, gallery))
+    return [*rows, *_against_held_out(c, gallery)], neighbours, pixels
 
 
-def nearest_features(
-    queries: np.ndarray,
-    gallery: np.ndarray,
-    scale: np.ndarray,
-    *,
-    query_slides: np.ndarray | None = None,
-    gallery_slides: np.ndarray | None = None,
-) -> Nearest:
-    """The nearest of a gallery to each query by `feature_distances`; patches of one slide are not compared.
-
-    Args:
-        queries: features (n, d).
-        gallery: features (m, d).
-        scale: (d,).
-        query_slides: one label per query.
-        gallery_slides: one label per patch of the gallery.
-    """
-    distances = feature_distances(queries, gallery, scale)
-    if query_slides is not None and gallery_slides is not None:
-        distances[query_slides[:, None] == gallery_slides[None]] = np.inf
-    index = distances.argmin(axis=1)
-    return Nearest(distances[np.arange(len(index)), index], index, np.zeros(len(index), int))
+def unknown_training() -> list[Result]:
+    """Return the rows that need the slides the model learnt from, without values."""
+    note = "not measured: give the slides that the model learnt from as --train"
+    return [Result(metric, None, None, None, "", (note,)) for metric in (COPYING, MEMBERSHIP)]
 
 
 def authenticity(
@@ -126,12 +109,11 @@ def authenticity(
     draws: int = 40,
     seed: int = 0,
 ) -> Estimate:
-    """AuthPct: percentage of generated patches that are farther from their nearest real patch than that is
+    """Return AuthPct: the percentage of generated patches farther from their nearest real patch than that is
     from its own.
 
     Alaa et al. 2022, section 2.3 and 4.2 (as used by Stein et al. 2023). Exact copies are never authentic.
-    Compare it with that of held-out real patches in place of generated ones, which is its floor, rather than
-    with 100.
+    Compare it with that of held-out real patches, which is its floor, rather than with 100.
 
     Args:
         between: distances of generated to training patches, (n, m).
@@ -139,9 +121,6 @@ def authenticity(
         generated_slides: one label per generated patch.
         draws: halves drawn for the interval.
         seed: of the draws.
-
-    Returns:
-        In [0, 100].
     """
     authentic = 100.0 * is_authentic(between, within)
     side = sample_labels(between, generated_slides)
@@ -149,7 +128,7 @@ def authenticity(
 
 
 def is_authentic(between: np.ndarray, within: np.ndarray) -> np.ndarray:
-    """Of each generated patch, bool (n,): see `authenticity`."""
+    """Return whether each generated patch is authentic, bool (n,): see `authenticity`."""
     if between.ndim != 2 or within.shape != (between.shape[1], between.shape[1]):
         raise InvalidValueError(
             f"distances must be (generated, real) and (real, real), got {between.shape} and {within.shape}"
@@ -160,37 +139,33 @@ def is_authentic(between: np.ndarray, within: np.ndarray) -> np.ndarray:
     return between[np.arange(len(between)), nearest] > own[nearest].min(axis=1)
 
 
-@dataclass(frozen=True)
-class CopyingTest:
+class CopyingTest(NamedTuple):
     """Outcome of the test for data-copying.
 
     Args:
         statistic: C_T, in standard deviations: below -3 the generator copies its training set; above 3 it
             stays farther from it than real patches do (it does not fit yet); in between neither shows.
-        cells: z of every cell that counted.
-        left_out: how many cells had too few patches of some kind.
+        cells: z of every cell that had enough patches.
     """
 
     statistic: float
     cells: tuple[float, ...]
-    left_out: int
 
 
 def copying_test(
     generated: np.ndarray, training: np.ndarray, held_out: np.ndarray, *, cells: int = 5, seed: int = 0
 ) -> CopyingTest:
-    """C_T, Meehan, Chaudhuri & Dasgupta 2020, eq. 2 and 3: are generated patches too near to the training
-    set?
+    """Return C_T of Meehan, Chaudhuri & Dasgupta 2020, eq. 2 and 3: is the set too near to its training set?
 
-    Features are divided into cells by k-means on the training set. In each cell, z of the Mann-Whitney test
-    compares the distances of generated and of held-out patches to the nearest training patch; cells are
-    averaged by their share of the held-out patches.
+    k-means on the training set divides features into cells. In each cell, z of the Mann-Whitney test compares
+    the distances of generated and of held-out patches to the nearest training patch; cells are averaged by
+    their share of the held-out patches.
 
     Args:
         generated: features (n, d).
         training: features (m, d).
         held_out: features (l, d) of real patches that were not trained on.
-        cells: how many; cells with fewer than 10 patches of any kind are left out.
+        cells: number of cells; those with fewer than 10 patches of any kind are left out.
         seed: of k-means.
 
     Raises:
@@ -213,14 +188,7 @@ def copying_test(
             f"no cell has {FEWEST_IN_CELL} generated, training and held-out patches; "
             "take more, or fewer cells"
         )
-    return CopyingTest(float(np.average(scores, weights=weights)), tuple(scores), cells - len(scores))
-
-
-def mann_whitney_z(a: np.ndarray, b: np.ndarray) -> float:
-    """z of the Mann-Whitney test: negative where values of ``a`` are smaller than those of ``b``."""
-    n, m = len(a), len(b)
-    u = rankdata(np.concatenate([a, b]))[:n].sum() - n * (n + 1) / 2
-    return float((u - n * m / 2) / np.sqrt(n * m * (n + m + 1) / 12))
+    return CopyingTest(float(np.average(scores, weights=weights)), tuple(scores))
 
 
 def membership(
@@ -232,7 +200,7 @@ def membership(
     draws: int = 40,
     seed: int = 0,
 ) -> Estimate:
-    """AUC of guessing, from the distance to the nearest generated patch, whether a real patch was trained on.
+    """Return the AUC of guessing, from the nearest generated patch, whether a real patch was trained on.
 
     The black-box attack of Chen et al. 2020 ("GAN-Leaks", section 4.3). 0.5: the generated set tells nothing
     of membership; above: training patches are nearer to it.
@@ -251,16 +219,89 @@ def membership(
     )[0]
 
 
-def _k_means(samples: np.ndarray, cells: int, rng: np.random.Generator, rounds: int = 30) -> np.ndarray:
-    """Centres (cells, d): k-means++ (Arthur & Vassilvitskii 2007), then Lloyd's rounds."""
+def _nearness(c: Comparison, gallery: Gallery, metric: Metric, ours: np.ndarray, null: np.ndarray) -> Result:
+    """Compare the median distance to the nearest, of the set and of real patches."""
+
+    def median(distances: np.ndarray, groups: Sequence[str]) -> Estimate:
+        return jackknife(
+            lambda i: [float(np.median(distances[i]))], [groups], seed=gallery.seed, bounds=(0, np.inf)
+        )[0]
+
+    usable = np.flatnonzero(np.isfinite(null))
+    value, notes = run_measure(lambda: median(ours, c.ours.groups))
+    groups = [gallery.real.groups[i] for i in usable]
+    floor, warnings = run_measure(lambda: median(null[usable], groups))
+    return Result(metric, c.mpp, value, floor, c.samples, (*notes, *warnings), cases=gallery.cases)
+
+
+def _authenticity(c: Comparison, gallery: Gallery) -> Result:
+    between = feature_distances(c.ours.features, gallery.patches.features, gallery.scale)
+    value, notes = run_measure(
+        lambda: authenticity(between, gallery.within, generated_slides=c.ours.groups, seed=gallery.seed)
+    )
+    floor, warnings = run_measure(lambda: _authenticity_floor(gallery))
+    return Result(AUTHENTICITY, c.mpp, value, floor, c.samples, (*notes, *warnings), cases=gallery.cases)
+
+
+def _authenticity_floor(gallery: Gallery) -> Estimate:
+    """Return the authenticity of real patches, each slide (or case) against a gallery without itself.
+
+    Its own patches must not set the nearest distances of the others' either, or no patch could be nearer to
+    one than its own nearest, and all were authentic.
+    """
+    real, held = gallery.real, np.full(len(gallery.real), np.nan)
+    labels = np.array(real.groups)
+    for group in np.unique(labels):
+        ours, others = np.flatnonzero(labels == group), gallery.groups != group
+        if len(set(gallery.groups[others])) > 1:
+            between = feature_distances(real.features[ours], gallery.patches.features[others], gallery.scale)
+            held[ours] = 100.0 * is_authentic(between, gallery.within[np.ix_(others, others)])
+    if np.isnan(held).any():
+        raise InvalidValueError("authenticity has a floor from three real slides (or cases) on")
+    return jackknife(lambda i: [held[i].mean()], [real.groups], seed=gallery.seed, bounds=(0, 100))[0]
+
+
+def _against_held_out(c: Comparison, gallery: Gallery) -> list[Result]:
+    """Test for copying and membership; no rows where the training slides are not known."""
+    if gallery.train is None:
+        return []
+    ours, train, real, seed = c.ours, gallery.train, gallery.real, gallery.seed
+    splits = split_halves(real.groups, [gallery.mpp] * len(real), {gallery.mpp: len(real)}, seed=seed)
+    # either half may be the one that was trained on: one direction alone shows half of what chance does
+    splits = [turned for s in splits for turned in (s, Halves(s.other, s.one))]
+
+    def statistic(features: np.ndarray, held_out: np.ndarray) -> float:
+        return copying_test(features, train.features, held_out, seed=seed).statistic
+
+    z, notes = run_measure(lambda: statistic(ours.features, real.features))
+    # C_T is standard normal where nothing is copied
+    value = None if z is None else Estimate(z, z - 1.96, z + 1.96, "standard normal")
+    floor, warnings = run_measure(
+        lambda: _range([statistic(real.features[s.one], real.features[s.other]) for s in splits])
+    )
+    rows = [Result(COPYING, c.mpp, value, floor, c.samples, (*notes, *warnings), cases=gallery.cases)]
+    near = [feature_distances(p.features, ours.features, gallery.scale).min(axis=1) for p in (train, real)]
+    value, notes = run_measure(
+        lambda: membership(*near, training_slides=train.groups, held_out_slides=real.groups, seed=seed)
+    )
+    floor = _range([membership(near[1][s.one], near[1][s.other], draws=2).value for s in splits])
+    return [*rows, Result(MEMBERSHIP, c.mpp, value, floor, c.samples, notes, cases=gallery.cases)]
+
+
+def _range(values: Sequence[float]) -> Estimate | None:
+    if not values:
+        return None
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Estimate(
+        float(np.mean(values)), float(low), float(high), f"{len(values)} splits of the real slides"
+    )
+
+
+def _k_means(samples: np.ndarray, cells: int, rng: np.random.Generator) -> np.ndarray:
+    """Return centres (cells, d) of k-means, begun as k-means++ (Arthur & Vassilvitskii 2007)."""
     centres = samples[rng.integers(len(samples))][None]
     while len(centres) < cells:
         squares = pairwise_distances(samples, centres).min(axis=1).astype(np.float64) ** 2 + 1e-12
-        centres = np.concatenate(
-            [centres, samples[rng.choice(len(samples), p=squares / squares.sum())][None]]
-        )
-    for _ in range(rounds):
-        member = pairwise_distances(samples, centres).argmin(axis=1)
-        filled = np.unique(member)
-        centres[filled] = [samples[member == cell].mean(axis=0) for cell in filled]
-    return centres
+        following = samples[rng.choice(len(samples), p=squares / squares.sum())]
+        centres = np.concatenate([centres, following[None]])
+    return kmeans2(samples, centres, iter=30, minit="matrix")[0]

@@ -1,6 +1,6 @@
 """Image quality without a reference, as KIN and DN report it: Sobel sharpness, NIQE and PIQE.
 
-None of them sees seams (measured), so they stand beside the seam score and cannot replace it. NIQE and PIQE
+None of them sees seams, so they stand beside the seam score and cannot replace it. NIQE and PIQE
 look at mean-subtracted contrast-normalised luminance (MSCN, Ruderman 1994): (I - μ) / (σ + 1) with μ and σ
 from a Gaussian window of 7 px, standard deviation 7/6.
 """
@@ -9,22 +9,70 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from scipy.special import gamma
 
 from wsigen.errors import InvalidValueError
+from wsigen.evaluate.estimate import Estimate, jackknife, run_measure
+from wsigen.evaluate.results import Result
+from wsigen.evaluate.verdict import Metric
 
+if TYPE_CHECKING:
+    from wsigen.evaluate.samples import RealSamples, Samples
+
+Blocks = tuple[np.ndarray, np.ndarray]
+"""Features and sharpness of the blocks of one patch, see `niqe_blocks`."""
+
+_FITS = 4
+"""Halves of the real patches that NIQE is fitted on."""
 NIQE_BLOCK, SHARP_SHARE = 96, 0.75
 PIQE_BLOCK, PIQE_SEGMENT, PIQE_ACTIVE, PIQE_FLAT = 16, 6, 0.1, 0.1
 _SHAPES = np.arange(0.2, 10, 0.001)
 _MOMENT_RATIOS = gamma(2 / _SHAPES) ** 2 / (gamma(1 / _SHAPES) * gamma(3 / _SHAPES))
 _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
+_metric = partial(Metric, "quality")
+NIQE = _metric(
+    "niqe",
+    "NIQE",
+    "lower",
+    good="as low as between real and real: local contrast is distributed as in real patches",
+    source="Mittal et al. 2013, its Gaussian fitted on the real patches",
+)
+PIQE = _metric(
+    "piqe",
+    "PIQE",
+    good="as in the real slides: higher is blockier or noisier, lower is smoother",
+    source="Venkatanath et al. 2015",
+)
+SOBEL = _metric(
+    "sobel",
+    "Sobel gradient",
+    good="as in the real slides: lower is blurred, higher is oversharp",
+    source="as in KIN (Ho et al. 2022): luminance, 3 × 3",
+    unit="grey levels",
+)
+METRICS = (NIQE, PIQE, SOBEL)
+
+
+def quality_rows(ours: Samples, real: RealSamples) -> list[Result]:
+    """Compare NIQE, PIQE and sharpness of sampled patches."""
+    values, notes = run_measure(lambda: jackknife(lambda i: _levels(ours, i), (ours.groups,), seed=real.seed))
+    floors = real.level("quality", lambda i: _levels(real.seen, i))
+    rows = real.rows((PIQE, SOBEL), ours, values, floors, notes)
+    if not ours.blocks or not real.seen.blocks or not real.splits:
+        return rows
+    score, notes = run_measure(lambda: _niqe(ours, real))
+    floors = real.floor("niqe", lambda i, j: [_niqe_between(real.seen, i, j)], splits=real.splits[:_FITS])
+    return [*real.rows([NIQE], ours, score, floors, notes), *rows]
+
 
 def sobel(rgb: np.ndarray) -> float:
-    """Mean Sobel gradient as in KIN: of Y of YCrCb, 3 × 3, ½ g_x + ½ g_y, in grey levels.
+    """Return the mean Sobel gradient as in KIN: of Y of YCrCb, 3 × 3, ½ g_x + ½ g_y, in grey levels.
 
     Gradients are 8-bit, so that negative ones count as 0 and large ones as 255.
 
@@ -37,7 +85,7 @@ def sobel(rgb: np.ndarray) -> float:
 
 
 def piqe(rgb: np.ndarray) -> float:
-    """Perception-based image quality, Venkatanath et al. 2015: share of active blocks that look distorted.
+    """Return PIQE, Venkatanath et al. 2015: share of active blocks that look distorted.
 
     Blocks of 16 × 16 MSCN are active if their variance v exceeds 0.1. An active block is impaired, and counts
     1 - v, if on one of its sides any 6 pixels in a row have a standard deviation below 0.1. It is noisy, and
@@ -88,8 +136,8 @@ class Niqe:
         return cls.fit_blocks([niqe_blocks(patch) for patch in patches])
 
     @classmethod
-    def fit_blocks(cls, patches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Niqe:
-        """`fit` on patches that are described already, each by `niqe_blocks`."""
+    def fit_blocks(cls, patches: Iterable[Blocks]) -> Niqe:
+        """Fit on `niqe_blocks` of each patch."""
         features = [rows[sharp > SHARP_SHARE * sharp.max(initial=0)] for rows, sharp in patches]
         rows = np.concatenate(features) if features else np.empty((0, 36))
         if len(rows) <= rows.shape[1]:
@@ -100,7 +148,7 @@ class Niqe:
         return cls(rows.mean(axis=0), np.cov(rows, rowvar=False))
 
     def score(self, patch: np.ndarray | Sequence[np.ndarray]) -> float:
-        """Distance of a patch (or of several as one image) to the real ones; low is good.
+        """Return the distance of a patch (or of several as one image) to the real ones; low is good.
 
         Eq. 10: √((ν_1 - ν_2)ᵀ ((Σ_1 + Σ_2)/2)⁻¹ (ν_1 - ν_2)).
 
@@ -113,8 +161,8 @@ class Niqe:
         patches = [patch] if isinstance(patch, np.ndarray) and patch.ndim == 3 else patch
         return self.score_blocks([niqe_blocks(p) for p in patches])
 
-    def score_blocks(self, patches: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
-        """`score` of patches that are described already, each by `niqe_blocks`."""
+    def score_blocks(self, patches: Iterable[Blocks]) -> float:
+        """Score patches, each given by its `niqe_blocks`."""
         rows = np.concatenate([described for described, _ in patches])
         if not len(rows):
             return float("nan")
@@ -123,8 +171,8 @@ class Niqe:
         return float(np.sqrt(max(0.0, apart @ np.linalg.pinv((self.covariance + covariance) / 2) @ apart)))
 
 
-def niqe_blocks(patch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 36 features (two scales) of every block with texture, and its sharpness, mean local deviation.
+def niqe_blocks(patch: np.ndarray) -> Blocks:
+    """Return the 36 features (two scales) of every block with texture, and its mean local deviation.
 
     Args:
         patch: uint8 (h, w, 3), at least 96 px.
@@ -149,19 +197,19 @@ def niqe_blocks(patch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def luminance(rgb: np.ndarray) -> np.ndarray:
-    """Y of YCrCb, uint8 (h, w)."""
+    """Return Y of YCrCb, uint8 (h, w)."""
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[-1] != 3:
         raise InvalidValueError(f"quality is measured of uint8 (h, w, 3), got {rgb.dtype} {rgb.shape}")
     return np.ascontiguousarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb)[..., 0])
 
 
 def mscn(grey: np.ndarray) -> np.ndarray:
-    """Mean-subtracted contrast-normalised coefficients, float64 (h, w), of grey levels (h, w)."""
+    """Return mean-subtracted contrast-normalised coefficients, float64 (h, w), of grey levels (h, w)."""
     return _normalised(grey)[0]
 
 
 def _normalised(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """MSCN and the local deviation that it was divided by."""
+    """Return MSCN and the local deviation that it was divided by."""
     image = grey.astype(np.float64)  # single precision would leave noise of 0.06 in bright flat areas
     mean, square = (
         cv2.GaussianBlur(x, (7, 7), 7 / 6, borderType=cv2.BORDER_REPLICATE) for x in (image, image**2)
@@ -171,7 +219,7 @@ def _normalised(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _blocks(image: np.ndarray, side: int) -> np.ndarray:
-    """Whole blocks, (blocks, side, side); what is left at right and bottom is dropped."""
+    """Cut whole blocks, (blocks, side, side); the rest at right and bottom is dropped."""
     rows, cols = image.shape[0] // side, image.shape[1] // side
     grid = image[: rows * side, : cols * side].reshape(rows, side, cols, side)
     return grid.swapaxes(1, 2).reshape(-1, side, side)
@@ -193,7 +241,7 @@ def _noisy(blocks: np.ndarray) -> np.ndarray:
 
 
 def _natural_scene_statistics(blocks: np.ndarray) -> np.ndarray:
-    """Section 2 of Mittal et al.: shape and scale of MSCN, and four numbers per product of neighbours."""
+    """Compute section 2 of Mittal et al.: shape and scale of MSCN, four numbers per product of neighbours."""
     shape, left, right = _asymmetric_gaussian(blocks)
     parts = [shape, (left + right) / 2]
     for dy, dx in _NEIGHBOURS:
@@ -204,7 +252,7 @@ def _natural_scene_statistics(blocks: np.ndarray) -> np.ndarray:
 
 
 def _asymmetric_gaussian(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shape α and scales β_l, β_r of asymmetric generalised Gaussians, by moments (Lasmar et al. 2009)."""
+    """Fit shape α and scales β_l, β_r of asymmetric generalised Gaussians by moments (Lasmar et al. 2009)."""
     x = blocks.reshape(len(blocks), -1).astype(np.float64)
     square = x**2
     left, right = (
@@ -217,3 +265,29 @@ def _asymmetric_gaussian(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     shape = np.interp(r_hat, _MOMENT_RATIOS, _SHAPES)
     scale = np.sqrt(gamma(1 / shape) / gamma(3 / shape))
     return shape, left * scale, right * scale
+
+
+def _levels(seen: Samples, indices: np.ndarray) -> list[float]:
+    return [float(seen.piqe[indices].mean()), float(seen.sobel[indices].mean())]
+
+
+def _niqe(ours: Samples, real: RealSamples) -> list[Estimate]:
+    """Score a set by Gaussians of several halves of the real samples; the interval is that of the first."""
+    fits = [_fit(real.seen, s.one) for s in real.splits[:_FITS]]
+    value = float(np.mean([fit.score_blocks(ours.blocks) for fit in fits]))
+    return jackknife(
+        lambda i: [fits[0].score_blocks([ours.blocks[k] for k in i])],
+        (ours.groups,),
+        values=[value],
+        draws=20,
+        seed=real.seed,
+        bounds=(0, np.inf),
+    )
+
+
+def _niqe_between(seen: Samples, i: np.ndarray, j: np.ndarray) -> float:
+    return _fit(seen, i).score_blocks([seen.blocks[k] for k in j])
+
+
+def _fit(seen: Samples, indices: np.ndarray) -> Niqe:
+    return Niqe.fit_blocks([seen.blocks[i] for i in indices])

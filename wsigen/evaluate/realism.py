@@ -1,4 +1,4 @@
-"""Realism as a classifier sees it: how well can generated be told from real?
+"""Realism by a classifier: how well can generated patches be told from real ones?
 
 Classifier two-sample test (Lopez-Paz & Oquab 2017): if a classifier that was trained to tell the two sets
 apart does no better than chance on samples that it has not seen, the sets are of one distribution as far as
@@ -9,11 +9,50 @@ form, so that the result has no training noise; AUC 0.5 = cannot tell, 1 = alway
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu
 
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.estimate import Estimate, caution, jackknife
-from wsigen.evaluate.fidelity import Labels, as_features, sample_labels
+from wsigen.evaluate.comparison import Comparison
+from wsigen.evaluate.estimate import Estimate, Labels, caution, jackknife, run_measure, sample_labels
+from wsigen.evaluate.fidelity import as_features
+from wsigen.evaluate.results import Result
+from wsigen.evaluate.verdict import Metric
+
+AUC = Metric(
+    "realism",
+    "auc",
+    "Classifier's AUC",
+    "lower",
+    good="as low as between real and real, 0.5 being a coin toss; at 1 the set is always recognised",
+    source="classifier two-sample test, Lopez-Paz & Oquab 2017, with a shrunk linear discriminant",
+    bounds=(0.0, 1.0),
+)
+METRICS = (AUC,)
+
+
+def realism_rows(c: Comparison) -> list[Result]:
+    """Compare by the AUC of a classifier of the set and real patches."""
+    features, groups = c.reals.patches.features, np.asarray(c.reals.groups)
+
+    def between(i: np.ndarray, j: np.ndarray) -> list[float]:
+        ours, theirs = groups[i], groups[j]
+        found = two_sample_test(
+            features[i], features[j], generated_slides=ours, real_slides=theirs, draws=2, seed=c.seed
+        )
+        return [found.value]
+
+    value, notes = run_measure(
+        lambda: [
+            two_sample_test(
+                c.ours.features,
+                c.theirs.features,
+                generated_slides=c.ours.groups,
+                real_slides=c.theirs.groups,
+                seed=c.seed,
+            )
+        ]
+    )
+    return c.rows([AUC], value, c.reals.floor("auc", between, (0, 1)), notes)
 
 
 def two_sample_test(
@@ -26,22 +65,20 @@ def two_sample_test(
     draws: int = 40,
     seed: int = 0,
 ) -> Estimate:
-    """Cross-validated AUC of telling generated from real, with a 95 % interval.
+    """Return the cross-validated AUC of telling generated from real, with a 95 % interval.
 
-    Where both sides have slide labels, slides are never split between training and test: a classifier that
-    only knows the slides again gains nothing. Pairs are compared within a fold. The interval is that of the
-    test samples; that of the training samples is not in it.
+    Where both sides have slide labels, no slide is both trained and tested on: a classifier that only
+    recognises slides gains nothing. Pairs are compared within a fold. The interval is that of the test
+    samples; that of the training samples is not in it.
 
     Args:
         generated: features (n, d).
         real: features (m, d).
         generated_slides: one label per generated sample.
         real_slides: one label per real sample.
-        folds: how many parts; as many as there are slides where those are fewer.
+        folds: number of parts; as many as there are slides where those are fewer.
         draws: halves drawn for the interval.
         seed: of the parts and the draws.
-
-    Determinism: same arguments, same result.
 
     Raises:
         InvalidValueError: fewer than 10 samples a side.
@@ -73,7 +110,7 @@ class Discriminant:
     """Fisher's linear discriminant on standardised features, its covariance shrunk towards the identity.
 
     Args:
-        positive: features (n, d) of what should score high.
+        positive: features (n, d) of the set that should score high.
         negative: features (m, d).
     """
 
@@ -86,12 +123,12 @@ class Discriminant:
         self._direction = np.linalg.solve(within, difference)
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Scores (n,) of features (n, d)."""
+        """Return scores (n,) of features (n, d)."""
         return (features - self._centre) / self._scale @ self._direction
 
 
 def shrunk_covariance(centred: np.ndarray) -> np.ndarray:
-    """Covariance shrunk towards a multiple of the identity by as much as minimises its expected error.
+    """Shrink a covariance towards a multiple of the identity by as much as minimises its expected error.
 
     Ledoit & Wolf 2004, J. Multivariate Anal. 88(2), eq. 5 to 14.
 
@@ -101,33 +138,36 @@ def shrunk_covariance(centred: np.ndarray) -> np.ndarray:
     n, d = centred.shape
     sample = centred.T @ centred / n
     level = np.trace(sample) / d
-    spread = np.square(sample).sum() - d * level**2
+    dispersion = np.square(sample).sum() - d * level**2
     error = (np.square(np.square(centred).sum(axis=1)).sum() / n - np.square(sample).sum()) / n
-    share = 1.0 if spread <= 0 else float(np.clip(error / spread, 1e-6, 1))
+    share = 1.0 if dispersion <= 0 else float(np.clip(error / dispersion, 1e-6, 1))
     return (1 - share) * sample + share * max(level, 1e-12) * np.eye(d)
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Area under the ROC curve: chance that a positive scores above a negative, ties counting one half.
+    """Return the chance that a positive score (n,) exceeds a negative one (m,), ties counting one half.
 
-    Args:
-        positive: scores (n,).
-        negative: scores (m,).
-
-    Returns:
-        In [0, 1]; NaN if there are none of either.
+    In [0, 1], the area under the ROC curve; NaN if there are none of either.
     """
-    n, m = len(positive), len(negative)
-    if not n or not m:
+    if not len(positive) or not len(negative):
         return np.nan
-    ranks = rankdata(np.concatenate([positive, negative]))
-    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+    return float(_u(positive, negative) / (len(positive) * len(negative)))
+
+
+def mann_whitney_z(a: np.ndarray, b: np.ndarray) -> float:
+    """Return z of the Mann-Whitney test: negative where values of ``a`` are smaller than those of ``b``."""
+    n, m = len(a), len(b)
+    return float((_u(a, b) - n * m / 2) / np.sqrt(n * m * (n + m + 1) / 12))
+
+
+def _u(a: np.ndarray, b: np.ndarray) -> float:
+    return mannwhitneyu(a, b, method="asymptotic").statistic
 
 
 def _stratified(
     positive: np.ndarray, negative: np.ndarray, positive_part: np.ndarray, negative_part: np.ndarray
 ) -> float:
-    """AUC over the pairs that lie in one fold."""
+    """Return the AUC over the pairs that lie in one fold."""
     total, pairs = 0.0, 0
     for fold in np.intersect1d(positive_part, negative_part):
         a, b = positive[positive_part == fold], negative[negative_part == fold]
@@ -136,7 +176,7 @@ def _stratified(
 
 
 def _parts(sides: list[int | np.ndarray], folds: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Which fold each sample is in, for both sides; whole slides where there are at least two on both."""
+    """Return the fold of each sample, for both sides; of whole slides where both have at least two."""
     slides = [0 if isinstance(side, int) else len(np.unique(side)) for side in sides]
     if min(slides) >= 2:
         return [_by_slide(np.asarray(side), min(folds, *slides), rng) for side in sides]
@@ -148,7 +188,7 @@ def _parts(sides: list[int | np.ndarray], folds: int, rng: np.random.Generator) 
 
 
 def _by_slide(slides: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """Largest slides first, each into the smallest fold; equal ones in random order."""
+    """Put slides into folds, the largest first, each into the smallest fold; equal ones in random order."""
     _, member, counts = np.unique(slides, return_inverse=True, return_counts=True)
     filled, fold_of = np.zeros(folds, int), np.empty(len(counts), int)
     for slide in sorted(rng.permutation(len(counts)), key=lambda s: -counts[s]):

@@ -1,38 +1,39 @@
-"""What an evaluation finds: values with their intervals and floors, per set of slides."""
+"""Results of an evaluation: values with intervals and floors, by set of slides, and the report of all."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from wsigen.evaluate.catalogue import MEASURES, Measure
-from wsigen.evaluate.estimate import Estimate
-from wsigen.evaluate.verdict import VERDICTS, Verdict, excess, verdict
+from wsigen.evaluate.estimate import Estimate, different
+from wsigen.evaluate.verdict import VERDICTS, Metric, Verdict, excess, verdict
 
 SCHEMA = "wsigen-evaluation/1"
+Floors = tuple[Sequence[Estimate] | None, tuple[str, ...]]
+"""Floors of some values, or None where there are none; and warnings about them."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One measure of one set at one µm/px.
+    """One measure of one set at one µm/px: a row of the report.
 
     Attributes:
-        key: of `MEASURES`.
+        metric: what was measured.
         mpp: µm/px; None: of all of them together, or of whole slides.
         value: with its 95 % interval; None where it could not be computed, and a warning says why.
         floor: the same between real and real; None where there is no such thing.
         samples: what it was computed from, such as "500 patches a side".
-        warnings: why it means less than it says.
-        label: which of several of the kind, such as a grid of joints.
-        cases: real slides or cases whose halves the floor is of; None where their number does not matter.
+        warnings: why it means less than it seems to.
+        label: tells rows of one metric apart, such as the name of a seam grid.
+        cases: real slides or cases behind the floor; None where their number does not matter.
     """
 
-    key: str
+    metric: Metric
     mpp: float | None
     value: Estimate | None
     floor: Estimate | None = None
@@ -42,42 +43,86 @@ class Result:
     cases: int | None = None
 
     @property
-    def measure(self) -> Measure:
-        """What it measures."""
-        return MEASURES[self.key]
+    def key(self) -> str:
+        """Key of the metric."""
+        return self.metric.key
 
     @property
     def name(self) -> str:
-        """Of this row among those of a set."""
+        """Title, label and µm/px."""
         where = [] if self.mpp is None else [f"{self.mpp:g} µm/px"]
-        return ", ".join([self.measure.title, *([self.label] if self.label else []), *where])
+        return ", ".join([self.metric.title, *([self.label] if self.label else []), *where])
 
     @property
     def excess(self) -> float | None:
         """How much worse than the floor; see `wsigen.evaluate.verdict.excess`."""
-        return excess(self.measure, self.value, self.floor)
+        return excess(self.metric, self.value, self.floor)
 
     @property
     def verdict(self) -> Verdict:
-        """Whether it is as between real and real, or what keeps the floor from judging."""
-        return verdict(self.measure, self.value, self.floor, self.cases)
+        """Whether the value is within the real-vs-real range, or why the floor cannot judge."""
+        return verdict(self.metric, self.value, self.floor, self.cases)
+
+    def bounded(self) -> Result:
+        """Return the result with intervals that end where its metric does."""
+        low, high = self.metric.bounds
+        value, floor = (
+            e and replace(e, low=max(e.low, low), high=min(e.high, high)) for e in (self.value, self.floor)
+        )
+        return replace(self, value=value, floor=floor)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-like values."""
+        return plain(
+            {
+                "measure": self.key,
+                "title": self.metric.title,
+                "label": self.label,
+                "mpp": self.mpp,
+                "value": self.value and vars(self.value),
+                "floor": self.floor and vars(self.floor),
+                "better": self.metric.better,
+                "excess": self.excess,
+                "verdict": VERDICTS[self.verdict.state],
+                "why": self.verdict.why or None,
+                "cases": self.cases,
+                "samples": self.samples,
+                "warnings": self.warnings,
+            }
+        )
 
 
-def bounded(result: Result) -> Result:
-    """The result with intervals that end where its measure does."""
-    ends = result.measure.bounds
-    return replace(result, value=_within(result.value, ends), floor=_within(result.floor, ends))
-
-
-def _within(estimate: Estimate | None, ends: tuple[float, float]) -> Estimate | None:
-    if estimate is None:
-        return None
-    return replace(estimate, low=max(estimate.low, ends[0]), high=min(estimate.high, ends[1]))
+def make_rows(
+    metrics: Sequence[Metric],
+    mpp: float | None,
+    values: Sequence[Estimate] | None,
+    floors: Floors,
+    warnings: Iterable[str] = (),
+    *,
+    samples: str = "",
+    labels: Sequence[str] | None = None,
+    cases: int | None = None,
+) -> list[Result]:
+    """Make one row for each metric from its value and its floor; all rows share the warnings."""
+    notes = different((*warnings, *floors[1]))
+    return [
+        Result(
+            metric=metric,
+            mpp=mpp,
+            value=values[i] if values is not None else None,
+            floor=floors[0][i] if floors[0] is not None else None,
+            samples=samples,
+            warnings=notes,
+            label=labels[i] if labels else "",
+            cases=cases,
+        )
+        for i, metric in enumerate(metrics)
+    ]
 
 
 @dataclass(frozen=True)
 class Share:
-    """The slides of a set and how many patches each gave."""
+    """Patches that one slide of a set gave, by µm/px."""
 
     slide: str
     group: str
@@ -87,13 +132,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Worst:
-    """The result of a set that is furthest above its floor.
+    """The result of a set that is furthest outside its real-vs-real range.
 
     Attributes:
-        result: which.
-        excess: its distance, see `Result.excess`.
+        result: the row.
+        excess: its distance from the floor, see `Result.excess`.
         limit: what the furthest of so many measures exceeds by chance once in twenty times (Bonferroni).
-        measures: how many results have a floor that can judge.
+        measures: number of results with a floor that can judge.
     """
 
     result: Result
@@ -108,26 +153,26 @@ class Worst:
 
     def __str__(self) -> str:
         if self.beyond_chance:
-            return f"worst is {self.result.name}, {self.excess:.1f} × chance"
+            return f"worst is {self.result.name}, {self.excess:.1f} × the 95 % half-width of real-vs-real"
         return (
-            f"nothing is beyond chance; furthest from the floor is {self.result.name}, {self.excess:.1f} ×, "
-            f"as one of {self.measures} measures may be"
+            f"nothing is outside by more than chance; furthest is {self.result.name}, {self.excess:.1f} × "
+            f"the 95 % half-width of real-vs-real, as one of {self.measures} measures may be"
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON-like values."""
+        """Return JSON-like values."""
         result = {"name": self.result.name, "measure": self.result.key, "mpp": self.result.mpp}
         return {**result, "excess": self.excess, "limit": self.limit, "beyond_chance": self.beyond_chance}
 
 
 @dataclass(frozen=True)
 class SetReport:
-    """All that was found about one set of slides.
+    """Results of one set of slides.
 
     Attributes:
         name: of the set.
-        slides: what it consists of.
-        results: the measures; empty for the real slides.
+        slides: its slides and their patches.
+        results: rows; none for the real slides.
         left_out: slides that could not be used, and why.
     """
 
@@ -137,12 +182,12 @@ class SetReport:
     left_out: tuple[str, ...] = ()
 
     def ranked(self) -> list[Result]:
-        """Results that have a floor that can judge, the furthest above theirs first."""
+        """Return the results that have a verdict, the furthest from their floor first."""
         known = [r for r in self.results if r.verdict.state != "none"]
         return sorted(known, key=lambda r: -(r.excess or 0.0))
 
     def worst(self) -> Worst | None:
-        """What is furthest above its floor; None where no floor can judge."""
+        """Return the result furthest from its floor; None where no floor can judge."""
         ranked = self.ranked()
         if not ranked:
             return None
@@ -150,9 +195,18 @@ class SetReport:
         return Worst(ranked[0], ranked[0].excess or 0.0, limit, len(ranked))
 
     def find(self, key: str, mpp: float | None = None, label: str = "") -> Result | None:
-        """One result, or None where there is none."""
+        """Return one result, or None where there is none."""
         found = (r for r in self.results if (r.key, r.mpp, r.label) == (key, mpp, label))
         return next(found, None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON-like values."""
+        return {
+            "name": self.name,
+            "slides": [vars(s) for s in self.slides],
+            "left_out": list(self.left_out),
+            "results": [r.as_dict() for r in self.results],
+        }
 
 
 @dataclass(frozen=True)
@@ -160,16 +214,16 @@ class Report:
     """An evaluation.
 
     Attributes:
-        config: what was asked for.
+        config: the options.
         versions: of the programs that decide on the numbers.
         features: name of the features, their dimensions, whether FIDs compare with published ones.
-        scales: µm/px at which was compared.
+        scales: the µm/px that were compared.
         counts: patches a side at each.
         sets: the sets that were judged.
         references: the real slides, and those trained on.
         warnings: of the evaluation as a whole.
         pictures: name to SVG, JPEG or PNG bytes, for the page.
-        captions: what stands below pictures, by their names.
+        captions: lines below pictures, by their names.
         curves: numbers behind the plots, by name.
     """
 
@@ -186,11 +240,19 @@ class Report:
     curves: dict[str, Any] = field(default_factory=dict)
 
     def worst(self) -> dict[str, Worst | None]:
-        """Of each set what is furthest above its floor; None where no floor can judge."""
+        """Return, of each set, the result furthest from its floor; None where no floor can judge."""
         return {one.name: one.worst() for one in self.sets}
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return all results as flat dictionaries, one per row: a table, say for ``pandas.DataFrame``.
+
+        ``value`` and ``floor`` are numbers; ``low``, ``high``, ``floor_low`` and ``floor_high`` end their
+        95 % intervals. Numbers that are missing or not finite are None.
+        """
+        return [_flat(one.name, result.as_dict()) for one in self.sets for result in one.results]
+
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON-like values; numbers that are not finite become None."""
+        """Return the report as JSON-like values; numbers that are not finite become None."""
         return {
             "schema": SCHEMA,
             "config": self.config,
@@ -200,15 +262,15 @@ class Report:
             "patches_a_side": self.counts,
             "worst": {name: w and w.as_dict() for name, w in self.worst().items()},
             "warnings": list(self.warnings),
-            "sets": [_set_dict(s) for s in self.sets],
-            "references": [_set_dict(s) for s in self.references],
+            "sets": [s.as_dict() for s in self.sets],
+            "references": [s.as_dict() for s in self.references],
             "neighbours": self.captions,
             "curves": plain(self.curves),
         }
 
 
 def warned(results: Iterable[Result]) -> dict[str, list[str]]:
-    """The different warnings of results, in order, with the names of those that have them."""
+    """Return the different warnings of results, in order, with the names of the rows that have them."""
     found: dict[str, list[str]] = {}
     for result in results:
         for warning in result.warnings:
@@ -217,7 +279,7 @@ def warned(results: Iterable[Result]) -> dict[str, list[str]]:
 
 
 def plain(value: Any) -> Any:
-    """Arrays and numbers of NumPy as JSON-like values; what is not finite as None."""
+    """Convert NumPy arrays and numbers to JSON-like values; numbers that are not finite to None."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray | list | tuple):
@@ -227,35 +289,14 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _set_dict(one: SetReport) -> dict[str, Any]:
-    return {
-        "name": one.name,
-        "slides": [vars(s) for s in one.slides],
-        "left_out": list(one.left_out),
-        "results": [_result_dict(r) for r in one.results],
+def _flat(name: str, row: dict[str, Any]) -> dict[str, Any]:
+    value, floor = row["value"] or {}, row["floor"] or {}
+    ends = {
+        "value": value.get("value"),
+        "low": value.get("low"),
+        "high": value.get("high"),
+        "floor": floor.get("value"),
+        "floor_low": floor.get("low"),
+        "floor_high": floor.get("high"),
     }
-
-
-def _result_dict(result: Result) -> dict[str, Any]:
-    return {
-        "measure": result.key,
-        "title": result.measure.title,
-        "label": result.label,
-        "mpp": result.mpp,
-        "value": _estimate_dict(result.value),
-        "floor": _estimate_dict(result.floor),
-        "better": result.measure.better,
-        "excess": plain(result.excess),
-        "verdict": VERDICTS[result.verdict.state],
-        "why": result.verdict.why or None,
-        "cases": result.cases,
-        "samples": result.samples,
-        "warnings": list(result.warnings),
-    }
-
-
-def _estimate_dict(estimate: Estimate | None) -> dict[str, Any] | None:
-    if estimate is None:
-        return None
-    keys = ("value", "low", "high", "method")
-    return {key: plain(getattr(estimate, key)) for key in keys}
+    return {"set": name, **row, **ends, "warnings": "; ".join(row["warnings"])}

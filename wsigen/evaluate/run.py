@@ -1,60 +1,84 @@
-"""From a configuration to a report: draw, describe, compare."""
+"""From a configuration to a report: read patches, describe, compare."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tqdm import tqdm
 
 from wsigen.config.evaluate import REAL, TRAIN, EvaluateConfig
-from wsigen.evaluate.closely import Closely, look_closely
-from wsigen.evaluate.draw import Reader, spots
+from wsigen.evaluate.comparison import Comparison, RealPatches
+from wsigen.evaluate.copies import overview_rows
 from wsigen.evaluate.features import Extractor, load_extractor
+from wsigen.evaluate.fidelity import fidelity_rows
+from wsigen.evaluate.gallery import Gallery
 from wsigen.evaluate.inputs import (
     Inputs,
     config_dict,
     load_inputs,
+    refuse_existing,
     versions,
 )
-from wsigen.evaluate.joins.colour import density_centres, density_curves, spectrum_rows, stain_rows
-from wsigen.evaluate.joins.features import features_rows
-from wsigen.evaluate.joins.joints import domain_rows, joint_rows
-from wsigen.evaluate.joins.overviews import overview_rows
-from wsigen.evaluate.joins.pairs import pair_up, twin_rows
-from wsigen.evaluate.joins.phase import phase_rows
-from wsigen.evaluate.joins.privacy import Findings, Privacy, unknown_training
-from wsigen.evaluate.joins.samples import RealSamples, sample_rows
-from wsigen.evaluate.joins.scales import scale_rows
-from wsigen.evaluate.joins.seams import seam_rows
-from wsigen.evaluate.joins.sides import Comparison, Reals
-from wsigen.evaluate.joins.tilings import tiling_rows
-from wsigen.evaluate.observe import SAMPLES, Patches, join, observe
-from wsigen.evaluate.plan import ScalePlan
-from wsigen.evaluate.report.sheets import columns, neighbour_sheet, overview_sheet, strip
-from wsigen.evaluate.results import Report, Result, SetReport, bounded
-from wsigen.evaluate.sets import SlideSet
+from wsigen.evaluate.nuclei import nuclei_rows
+from wsigen.evaluate.pairs import pair_rows, pair_up
+from wsigen.evaluate.patches import SAMPLES, Patches, join, read_patches
+from wsigen.evaluate.phase import phase_rows
+from wsigen.evaluate.privacy import privacy_rows, unknown_training
+from wsigen.evaluate.quality import quality_rows
+from wsigen.evaluate.realism import realism_rows
+from wsigen.evaluate.report import write_report
+from wsigen.evaluate.report.pictures import neighbour_sheet, overview_sheet, pair_sheet, strip
+from wsigen.evaluate.results import Report, Result, SetReport
+from wsigen.evaluate.samples import RealSamples, Samples, measure_samples
+from wsigen.evaluate.scales import scale_rows
+from wsigen.evaluate.seam_classifier import Training, domain_rows, visibility_rows
+from wsigen.evaluate.seams import seam_rows
+from wsigen.evaluate.sets import ScalePlan, SlideSet
+from wsigen.evaluate.spectrum import spectrum_rows
+from wsigen.evaluate.spots import Reader, spots
+from wsigen.evaluate.stains import DENSITY_CENTRES, density_curves, stain_rows
+from wsigen.evaluate.tilings import tiling_rows
 from wsigen.runtime import choose_device, usable_cpus
 from wsigen.slide.nuclei import COARSEST_MPP
 
-log = logging.getLogger(__name__)
+
+def evaluate(config: EvaluateConfig, *, progress: bool = True) -> Report:
+    """Compare sets of slides with real ones; write ``report.json`` and ``index.html`` to ``config.out``.
+
+    Args:
+        config: the sets to compare, the options, and the folder to write to.
+        progress: show a bar.
+
+    Returns:
+        The report; `Report.rows` are its rows as plain dictionaries.
+
+    Raises:
+        OutputError: there is a report already, or the folder cannot be written to.
+        SlideError: a set has no slide that can be used.
+        InvalidValueError: nothing can be compared, or an option that cannot be.
+        SnapshotError: the features' weights could not be downloaded or read.
+    """
+    refuse_existing(config)
+    report = measure(config, progress=progress)
+    write_report(report, config.out)
+    return report
 
 
 def measure(config: EvaluateConfig, *, progress: bool = True) -> Report:
-    """Compare sets of slides with real ones; nothing is written.
+    """Compare sets of slides with real ones; write nothing.
 
     Args:
-        config: what to compare.
+        config: the sets to compare, and the options.
         progress: show a bar.
 
     Raises:
         SlideError: a set has no slide that can be used.
         InvalidValueError: nothing can be compared, or an option that cannot be.
-        SnapshotError: the features' weights cannot be had.
+        SnapshotError: the features' weights could not be downloaded or read.
 
     Memory:
-        Features and fingerprints of the patches, some whole patches of one µm/px, and one window of 4096 px;
+        Features and signatures of the patches, some whole patches of one µm/px, and one window of 4096 px;
         however large the slides are.
 
     Determinism:
@@ -70,13 +94,13 @@ def measure(config: EvaluateConfig, *, progress: bool = True) -> Report:
 
 @dataclass
 class Evaluation:
-    """An evaluation as it goes on.
+    """A running evaluation.
 
     Args:
-        inputs: what is compared.
+        inputs: the slides to compare.
         extractor: of features.
         threads: that read and describe.
-        bar: moves by patches.
+        bar: of progress, by patches.
     """
 
     inputs: Inputs
@@ -88,55 +112,59 @@ class Evaluation:
     curves: dict[str, Any] = field(default_factory=dict)
     captions: dict[str, list[str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    drawn: dict[str, list[Patches]] = field(default_factory=dict)
+    read: dict[str, list[Patches]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.reader = Reader(self.inputs.config.seed)
-        self.stains = "h-e" if self.inputs.config.stain == "he" else "h-dab"
+        self.config = self.inputs.config
+        self.seed = self.config.seed
+        self.reader = Reader(self.seed)
+        self.stains = "h-e" if self.config.stain == "he" else "h-dab"
+        device = choose_device(self.config.device, mps=False)
+        self.training = Training(self.config.joint_classifiers, device, self.seed)
         self.rows = {s.name: [] for s in self.inputs.sets}
         self.warnings = [*self.inputs.warnings, *(w for p in self.inputs.plans for w in p.warnings)]
 
     def report(self) -> Report:
-        """Do it all."""
+        """Compare everything."""
         for plan in self.inputs.plans:
             self._compare_at(plan)
         if len(self.inputs.plans) > 1:
             self._compare_together()
         for one in self.inputs.sets:
             self._whole_slides(one)
-        self._twins()
+        self._pairs()
         return self._assembled()
 
     def _compare_at(self, plan: ScalePlan) -> None:
-        """One µm/px, all sets."""
-        every = self._observe(self.inputs.real, plan, 2 * SAMPLES)
-        reals = Reals(every, {plan.mpp: plan.count}, self.inputs.config.seed)
+        """Compare all sets at one µm/px."""
+        every = self._read(self.inputs.real, plan, 2 * SAMPLES)
+        reals = RealPatches(every, {plan.mpp: plan.count}, self.seed)
         train = None
         if self.inputs.train and plan.allotted.get(TRAIN):
-            train = self._observe(self.inputs.train, plan, 0)
+            train = self._read(self.inputs.train, plan, 0)
             self._keep(TRAIN, train, plan, None)
-        close = RealSamples(self._closely(every, plan), plan.mpp, self.inputs.config.seed)
-        privacy = self._privacy(every, train, plan)
+        real_samples = RealSamples(self._samples(every, plan), plan.mpp, self.seed)
+        gallery = self._gallery(every, train, plan)
         self._show(REAL, every, plan)
-        self._keep(REAL, every, plan, close.seen)
+        self._keep(REAL, every, plan, real_samples.seen)
         for one in self.inputs.sets:
-            patches = self._observe(one, plan, SAMPLES)
+            patches = self._read(one, plan, SAMPLES)
             self.bar.set_description(f"{plan.mpp:g} µm/px, comparing {one.name}")
             comparison = Comparison(patches, reals, plan.mpp, self.stains)
-            seen = self._closely(patches, plan)
-            self.rows[one.name] += features_rows(comparison)
-            self.rows[one.name] += [*spectrum_rows(comparison), *phase_rows(comparison)]
-            self.rows[one.name] += stain_rows(comparison)
-            self.rows[one.name] += sample_rows(seen, close)
-            self._neighbours(one.name, privacy.compare(comparison), privacy, plan)
+            samples = self._samples(patches, plan)
+            rows = self.rows[one.name]
+            rows += [*fidelity_rows(comparison), *realism_rows(comparison)]
+            rows += [*spectrum_rows(comparison), *phase_rows(comparison), *stain_rows(comparison)]
+            rows += [*quality_rows(samples, real_samples), *nuclei_rows(samples, real_samples)]
+            self._privacy(comparison, gallery, one.name, plan)
             self._show(one.name, patches, plan)
-            self._keep(one.name, patches, plan, seen)
+            self._keep(one.name, patches, plan, samples)
 
     def _compare_together(self) -> None:
-        """All µm/px in one, but those at which the real slides cannot be halved."""
+        """Compare at all µm/px in one, without those at which the real slides cannot be halved."""
         self.bar.set_description("comparing all µm/px together")
         counts = {p.mpp: p.count for p in self.inputs.plans}
-        halved = [i for i, real in enumerate(self.drawn[REAL]) if len(set(real.groups)) > 1]
+        halved = [i for i, real in enumerate(self.read[REAL]) if len(set(real.groups)) > 1]
         if len(halved) < 2:
             self.warnings.append("µm/px are not compared together: too few have two real slides or cases")
             return
@@ -145,100 +173,84 @@ class Evaluation:
             self.warnings.append(
                 f"not pooled, since there is one real slide or case: {', '.join(left)} µm/px"
             )
-        reals = Reals(join([self.drawn[REAL][i] for i in halved]), counts, self.inputs.config.seed)
+        reals = RealPatches(join([self.read[REAL][i] for i in halved]), counts, self.seed)
         for one in self.inputs.sets:
-            ours = join([self.drawn[one.name][i] for i in halved])
-            self.rows[one.name] += features_rows(Comparison(ours, reals, None, self.stains))
+            ours = join([self.read[one.name][i] for i in halved])
+            comparison = Comparison(ours, reals, None, self.stains)
+            self.rows[one.name] += [*fidelity_rows(comparison), *realism_rows(comparison)]
 
     def _whole_slides(self, one: SlideSet) -> None:
         self.bar.set_description(f"seams and scales of {one.name}")
-        rows, profiles = seam_rows(one, self.inputs.real, seed=self.inputs.config.seed)
-        self.rows[one.name] += [*rows, *scale_rows(one, self.inputs.real, seed=self.inputs.config.seed)]
-        self.rows[one.name] += [] if self.inputs.train else unknown_training()
-        self._overviews(one)
-        if one is not self.inputs.sets[0]:
-            self.rows[one.name] += tiling_rows(one, self.inputs.sets[0])
-        self.curves.setdefault("seam profiles", {})[one.name] = profiles
-        self._joints(one, self.inputs.real, one.name)
-
-    def _overviews(self, one: SlideSet) -> None:
-        rows, alike = overview_rows(one, self.inputs.real, self.inputs.train)
-        self.rows[one.name] += rows
-        if alike:
-            self.pictures[f"overviews {one.name}"] = overview_sheet(alike)
+        real, rows = self.inputs.real, self.rows[one.name]
+        seams, profiles = seam_rows(one, real, seed=self.seed)
+        rows += [*seams, *scale_rows(one, real, seed=self.seed)]
+        rows += [] if self.inputs.train else unknown_training()
+        found, similar = overview_rows(one, real, self.inputs.train)
+        rows += found
+        if similar:
+            self.pictures[f"overviews {one.name}"] = overview_sheet(similar)
             self.captions[f"overviews {one.name}"] = [
-                f"{a.ours.slide}: {a.theirs.slide}, {a.distance:.2f}" for a in alike
+                f"{s.ours.slide}: {s.theirs.slide}, {s.distance:.2f}" for s in similar
             ]
+        if one is not self.inputs.sets[0]:
+            rows += tiling_rows(one, self.inputs.sets[0])
+        self.curves.setdefault("seam profiles", {})[one.name] = profiles
+        self._visibility(one, real, one.name)
 
-    def _privacy(self, real: Patches, train: Patches | None, plan: ScalePlan) -> Privacy:
+    def _gallery(self, real: Patches, train: Patches | None, plan: ScalePlan) -> Gallery:
         self.bar.set_description(f"{plan.mpp:g} µm/px, neighbours of real patches")
         slides = self.inputs.real if train is None else self.inputs.train
         assert slides is not None
-        config = self.inputs.config
-        return Privacy(
-            real,
-            train,
-            slides,
-            mpp=plan.mpp,
-            patch=config.patch,
-            seed=config.seed,
-            threads=self.threads,
-        )
+        options = {"patch": self.config.patch, "seed": self.seed, "threads": self.threads}
+        return Gallery(real, train, slides, mpp=plan.mpp, **options)
 
-    def _neighbours(self, name: str, found: Findings, privacy: Privacy, plan: ScalePlan) -> None:
-        self.rows[name] += found.rows
-        entries = privacy.field.entries
-        if found.neighbours:
-            key = f"neighbours {name} {plan.mpp:g}"
-            self.pictures[key] = neighbour_sheet(found.neighbours, entries, self.reader)
-            self.captions[key] = [f"{entries[n.slide].slide}, {n.distance:.2f}" for n in found.neighbours]
-        if plan is self.inputs.plans[0] and found.curves:
-            distances = self.curves.setdefault("nearest", {"real": found.curves["real"]})
-            distances[name] = found.curves["set"]
+    def _privacy(self, comparison: Comparison, gallery: Gallery, name: str, plan: ScalePlan) -> None:
+        rows, neighbours, distances = privacy_rows(comparison, gallery)
+        self.rows[name] += rows
+        if neighbours:
+            key, slides = f"neighbours {name} {plan.mpp:g}", gallery.area.entries
+            self.pictures[key] = neighbour_sheet(neighbours, slides, self.reader)
+            self.captions[key] = [f"{slides[n.slide].slide}, {n.distance:.2f}" for n in neighbours]
+        if plan is self.inputs.plans[0] and distances is not None:
+            nearest = self.curves.setdefault("nearest", {"real": gallery.real_pixels})
+            nearest[name] = distances
 
-    def _twins(self) -> None:
+    def _pairs(self) -> None:
         inputs = self.inputs
-        if inputs.twins is None:
+        if inputs.ihc is None:
             return
-        self.bar.set_description("twins")
-        judged = inputs.sets[0]
-        found = twin_rows(
-            judged,
-            inputs.twins,
-            inputs.real_twins,
+        self.bar.set_description("pairs")
+        he = inputs.sets[0]
+        found = pair_rows(
+            he,
+            inputs.ihc,
+            inputs.real_ihc,
             mpp=inputs.plans[0].mpp,
-            patch=inputs.config.patch,
+            patch=self.config.patch,
             reader=self.reader,
-            seed=inputs.config.seed,
+            seed=self.seed,
             threads=self.threads,
         )
-        self.rows[judged.name] += found.rows
+        self.rows[he.name] += found.rows
         self.warnings += found.warnings
-        self.pictures["pairs"] = columns(found.shown)
-        seams, profiles = seam_rows(inputs.twins, judged, seed=inputs.config.seed)
-        self.rows[judged.name] += [replace(r, label=f"twins: {r.label}".rstrip(": ")) for r in seams]
-        self.curves["seam profiles"]["twins"] = profiles
-        self._joints(inputs.twins, judged, judged.name, "twins: ")
-        if inputs.config.joint_classifiers and inputs.real_twins:
-            twins, _ = pair_up(judged, inputs.twins)
-            self.rows[judged.name] += domain_rows(
-                twins, inputs.real, inputs.real_twins, self.reader, **self._training()
-            )
+        self.pictures["pairs"] = pair_sheet(found.shown)
+        seams, profiles = seam_rows(inputs.ihc, he, seed=self.seed)
+        self.rows[he.name] += [replace(r, label=f"IHC: {r.label}".rstrip(": ")) for r in seams]
+        self.curves["seam profiles"]["IHC"] = profiles
+        self._visibility(inputs.ihc, he, he.name, "IHC: ")
+        if self.config.joint_classifiers and inputs.real_ihc:
+            pairs, _ = pair_up(he, inputs.ihc)
+            self.rows[he.name] += domain_rows(pairs, inputs.real, inputs.real_ihc, self.reader, self.training)
 
-    def _joints(self, one: SlideSet, without: SlideSet, name: str, mark: str = "") -> None:
-        if self.inputs.config.joint_classifiers:
-            self.bar.set_description(f"classifiers of joints, {one.name}")
-            self.rows[name] += joint_rows(one, without, mark=mark, **self._training())
+    def _visibility(self, one: SlideSet, without: SlideSet, name: str, mark: str = "") -> None:
+        if self.config.joint_classifiers:
+            self.bar.set_description(f"classifiers of seams, {one.name}")
+            self.rows[name] += visibility_rows(one, without, self.training, mark=mark)
 
-    def _training(self) -> dict[str, Any]:
-        config = self.inputs.config
-        device = choose_device(config.device, mps=False)
-        return {"updates": config.joint_classifiers, "device": device, "seed": config.seed}
-
-    def _observe(self, one: SlideSet, plan: ScalePlan, keep: int) -> Patches:
+    def _read(self, one: SlideSet, plan: ScalePlan, keep: int) -> Patches:
         self.bar.set_description(f"{plan.mpp:g} µm/px, {one.name}")
-        found = observe(
-            spots(one.entries, plan.allotted[one.name], plan.mpp, self.inputs.config.patch),
+        found = read_patches(
+            spots(one.entries, plan.allotted[one.name], plan.mpp, self.config.patch),
             self.reader,
             self.extractor,
             stains=self.stains,
@@ -249,25 +261,27 @@ class Evaluation:
         self.warnings += [f"{one.name}, {plan.mpp:g} µm/px: {w}" for w in found.warnings]
         return found
 
-    def _closely(self, patches: Patches, plan: ScalePlan) -> Closely:
-        return look_closely(patches, plan.mpp, stains=self.stains, threads=self.threads)
+    def _samples(self, patches: Patches, plan: ScalePlan) -> Samples:
+        chosen = sorted(patches.samples)
+        images, groups = [patches.samples[i] for i in chosen], [patches.groups[i] for i in chosen]
+        return measure_samples(images, groups, plan.mpp, stains=self.stains, threads=self.threads)
 
-    def _keep(self, name: str, patches: Patches, plan: ScalePlan, seen: Closely | None) -> None:
-        """For later: features, and the curves of the finest µm/px."""
-        self.drawn.setdefault(name, []).append(patches.without_samples())
-        if plan is not self.inputs.plans[0] or seen is None:
+    def _keep(self, name: str, patches: Patches, plan: ScalePlan, samples: Samples | None) -> None:
+        """Keep features for later, and the curves of the finest µm/px."""
+        self.read.setdefault(name, []).append(patches.without_samples())
+        if plan is not self.inputs.plans[0] or samples is None:
             return
-        densities = self.curves.setdefault("densities", {"od": density_centres()})
+        densities = self.curves.setdefault("densities", {"od": DENSITY_CENTRES})
         densities[name] = density_curves(patches)
         if plan.mpp <= COARSEST_MPP:
-            areas = [a for n in seen.nuclei for a in n.areas]
-            self.curves.setdefault("nuclei", {})[name] = areas
+            self.curves.setdefault("nuclei", {})[name] = [a for n in samples.nuclei for a in n.areas]
 
     def _show(self, name: str, patches: Patches, plan: ScalePlan) -> None:
-        self.pictures[f"patches {name} {plan.mpp:g}"] = strip(patches, seed=self.inputs.config.seed)
+        self.pictures[f"patches {name} {plan.mpp:g}"] = strip(patches, seed=self.seed)
 
     def _assembled(self) -> Report:
         inputs, extractor = self.inputs, self.extractor
+        features = {key: getattr(extractor, key) for key in ("name", "dimensions", "comparable")}
         if not extractor.comparable:
             self.warnings.insert(
                 0,
@@ -276,13 +290,9 @@ class Evaluation:
             )
         references = [inputs.real, *([inputs.train] if inputs.train else [])]
         return Report(
-            config=config_dict(inputs.config),
+            config=config_dict(self.config),
             versions=versions(),
-            features={
-                "name": extractor.name,
-                "dimensions": extractor.dimensions,
-                "comparable": extractor.comparable,
-            },
+            features=features,
             scales=tuple(p.mpp for p in inputs.plans),
             counts={f"{p.mpp:g}": p.count for p in inputs.plans},
             sets=tuple(self._set(s) for s in inputs.sets),
@@ -295,9 +305,5 @@ class Evaluation:
 
     def _set(self, one: SlideSet) -> SetReport:
         left_out = tuple(f"{f.slide}: {f.reason}" for f in one.failures)
-        return SetReport(
-            one.name,
-            self.inputs.shares(one),
-            tuple(bounded(r) for r in self.rows.get(one.name, ())),
-            left_out,
-        )
+        results = tuple(r.bounded() for r in self.rows.get(one.name, ()))
+        return SetReport(one.name, self.inputs.shares(one), results, left_out)

@@ -1,51 +1,72 @@
-"""Power by spatial frequency: blur, checkerboards and invented detail show as a ratio per octave.
+"""Power by spatial frequency: blur, checkerboards and invented detail show as a ratio per wavelength band.
 
 The radial power spectrum (as in Durall et al. 2020, "Watch your up-convolution", eq. 3 and 4) of luminance in
-optical density, under a Hann window so that a patch's borders are no edges. Octave k is (2⁻ᵏ⁻¹, 2⁻ᵏ] of the
-Nyquist frequency; octave 0 reaches to the corner of the spectrum.
+optical density, under a Hann window so that a patch's borders are no edges. Band k is (2⁻ᵏ⁻¹, 2⁻ᵏ] of the
+Nyquist frequency, an octave; band 0 reaches to the corner of the spectrum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.estimate import Estimate, jackknife
-from wsigen.evaluate.fidelity import Labels, sample_labels
+from wsigen.evaluate.comparison import Comparison
+from wsigen.evaluate.estimate import jackknife, run_measure
+from wsigen.evaluate.results import Result
+from wsigen.evaluate.verdict import Metric
 from wsigen.slide.stains import mean_density
 
-OCTAVES = 6
+BANDS = 6
 NYQUIST_LINES = 3
-"""The checkerboard's own band: what is within 3 lines of the highest row or column of the spectrum."""
+"""The checkerboard's band: frequencies within 3 lines of the highest row or column of the spectrum."""
+
+_metric = partial(Metric, "spectrum")
+POWER = _metric(
+    "power",
+    "Power",
+    good="1 in every band: below 1 at the shortest wavelengths is blur, above 1 is noise or a pattern",
+    source="radial power spectrum, Durall et al. 2020, eq. 3 and 4",
+)
+CHECKERBOARD = _metric(
+    "checkerboard",
+    "Checkerboard",
+    good="1: above 1 the network's upsampling has left a pattern of 2 px",
+    source="power at the Nyquist lines relative to the shortest wavelengths",
+)
+METRICS = (POWER, CHECKERBOARD)
 
 
-@dataclass(frozen=True)
-class SpectrumRatio:
-    """Mean power of generated patches, divided by that of real ones.
-
-    Args:
-        octaves: for octave 0 (finest: wavelengths of 1.4 to 4 px) to 5 (64 to 128 px); 1 = as real, below 1
-            in the finest = blurred.
-        checkerboard: the same for wavelengths of about 2 px along rows or columns, relative to octave 0;
-            above 1 = the pattern of an upsampling layer.
-    """
-
-    octaves: tuple[Estimate, ...]
-    checkerboard: Estimate
+def band_names() -> list[str]:
+    """Return the bands in words: wavelengths in px."""
+    return [f"{2 ** (k + 1) if k else 1.4:g}–{2 ** (k + 2)} px" for k in range(BANDS)]
 
 
-def octave_powers(patch: np.ndarray) -> np.ndarray:
-    """Power of one patch in each octave, and in the checkerboard's band.
+def spectrum_rows(c: Comparison) -> list[Result]:
+    """Compare the power in each band, and that of the checkerboard."""
+    ours, theirs, powers = c.ours, c.theirs, c.reals.patches.powers
+    values, notes = run_measure(
+        lambda: jackknife(
+            lambda i, j: power_ratios(ours.powers[i], theirs.powers[j]),
+            (ours.groups, theirs.groups),
+            seed=c.seed,
+            bounds=(0, np.inf),
+        )
+    )
+    floors = c.reals.floor("spectrum", lambda i, j: power_ratios(powers[i], powers[j]), (0, np.inf))
+    return c.rows([POWER] * BANDS + [CHECKERBOARD], values, floors, notes, labels=[*band_names(), ""])
+
+
+def band_powers(patch: np.ndarray) -> np.ndarray:
+    """Return the power of one patch in each band, and in the checkerboard's band.
 
     Args:
         patch: uint8 (h, w, 3), at least 64 px.
 
     Returns:
-        float64 (7,): mean squared amplitude of octaves 0 to 5 and of the checkerboard's band, per frequency.
+        float64 (7,): mean squared amplitude per frequency of bands 0 (shortest wavelengths: 1.4 to 4 px) to 5
+        (64 to 128 px), and of the checkerboard's band (about 2 px along rows or columns).
 
     Raises:
         InvalidValueError: a patch that is too small or not uint8 RGB.
@@ -60,44 +81,29 @@ def octave_powers(patch: np.ndarray) -> np.ndarray:
     return bands @ power.ravel() / weights
 
 
-def spectrum_ratio(
-    generated: np.ndarray | Iterable[np.ndarray],
-    real: np.ndarray | Iterable[np.ndarray],
-    *,
-    generated_slides: Labels | None = None,
-    real_slides: Labels | None = None,
-    draws: int = 40,
-    seed: int = 0,
-) -> SpectrumRatio:
-    """Ratio of the mean powers of two sets, with 95 % intervals.
+def power_ratios(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Divide the mean powers of two sets.
 
     Args:
-        generated: `octave_powers` of each generated patch, (n, 7).
-        real: the same of the real ones, (m, 7), at the same µm/px and size.
-        generated_slides: one label per generated patch.
-        real_slides: the same for the real ones.
-        draws: halves drawn for the intervals.
-        seed: of the draws.
+        ours: `band_powers` of each patch, (n, 7).
+        theirs: the same of the real patches, (m, 7), at the same µm/px and size.
+
+    Returns:
+        float64 (7,): 1 = as real. The checkerboard's ratio is relative to that of band 0.
     """
-    ours, theirs = (np.asarray(list(powers), np.float64) for powers in (generated, real))
-
-    def ratios(i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        ratio = ours[i].mean(axis=0) / np.maximum(theirs[j].mean(axis=0), 1e-30)
-        return np.append(ratio[:-1], ratio[-1] / max(ratio[0], 1e-30))
-
-    sides = sample_labels(ours, generated_slides), sample_labels(theirs, real_slides)
-    estimates = jackknife(ratios, sides, draws=draws, seed=seed, bounds=(0, np.inf))
-    return SpectrumRatio(tuple(estimates[:-1]), estimates[-1])
+    ratio = ours.mean(axis=0) / np.maximum(theirs.mean(axis=0), 1e-30)
+    return np.append(ratio[:-1], ratio[-1] / max(ratio[0], 1e-30))
 
 
 @lru_cache(maxsize=8)
 def _geometry(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hann window, which frequencies are in which band (7, frequencies), and how many those are."""
+    """Return the Hann window, the frequencies of each band (7, frequencies), and their numbers."""
     window = np.outer(np.hanning(height + 1)[:-1], np.hanning(width + 1)[:-1]).astype(np.float32)
     fy, fx = 2 * np.abs(np.fft.fftfreq(height))[:, None], 2 * np.fft.rfftfreq(width)[None]  # Nyquist = 1
+    # rfft2 gives half of the spectrum: all columns but the first and the last stand for two
     radius, twice = np.hypot(fy, fx), np.where((fx > 0) & (fx < 1), 2.0, 1.0)
-    octave = np.clip(np.floor(-np.log2(np.maximum(radius, 1e-9))), 0, OCTAVES).astype(int)
-    bands = [octave == k for k in range(OCTAVES)]
+    octave = np.clip(np.floor(-np.log2(np.maximum(radius, 1e-9))), 0, BANDS).astype(int)
+    bands = [octave == k for k in range(BANDS)]
     bands.append((fy > 1 - 2 * NYQUIST_LINES / height) | (fx > 1 - 2 * NYQUIST_LINES / width))
     weighted = np.stack([np.where(band, twice, 0).ravel() for band in bands])
     return window, weighted, weighted.sum(axis=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.evaluate.report.reports import report
-from wsigen.evaluate.report.write import illustrated
+from wsigen.evaluate.report import illustrated
 from wsigen.evaluate.results import Report
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from wsigen.evaluate.catalogue import MEASURES
 from wsigen.evaluate.estimate import Estimate
-from wsigen.evaluate.joins.colour import octave_names
 from wsigen.evaluate.results import Report, Result, SetReport, Share
+from wsigen.evaluate.spectrum import band_names
+from wsigen.evaluate.topics import METRICS
 
 ODD = "<b>&.tif"
 SCALES = (0.5, 1.0, 4.0)
@@ -23,19 +23,19 @@ def about(value: float, half: float = 0.1) -> Estimate:
 def row(key: str, value: float | None, floor: float | None = 0.5, mpp: float | None = 1.0, **more) -> Result:
     """A row; its half-widths are 0.1."""
     found = (None if v is None else about(v) for v in (value, floor))
-    return Result(key, mpp, *found, **more)
+    return Result(METRICS[key], mpp, *found, **more)
 
 
 def rows(step: float) -> tuple[Result, ...]:
     """A row of every measure, ``step`` half-widths (of both sides) away from its floor."""
     apart = step * 0.1 * 2**0.5
     found = []
-    for key, measure in MEASURES.items():
+    for key, measure in METRICS.items():
         value = 0.5 - apart if measure.better == "higher" else 0.5 + apart
         if measure.section in ("seams", "scale", "privacy"):
             found.append(row(key, value, mpp=None, label="256 px tiles" if key == "seam" else ""))
         elif key == "power":
-            found += [row(key, value, mpp=m, label=name) for m in SCALES for name in octave_names()]
+            found += [row(key, value, mpp=m, label=name) for m in SCALES for name in band_names()]
         else:
             found += [row(key, value, mpp=m) for m in SCALES]
     return tuple(found)

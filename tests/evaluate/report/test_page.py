@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from tests.evaluate.report.reports import ODD, SCALES, report, row
-from wsigen.evaluate.catalogue import MEASURES, SECTIONS
-from wsigen.evaluate.report.page import INTRODUCTIONS, render
-from wsigen.evaluate.report.sheets import row as strip_of
-from wsigen.evaluate.report.words import number
+from wsigen.evaluate.report.page import number, render
+from wsigen.evaluate.report.pictures import row as strip_of
 from wsigen.evaluate.results import SetReport
+from wsigen.evaluate.topics import INTRODUCTIONS, METRICS, SECTIONS
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -79,10 +78,10 @@ def test_every_section_question_measure_and_set_is_there(page):
     for key, question in SECTIONS.items():
         assert question in page.text
         assert INTRODUCTIONS[key] in page.text
-    for measure in MEASURES.values():
-        assert measure.title in page.text
-        assert measure.good in page.text
-        assert measure.source in page.text
+    for metric in METRICS.values():
+        assert metric.title in page.text
+        assert metric.good in page.text
+        assert metric.source in page.text
     for name in ("good", "bad<i>", "real"):
         assert page.text.count(name) >= 4
 
@@ -91,7 +90,7 @@ def test_values_stand_there_with_intervals_and_floors(page):
     bad = 0.5 + 0.4 * 2**0.5
     assert f"{number(bad)}{number(bad - 0.1)} … {number(bad + 0.1)}" in page.text
     assert "0.5000.400 … 0.600" in page.text
-    assert page.text.count(number(bad)) >= sum(m.better != "higher" for m in MEASURES.values())
+    assert page.text.count(number(bad)) >= sum(m.better != "higher" for m in METRICS.values())
 
 
 def test_odd_names_are_text_and_not_tags(page):
@@ -107,19 +106,19 @@ def test_odd_names_are_text_and_not_tags(page):
 def test_sheets_are_shown_under_their_captions(page):
     assert "good, 0.5 µm/px: the patches most like a real place (above)" in page.text
     assert "bad<i>, whole slides: those most like a real slide (above)" in page.text
-    assert "H&E above, its IHC twin below" in page.text
+    assert "H&E above, its IHC below" in page.text
     assert page.seen.count("img") == 3 * 3 + 3 + 9
 
 
 def test_the_worst_is_named_first_and_good_sets_are_not_accused(page):
     html = unescape(render(report()).decode())
     glance = html[html.index("At a glance") : html.index("Side by side")]
-    assert "nothing is beyond chance; furthest from the floor" in glance
+    assert "nothing is outside by more than chance; furthest is" in glance
     assert "worst is" in glance
-    assert "4.0 × chance" in glance
-    assert "Nothing is worse than between real and real, beyond chance." in glance
-    assert glance.count("as between real and real") >= len(SECTIONS)
-    assert glance.count("far off") >= len(SECTIONS)
+    assert "4.0 × the 95 % half-width of real-vs-real" in glance
+    assert "Everything is within the real-vs-real range." in glance
+    assert glance.count("within real-vs-real range") >= len(SECTIONS)
+    assert glance.count("far outside") >= len(SECTIONS)
 
 
 def test_what_was_not_measured_says_why():
@@ -127,7 +126,7 @@ def test_what_was_not_measured_says_why():
     rows = (row("fid", 0.4), row("membership", None, None, mpp=None, warnings=(note,)))
     text = Page(render(report(sets=(SetReport("x", (), rows),)))).text
     assert text.count(note) == 2  # among the notes, and in the table
-    assert "Do joints show?" not in text  # a section without rows
+    assert "Do seams show?" not in text  # a section without rows
     assert SECTIONS["privacy"] in text
 
 

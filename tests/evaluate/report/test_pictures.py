@@ -1,4 +1,4 @@
-"""Plots are SVGs without fonts or links that show every set; sheets hold the patches they are given."""
+"""Plots are SVGs without fonts or links that show every set; pictures hold the patches they are given."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import pytest
 from tests.evaluate.report.reports import report, row
 from tests.evaluate.slides import slide_set, slides
 from tests.synthetic import he_image, write_tiff
+from wsigen.evaluate.copies import Neighbour, SimilarSlides, overview
 from wsigen.evaluate.descriptor import WeightFree
-from wsigen.evaluate.draw import Reader, Spot, spots
-from wsigen.evaluate.joins.overviews import Alike, overview
-from wsigen.evaluate.joins.privacy import Neighbour
-from wsigen.evaluate.observe import observe
-from wsigen.evaluate.report import plots, sheets
+from wsigen.evaluate.patches import read_patches
+from wsigen.evaluate.report import pictures, plots
 from wsigen.evaluate.results import SetReport
+from wsigen.evaluate.spots import Reader, Spot, spots
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -100,17 +99,17 @@ def patch(grey: int, side: int = 64) -> np.ndarray:
 
 
 def test_a_row_of_patches_side_by_side():
-    image = decoded(sheets.row([patch(40), patch(120), patch(200)]))
-    assert image.shape == (64, 3 * 64 + 2 * sheets.GAP, 3)
+    image = decoded(pictures.row([patch(40), patch(120), patch(200)]))
+    assert image.shape == (64, 3 * 64 + 2 * pictures.GAP, 3)
     for i, grey in enumerate((40, 120, 200)):
-        middle = i * (64 + sheets.GAP) + 32
+        middle = i * (64 + pictures.GAP) + 32
         assert image[32, middle] == pytest.approx([grey] * 3, abs=3)
-    assert decoded(sheets.row([patch(9, 600)])).shape == (sheets.CELL, sheets.CELL, 3)
+    assert decoded(pictures.row([patch(9, 600)])).shape == (pictures.CELL, pictures.CELL, 3)
 
 
 def test_pairs_above_one_another():
-    image = decoded(sheets.columns([(patch(40), patch(80)), (patch(120), patch(160))]))
-    side, gap = 64, sheets.GAP
+    image = decoded(pictures.pair_sheet([(patch(40), patch(80)), (patch(120), patch(160))]))
+    side, gap = 64, pictures.GAP
     assert image.shape == (2 * side + gap, 2 * side + gap, 3)
     for y, x, grey in ((0, 0, 40), (1, 0, 80), (0, 1, 120), (1, 1, 160)):
         assert image[y * (side + gap) + 32, x * (side + gap) + 32] == pytest.approx([grey] * 3, abs=3)
@@ -119,15 +118,15 @@ def test_pairs_above_one_another():
 def test_strips_are_of_different_slides(tmp_path):
     found = slide_set("x", slides(tmp_path / "x", range(3), size=192))
     where = spots(found.entries, {e.slide: 5 for e in found.entries}, 1.0, 64)
-    seen = observe(where, Reader(0), WeightFree(), keep=15)
-    shown = decoded(sheets.strip(seen, seed=0, shown=3))
-    cells = [shown[:, i * (64 + sheets.GAP) :][:, :64] for i in range(3)]
+    seen = read_patches(where, Reader(0), WeightFree(), keep=15)
+    shown = decoded(pictures.strip(seen, seed=0, shown=3))
+    cells = [shown[:, i * (64 + pictures.GAP) :][:, :64] for i in range(3)]
     nearest = [
         min(seen.samples, key=lambda i, c=cell: np.abs(seen.samples[i].astype(int) - c).mean())
         for cell in cells
     ]
     assert {seen.groups[i] for i in nearest} == {e.group for e in found.entries}
-    assert sheets.strip(seen, seed=0) == sheets.strip(seen, seed=0)
+    assert pictures.strip(seen, seed=0) == pictures.strip(seen, seed=0)
 
 
 @pytest.mark.parametrize("orientation", range(8))
@@ -135,9 +134,9 @@ def test_neighbours_are_turned_until_they_match(tmp_path, orientation):
     """A copy of a slide in each orientation: above and below the same is seen."""
     image = he_image(192, 3, mpp=1.0)
     undone = next(
-        k for k in range(8) if np.array_equal(sheets.turn(sheets.turn(image, orientation), k), image)
+        k for k in range(8) if np.array_equal(pictures.turn(pictures.turn(image, orientation), k), image)
     )
-    for name, one in (("real", image), ("copy", sheets.turn(image, orientation))):
+    for name, one in (("real", image), ("copy", pictures.turn(image, orientation))):
         write_tiff(tmp_path / f"{name}.tif", one, 1.0, compression="zstd", levels=1)
     copy, real = slide_set("x", tmp_path).entries
     spot = Spot(copy, 1.0, 192, 0)
@@ -146,18 +145,18 @@ def test_neighbours_are_turned_until_they_match(tmp_path, orientation):
     reader = Reader(0)
     reader_at_middle = type("Centred", (), {"__call__": lambda _, s: reader.at(s.entry, middle, 1.0, 192)})()
     reader_at_middle.at = reader.at
-    shown = sheets.neighbour_sheet([Neighbour(spot, 0, middle, undone, 0.0)], [real], reader_at_middle)
+    shown = pictures.neighbour_sheet([Neighbour(spot, 0, middle, undone, 0.0)], [real], reader_at_middle)
     above, below = decoded(shown)[:192], decoded(shown)[-192:]
     assert np.abs(above - below).mean() < 3
-    whole_slides = decoded(sheets.overview_sheet([Alike(copy, real, undone, 0.0)]))
-    assert np.abs(whole_slides[: sheets.CELL] - whole_slides[-sheets.CELL :]).mean() < 3
+    whole_slides = decoded(pictures.overview_sheet([SimilarSlides(copy, real, undone, 0.0)]))
+    assert np.abs(whole_slides[: pictures.CELL] - whole_slides[-pictures.CELL :]).mean() < 3
 
 
 def test_whole_slides_keep_their_shape(tmp_path):
     write_tiff(tmp_path / "a.tif", he_image((128, 256), 3, mpp=1.0), 1.0, compression="zstd")
     (entry,) = slide_set("x", tmp_path).entries
     assert overview(entry).shape == (128, 256, 3)
-    shown = decoded(sheets.overview_sheet([Alike(entry, entry, 0, 0.0)]))
-    assert shown.shape == (2 * sheets.CELL + sheets.GAP, sheets.CELL, 3)
+    shown = decoded(pictures.overview_sheet([SimilarSlides(entry, entry, 0, 0.0)]))
+    assert shown.shape == (2 * pictures.CELL + pictures.GAP, pictures.CELL, 3)
     assert (shown[:60] > 250).all()  # white above a wide slide
     assert shown[64:192].mean() < 240

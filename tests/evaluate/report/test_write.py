@@ -8,14 +8,14 @@ import pytest
 
 from tests.evaluate.report.reports import report, row
 from wsigen.errors import OutputError
-from wsigen.evaluate.catalogue import SECTIONS
-from wsigen.evaluate.report import write
-from wsigen.evaluate.report.write import illustrated, write_report
+from wsigen.evaluate import report as files
+from wsigen.evaluate.report import illustrated, write_report
 from wsigen.evaluate.results import SetReport
+from wsigen.evaluate.topics import SECTIONS
 
 
 def test_page_and_values_side_by_side(tmp_path, pictured, monkeypatch):
-    monkeypatch.setattr(write, "illustrated", lambda _: pictured)
+    monkeypatch.setattr(files, "illustrated", lambda _: pictured)
     page = write_report(report(), tmp_path / "new" / "folder")
     assert page == tmp_path / "new" / "folder" / "index.html"
     assert sorted(p.name for p in page.parent.iterdir()) == ["index.html", "report.json"]
@@ -75,7 +75,7 @@ def test_what_was_not_measured_is_not_plotted():
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, pictured, monkeypatch):
-    monkeypatch.setattr(write, "illustrated", lambda _: pictured)
+    monkeypatch.setattr(files, "illustrated", lambda _: pictured)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
         write_report(report(), tmp_path / "file")

@@ -1,4 +1,4 @@
-"""Plots of a report, as SVG that needs no fonts and no network."""
+"""Plots of a report, as SVG without fonts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wsigen.evaluate.catalogue import MEASURES
-from wsigen.evaluate.joins.colour import octave_names
 from wsigen.evaluate.results import Report, Result, SetReport
+from wsigen.evaluate.spectrum import band_names
+from wsigen.evaluate.topics import METRICS
 
 COLOURS = ("#1d6fa5", "#c4532f", "#4c8a57", "#85569b", "#b98a1d", "#4a4a4a")
 REAL, INK, RULE = "#9a9a9a", "#2b2b2b", "#dcdcdc"
@@ -41,7 +41,7 @@ _PANEL, _HEIGHT, _ACROSS = 2.9, 2.45, 4
 
 
 def by_scale(report: Report, keys: Sequence[str]) -> bytes:
-    """Measures over µm/px: a point with its interval for each set, the floor as a grey bar."""
+    """Plot measures over µm/px: a point with its interval for each set, the floor as a grey bar."""
 
     def draw(axes: Axes, key: str) -> None:
         scales = report.scales
@@ -49,18 +49,18 @@ def by_scale(report: Report, keys: Sequence[str]) -> bytes:
         for i, one in enumerate(report.sets):
             shift = (i - (len(report.sets) - 1) / 2) * 0.16
             _points(axes, [one.find(key, mpp) for mpp in scales], shift, COLOURS[i % len(COLOURS)], one.name)
-        axes.set_title(MEASURES[key].title)
+        axes.set_title(METRICS[key].title)
         axes.set_xticks(range(len(scales)), [f"{m:g}" for m in scales])
         axes.set_xlabel("µm/px")
-        axes.set_ylabel(MEASURES[key].unit)
+        axes.set_ylabel(METRICS[key].unit)
         axes.set_xlim(-0.6, len(scales) - 0.4)
 
     return panels(draw, list(keys))
 
 
 def spectrum(report: Report) -> bytes:
-    """Ratio of power to the real slides', octave by octave, for each µm/px."""
-    names = octave_names()
+    """Plot the ratio of power to the real slides', band by band, for each µm/px."""
+    names = band_names()
 
     def draw(axes: Axes, mpp: float) -> None:
         found = [[s.find("power", mpp, name) for name in names] for s in report.sets]
@@ -79,7 +79,7 @@ def spectrum(report: Report) -> bytes:
 
 
 def densities(curves: dict[str, Any], names: Sequence[str], titles: Sequence[str]) -> bytes:
-    """How amounts of two stains are distributed over pixels, real (grey) and each set."""
+    """Plot the distributions of two stains over pixels, of the real slides (grey) and each set."""
 
     def draw(axes: Axes, stain: int) -> None:
         od = np.asarray(curves["od"])
@@ -101,7 +101,7 @@ def densities(curves: dict[str, Any], names: Sequence[str], titles: Sequence[str
 def distributions(
     values: dict[str, Sequence[float]], title: str, label: str, *, bins: int = 40, top: float | None = None
 ) -> bytes:
-    """Histograms on common bins: the first name filled in grey, the others as lines."""
+    """Plot histograms on common bins: the first name filled in grey, the others as lines."""
 
     def draw(axes: Axes, _: int) -> None:
         finite = np.concatenate([np.ones(1), *(np.asarray(v, np.float64) for v in values.values())])
@@ -122,7 +122,7 @@ def distributions(
 
 
 def seam_profiles(profiles: dict[str, dict[str, np.ndarray]]) -> bytes:
-    """The step around the joints of each grid: flat at 1 where nothing shows."""
+    """Plot the step around the seams of each grid: flat at 1 where nothing shows."""
     grids = list(dict.fromkeys(n for found in profiles.values() for n in found if not n.endswith(" (real)")))
 
     def draw(axes: Axes, grid: str) -> None:
@@ -135,14 +135,14 @@ def seam_profiles(profiles: dict[str, dict[str, np.ndarray]]) -> bytes:
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, 0.7), max(high, 1.5))  # or noise would look like a seam
         axes.set_title(grid)
-        axes.set_xlabel("px from the joint")
+        axes.set_xlabel("px from the seam")
         axes.set_ylabel("step / median step")
 
     return panels(draw, grids, wide=1.5)
 
 
 def panels(draw: Callable[[Axes, Any], None], items: Sequence[Any], *, wide: float = 1.0) -> bytes:
-    """One panel for each item, four to a row, with one legend: an SVG."""
+    """Draw one panel for each item, four to a row, with one legend; return an SVG."""
     across = max(1, min(len(items), int(_ACROSS / wide)))
     rows = -(-len(items) // across)
     with mpl.rc_context(_STYLE):
@@ -212,5 +212,5 @@ def _profile(axes: Axes, profile: np.ndarray, colour: str, name: str) -> None:
 
 
 def has(sets: Sequence[SetReport], key: str) -> bool:
-    """Whether any set has a value of a measure."""
+    """Return whether any set has a value of a measure."""
     return any(r.key == key and r.value is not None for s in sets for r in s.results)

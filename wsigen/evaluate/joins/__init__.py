@@ -1,1 +1,0 @@
-"""From measures to rows of the report: every value with its interval, its floor, and its warnings."""
