@@ -41,7 +41,7 @@ from wsigen.evaluate.spectrum import band_names
 from wsigen.evaluate.topics import METRICS, SECTIONS
 from wsigen.files import write_bytes
 from wsigen.nn.snapshot import weights_hash
-from wsigen.synthesis.slides import make_slides
+from wsigen.pipeline.sample import sample
 
 SCALES = (0.5, 1.0, 2.0, 8.0)
 PARTS = (("fine", 0.5, 100), ("coarse", 8.0, 200))
@@ -185,7 +185,7 @@ def _make(args: argparse.Namespace, one: Made) -> None:
                 device=args.device,
                 dtype=args.dtype,
             )
-            make_slides(config)
+            sample(config)
 
 
 def _evaluation(args: argparse.Namespace, sets: Sequence[Made]) -> EvaluateConfig:

@@ -30,7 +30,7 @@ from wsigen.sampling.spec import Execution, StageProgress, StageSpec, UpscaleSpe
 from wsigen.sampling.stage import StageRun
 from wsigen.sampling.upscale import UpscaleRun
 
-PRESETS = Path(wsigen.__file__).parent / "presets"
+PRESETS = Path(wsigen.__file__).parent / "config" / "presets"
 GLASS = (243, 243, 243)
 
 
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--size", type=int, default=16384)
     parser.add_argument("--patch", type=int, default=512)
-    parser.add_argument("--preset", default="fast", help="name in wsigen/presets, or a YAML file")
+    parser.add_argument("--preset", default="fast", help="name in wsigen/config/presets, or a YAML file")
     parser.add_argument("--steps", type=int, help="instead of the preset's")
     parser.add_argument("--denoiser", choices=["gaussian"], default="gaussian")
     parser.add_argument("--upscaler", help="model or snapshot, for stages that the preset leaves to one")

@@ -31,8 +31,9 @@ COMMANDS = (
     f"{SAMPLE} --seed 5 --count 2 --preset fast --out real",
     f"{SAMPLE} --seed 3 --region 64,96,256,128 --out region",
     *(f"{TRANSLATE} --norm {norm} --out translated/{norm}" for norm in ("dn", "kin", "tin", "in")),
-    "wsigen evaluate --generated slides/*_HE.ome.tif --pairs slides/*_IHC-SYN.ome.tif --real real/*_HE.ome.tif"
-    " --mpp 0.5,1 --patch 64 --patches 64 --workers 1 --device cpu --out report --overwrite",
+    "wsigen evaluate --generated slides/*_HE.ome.tif --pairs slides/*_IHC-SYN.ome.tif"
+    " --real real/*_HE.ome.tif --mpp 0.5,1 --patch 64 --patches 64 --workers 1 --device cpu --out report"
+    " --overwrite",
 )
 ENTRY_POINT = "import sys; from wsigen.cli import main; sys.argv[0] = {name!r}; sys.exit(main.{name}())"
 TOLERANCE = 1e-6

@@ -22,8 +22,8 @@ from wsigen.data.index import SlideIndex
 from wsigen.data.survey import build_index
 from wsigen.diffusion.spectrum import combine
 from wsigen.nn.denoiser import load_denoiser
+from wsigen.pipeline.networks import InPrecision
 from wsigen.runtime import choose_device, choose_dtype
-from wsigen.synthesis.runtime import InPrecision
 from wsigen.training.preview import sample_sheet
 from wsigen.training.validate import SIGMAS, Table, held_out, mean_over, validation_loss
 

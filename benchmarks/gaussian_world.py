@@ -30,7 +30,7 @@ from wsigen.sampling.shift import StepGrid
 from wsigen.sampling.spec import Execution, diffused, stage_specs
 from wsigen.sampling.stage import StageRun
 
-PRESETS = Path(wsigen.__file__).parent / "presets"
+PRESETS = Path(wsigen.__file__).parent / "config" / "presets"
 GREY = (128, 128, 128)
 DEVIATION, STAGES = 0.2, 3
 

@@ -25,14 +25,14 @@ from tqdm import tqdm
 from wsigen.evaluate.seams import seam_ratio
 from wsigen.geometry import Region, Size
 from wsigen.nn.model import Model, load_model
+from wsigen.pipeline.networks import InPrecision, UpscalerInPrecision
+from wsigen.pipeline.presets import load_preset
 from wsigen.runtime import choose_batch_size, choose_device, choose_dtype
 from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.spec import AnySpec, Execution, StageProgress, StageSpec, stage_specs
 from wsigen.sampling.tiles import CELL
 from wsigen.slide.codec import ZSTD
 from wsigen.slide.journal import BlockJournal
-from wsigen.synthesis.presets import load_preset
-from wsigen.synthesis.runtime import InPrecision, UpscalerInPrecision
 
 LARGEST_SCORED = 4096
 PRESETS = ("paper", "fast", "one-step")

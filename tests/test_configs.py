@@ -15,15 +15,15 @@ from wsigen.config import STAIN_METHODS, StainDataConfig, UpscalerTrainConfig
 from wsigen.errors import InvalidValueError
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.upscaler import Upscaler
+from wsigen.pipeline.presets import load_preset, preset_names
 from wsigen.sampling.preset import Preset, preset_from_dict
 from wsigen.sampling.spec import stage_specs
-from wsigen.synthesis.presets import load_preset, preset_names
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 DENOISERS = [path for path in CONFIGS if path.stem.startswith("denoiser")]
 UPSCALERS = [path for path in CONFIGS if path.stem.startswith("upscaler")]
 TRANSLATORS = [path for path in CONFIGS if path not in (*DENOISERS, *UPSCALERS)]
-PRESETS = sorted((ROOT / "wsigen" / "presets").glob("*.yaml"))
+PRESETS = sorted((ROOT / "wsigen" / "config" / "presets").glob("*.yaml"))
 
 
 def _name(path: Path) -> str:

@@ -58,7 +58,7 @@ def test_dependencies_are_declared() -> None:
 def test_package_data_is_there() -> None:
     package = resources.files("wsigen")
     assert package.joinpath("py.typed").is_file()
-    assert package.joinpath("presets", "paper.yaml").is_file()
+    assert package.joinpath("config", "presets", "paper.yaml").is_file()
     default = package.joinpath("models", "default")
     for name in ("model_index.json", "README.md"):
         assert default.joinpath(name).is_file(), name

@@ -11,8 +11,8 @@ import pytest
 from tests.commands import ROOT, bash_commands, inline_commands, parsed, split
 from wsigen.cli import main
 from wsigen.config import SampleConfig, TrainConfig
+from wsigen.pipeline.source import SIZE, STAGES
 from wsigen.sampling.spec import patch_size
-from wsigen.synthesis.overview import SIZE, STAGES
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 __all__ = ["SyntheticSlide", "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
-_HOMES = {"SyntheticSlide": "wsigen.synthesis.synthetic"}
+_HOMES = {"SyntheticSlide": "wsigen.pipeline.synthetic"}
 
 
 def __getattr__(name: str) -> object:

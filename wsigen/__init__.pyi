@@ -1,4 +1,4 @@
-from wsigen.synthesis.synthetic import SyntheticSlide as SyntheticSlide
+from wsigen.pipeline.synthetic import SyntheticSlide as SyntheticSlide
 
 __version__: str
 __all__ = ["SyntheticSlide", "__version__"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.synthesis.models import small_snapshot
+from tests.pipeline.models import small_snapshot
 from tests.synthetic import he_image, write_tiff
 from wsigen.stain.networks.blocks import initialise
 from wsigen.stain.networks.generator import Generator

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import bundled
-from tests.synthesis.models import small_net
+from tests.pipeline.models import small_net
 from wsigen.errors import InvalidValueError
 from wsigen.nn.snapshot import save_snapshot
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import parts, training
-from tests.synthesis.models import small_snapshot
+from tests.pipeline.models import small_snapshot
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.model import load_model
 from wsigen.nn.upscaler import Upscaler

@@ -14,18 +14,18 @@ import tifffile
 import torch
 import yaml
 
+from tests.pipeline.models import QUICK, small_net
 from tests.sampling.upscalers import small_upscaler
 from tests.stain.models import small_generator
-from tests.synthesis.models import QUICK, small_net
 from wsigen.cli import main
 from wsigen.geometry import Region
 from wsigen.nn.model import save_model
 from wsigen.nn.snapshot import save_snapshot, weights_hash
+from wsigen.pipeline import sample as pipeline_sample
 from wsigen.sampling.pixels import SkipRule, background_of
 from wsigen.sampling.spec import UpscaleSpec
 from wsigen.sampling.upscale import UpscaledStage
 from wsigen.stain.stainer import save_stainer
-from wsigen.synthesis import slide as synthesis_slide
 
 
 @pytest.fixture(scope="module")
@@ -170,14 +170,14 @@ def test_batch_memory_and_schedule_cannot_be_seen(sample, tmp_path):
 
 def test_an_interrupted_slide_goes_on_to_the_same_bytes(sample, monkeypatch, tmp_path):
     straight = digests(sample("--size", 512, "--stages", 3, out=tmp_path / "straight"))
-    cascade = synthesis_slide.run_cascade
+    cascade = pipeline_sample.run_cascade
 
     def interrupted(runner, specs, *args, **kwargs):
         cascade(runner, specs[:-1], *args, **kwargs)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthesis_slide, "run_cascade", interrupted)
+        patch.setattr(pipeline_sample, "run_cascade", interrupted)
         with pytest.raises(SystemExit):
             sample("--size", 512, "--stages", 3)
     assert digests(sample("--size", 512, "--stages", 3)) == straight
@@ -258,7 +258,7 @@ def test_upscalers_that_cannot_be(refusal, folder, tmp_path):
 def test_unusual_scales_and_flags_without_effect_are_warned_of(sample, folder, tmp_path, caplog):
     save_snapshot(small_upscaler(mpp_range=(2.0, 16.0)), tmp_path / "coarse")
     sample(*SMALL, "--upscaler", tmp_path / "coarse")
-    assert "stages by the upscaler run from 1 to 0.5 µm/px; the model was trained on 2 to 16" in caplog.text
+    assert "the upscaler makes stages of 1 to 0.5 µm/px and was trained at 2 to 16; quality" in caplog.text
     sample(
         "--size",
         128,
@@ -308,14 +308,14 @@ def test_several_stains_of_a_slide_in_one_step(sample, monkeypatch, tmp_path):
     stained = [np.asarray(tifffile.imread(out / f"a_IHC-{marker}.ome.tif")) for marker in ("AAA", "BBB")]
     assert stained[0].shape == stained[1].shape == (512, 512, 3)
     assert not np.array_equal(stained[0], stained[1])
-    cascade = synthesis_slide.run_cascade
+    cascade = pipeline_sample.run_cascade
 
     def interrupted(runner, specs, *args, **kwargs):
         cascade(runner, specs[:-1], *args, **kwargs)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthesis_slide, "run_cascade", interrupted)
+        patch.setattr(pipeline_sample, "run_cascade", interrupted)
         with pytest.raises(SystemExit):
             sample(*stain)
     assert digests(sample(*stain)) == digests(out)

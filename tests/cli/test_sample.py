@@ -12,11 +12,11 @@ import pytest
 import torch
 import yaml
 
-from tests.synthesis.models import QUICK, small_net, small_snapshot
+from tests.pipeline.models import QUICK, small_net, small_snapshot
 from wsigen.cli import main
 from wsigen.nn.snapshot import WEIGHTS, save_snapshot
+from wsigen.pipeline import sample as pipeline_sample
 from wsigen.sampling.cascade import run_cascade
-from wsigen.synthesis import slide as synthesis_slide
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_several_slides_and_again_makes_only_the_missing(sample, caplog):
         sample("--count", 3, "--name", "s")
     assert {n: (out / n).stat().st_mtime_ns for n in kept} == kept
     assert (out / "s-1_HE.ome.tif").is_file()
-    assert caplog.text.count("is there already") == 2
+    assert caplog.text.count("exists already") == 2
 
 
 @pytest.mark.parametrize("schedule", ["wavefront", "steps"])
@@ -115,8 +115,10 @@ def test_config_file_and_flags_over_it(sample, tmp_path):
 
 def test_unusual_sizes_and_scales_are_warned_of(sample, caplog):
     sample("--size", 64, "--mpp", 60)
-    assert "patches of 32 px; the model was trained on 16, 64 px" in caplog.text
-    assert "stages run from 120 to 60 µm/px; the model was trained on 0.25 to 64" in caplog.text
+    assert "patch size 32 px was not used in training (16, 64 px); quality may be lower" in caplog.text
+    assert (
+        "the denoiser makes stages of 120 to 60 µm/px and was trained at 0.25 to 64; quality" in caplog.text
+    )
 
 
 def test_interrupt_says_how_to_go_on(sample, monkeypatch, caplog, tmp_path):
@@ -125,11 +127,11 @@ def test_interrupt_says_how_to_go_on(sample, monkeypatch, caplog, tmp_path):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthesis_slide, "run_cascade", interrupted)
+        patch.setattr(pipeline_sample, "run_cascade", interrupted)
         with pytest.raises(SystemExit) as stopped:
             sample()
     assert stopped.value.code == 130
-    assert "interrupted; the same command goes on from here" in caplog.text
+    assert "interrupted; the same command continues from here" in caplog.text
     assert (sample() / "synthetic-0_HE.ome.tif").is_file()
 
 
@@ -219,7 +221,7 @@ def test_too_little_memory_on_the_device(refusal, monkeypatch):
     def full(*args, **kwargs):
         raise torch.cuda.OutOfMemoryError("tried to allocate 3 GiB")
 
-    monkeypatch.setattr(synthesis_slide, "run_cascade", full)
+    monkeypatch.setattr(pipeline_sample, "run_cascade", full)
     assert "with --batch-size 4" in refusal("--batch-size", 8)
 
 
@@ -229,14 +231,14 @@ def test_killed_while_tidying_up(sample, tmp_path, caplog):
     work.mkdir()
     with caplog.at_level(logging.INFO):
         sample()
-    assert "is there already" in caplog.text
+    assert "exists already" in caplog.text
     assert not work.exists()
 
 
 def test_little_room_is_warned_of(sample, monkeypatch, caplog):
-    monkeypatch.setattr("wsigen.synthesis.state.free_bytes", lambda path: 1000)
+    monkeypatch.setattr("wsigen.pipeline.run.free_bytes", lambda path: 1000)
     sample()
-    assert "1 KiB are free; if it fills up, make room" in caplog.text
+    assert "1 KiB are free; if the disk fills up, make room" in caplog.text
 
 
 def test_out_that_is_a_file(refusal, tmp_path):

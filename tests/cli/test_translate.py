@@ -11,15 +11,15 @@ import openslide
 import pytest
 import yaml
 
+from tests.pipeline.models import PAINT, small_snapshot
+from tests.pipeline.test_source import png
 from tests.stain.models import small_generator
-from tests.synthesis.models import PAINT, small_snapshot
-from tests.synthesis.test_source import png
 from tests.synthetic import he_image, write_tiff
 from wsigen.cli import main
+from wsigen.pipeline import translate as pipeline_translate
+from wsigen.pipeline.outputs import NOTICE
 from wsigen.runtime import parse_bytes
 from wsigen.stain.stainer import bundled_markers, save_stainer
-from wsigen.synthesis import translate as synthesis_translate
-from wsigen.synthesis.twin import NOTICE
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def names(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
-def test_a_twin_with_its_companions(translate):
+def test_an_ihc_slide_with_its_companions(translate):
     out = translate("--layout", "generic", "--name", "mine", "--marker", "CgA")
     assert names(out) == [f"mine_IHC-CgA.{e}" for e in ("jpg", "json", "ome.tif")]
     with openslide.OpenSlide(out / "mine_IHC-CgA.ome.tif") as slide:
@@ -129,8 +129,8 @@ def test_dry_run_prints_the_plan_and_writes_nothing(translate, capsys, folder, t
 
 def test_a_slide_of_a_scale_that_the_stainer_does_not_know(translate, caplog):
     translate("--mpp", 0.25)
-    assert "the slide has 0.25 µm/px; stainer" in caplog.text
-    assert "was trained on 0.5, expect less of it" in caplog.text
+    assert "the slide has 0.25 µm/px and stainer" in caplog.text
+    assert "was trained at 0.5; quality may be lower" in caplog.text
 
 
 def test_config_file_and_flags_over_it(translate, tmp_path):
@@ -144,25 +144,25 @@ def test_interrupt_says_how_to_go_on(translate, monkeypatch, caplog):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthesis_translate, "source_rows", interrupted)
+        patch.setattr(pipeline_translate, "slide_rows", interrupted)
         with pytest.raises(SystemExit) as stopped:
             translate()
     assert stopped.value.code == 130
-    assert "interrupted; the same command goes on from here" in caplog.text
+    assert "interrupted; the same command continues from here" in caplog.text
     assert names(translate())[-1] == "case_IHC-SYN.ome.tif"
 
 
 def test_too_little_memory_names_what_would_do(translate, refusal):
     line = refusal(translate, "--memory", "100MB")
-    assert "wsigen translate: error: one stain takes" in line
+    assert "with a slide 520 px wide and tiles of 256 px, one stainer takes" in line
     assert "--memory allows 100MB; pass --memory " in line
     translate("--memory", line.rpartition(" ")[2])
 
 
 def test_little_room_is_warned_of(translate, monkeypatch, caplog):
-    monkeypatch.setattr("wsigen.synthesis.state.free_bytes", lambda path: 1000)
+    monkeypatch.setattr("wsigen.pipeline.run.free_bytes", lambda path: 1000)
     translate()
-    assert "1 KiB are free; if it fills up, make room" in caplog.text
+    assert "1 KiB are free; if the disk fills up, make room" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_slides_that_cannot_be(translate, refusal, folder, tmp_path):
     assert "is grey; a stainer needs the colours of H&E" in refusal(translate, "--mpp", 0.5, slide=grey)
     (tmp_path / "text.tif").write_text("no slide")
     assert "not a slide" in refusal(translate, slide=tmp_path / "text.tif")
-    assert "does not say what it shows" in refusal(translate, "--stainer", folder / "nameless")
+    assert "does not state its marker" in refusal(translate, "--stainer", folder / "nameless")
 
 
 def test_existing_output_and_a_folder_that_cannot_be(translate, refusal, tmp_path):
@@ -228,7 +228,7 @@ def test_the_plan_of_a_pair_names_both(sample, capsys, tmp_path):
 
 def test_memory_of_a_pair(sample, refusal):
     line = refusal(sample, "--memory", "1MB")
-    assert "and its stains take" in line
+    assert "and its stainers take" in line
     needed = line.rpartition(" ")[2]
     assert parse_bytes(needed) > 1e6
     sample("--memory", needed)
@@ -257,5 +257,5 @@ def test_killed_while_tidying_up(sample, caplog):
     (out / ".synthetic-0_IHC-SYN.partial").mkdir()
     with caplog.at_level(logging.INFO):
         sample()
-    assert "is there already" in caplog.text
+    assert "exists already" in caplog.text
     assert not list(out.glob(".*"))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.pipeline.models import small_net
 from tests.sampling.upscalers import small_upscaler
-from tests.synthesis.models import small_net
 from wsigen.errors import SnapshotError
 from wsigen.nn.denoiser import Denoiser, load_denoiser
 from wsigen.nn.model import load_model, save_model

@@ -16,7 +16,7 @@ from wsigen.sampling.plan import plan_stage
 from wsigen.sampling.preset import GuidedConfig, Preset, preset_from_dict
 from wsigen.sampling.spec import stage_specs
 
-FOLDER = Path(wsigen.__file__).parent / "presets"
+FOLDER = Path(wsigen.__file__).parent / "config" / "presets"
 
 
 def shipped(name: str) -> Preset:

@@ -12,7 +12,7 @@ from wsigen.cli.parse import parse
 from wsigen.errors import InvalidValueError, OutputError
 
 if TYPE_CHECKING:
-    from diffusers.models.modeling_utils import ModelMixin
+    from wsigen.nn.network import Network
 
 DESCRIPTION = (
     "Convert the generator of CUT, CycleGAN, L-LSeSim, URUST or DN, as trained by their authors' code, to a "
@@ -92,7 +92,7 @@ def import_stainer(config: ImportStainerConfig) -> Path:
     return out
 
 
-def _imported(config: ImportStainerConfig) -> ModelMixin:
+def _imported(config: ImportStainerConfig) -> Network:
     if config.decoder is None:
         from wsigen.stain.networks.published import import_checkpoint
 

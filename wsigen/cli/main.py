@@ -1,4 +1,4 @@
-"""Entry points: ``wsigen COMMAND``, ``sample``, and what turns an error into one line."""
+"""Entry points: ``wsigen COMMAND``, ``sample``, and errors as one line."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from wsigen.errors import WsigenError
 
 COMMANDS = {
     "sample": "synthesise slides",
-    "translate": "give an H&E slide its IHC twin",
-    "train": "train a denoiser, or a stain translator, on slides",
-    "index": "find out where there is tissue, and at which scales",
-    "evaluate": "say how good slides are, beside real ones",
-    "import-stainer": "take over a published stain translator",
+    "translate": "translate an H&E slide into IHC",
+    "train": "train a denoiser, an upscaler or a stain translator on slides",
+    "index": "find tissue and µm/px of slides, before training",
+    "evaluate": "compare synthetic slides with real ones",
+    "import-stainer": "convert a published stain translator",
 }
 
 Command = Callable[[Sequence[str]], None]
@@ -68,14 +68,14 @@ def run(command: str, argv: Sequence[str], *, prog: str) -> None:
 
 
 def module_name(command: str) -> str:
-    """The module behind a key of ``COMMANDS``."""
+    """Return the module of a command."""
     return f"wsigen.cli.{command.replace('-', '_')}"
 
 
 def _usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
-    return "\n".join(["usage: wsigen COMMAND …", "", *lines, "", "wsigen COMMAND --help tells more."])
+    return "\n".join(["usage: wsigen COMMAND …", "", *lines, "", "wsigen COMMAND --help shows the options."])
 
 
 def _say(text: str, *, error: bool = False) -> None:

@@ -10,26 +10,21 @@ from wsigen.config import SampleConfig
 
 DESCRIPTION = (
     "Synthesise H&E slides. Writes OUT/NAME_HE.ome.tif with its provenance (.json), a thumbnail (.jpg) and "
-    "the overview that it was made from (.png); with --stain, OUT/NAME_IHC-MARKER.ome.tif of the same pixels "
-    "as well. With --overview, it is made from a picture of yours; with --region, a part of a "
-    "slide that is not made. Interrupted, the same command goes on "
-    "where it stopped."
+    "its stage 0 (.png); with --stain, also OUT/NAME_IHC-MARKER.ome.tif on the same grid. With --overview, "
+    "start from your own picture; with --region, make only a region. If interrupted, run the same command "
+    "again: it continues where it stopped."
 )
 
 
 def run(argv: Sequence[str], prog: str = "sample") -> None:
-    """Parse ``argv`` and make the slides, or say what they would take."""
+    """Parse ``argv`` and make the slides, or print their plan."""
     config, _ = parse(SampleConfig, argv, prog=prog, description=DESCRIPTION)
+    from wsigen.pipeline.sample import open_run
     from wsigen.runtime import keep_freed_memory
-    from wsigen.synthesis.slides import describe_slides, make_slides
 
     keep_freed_memory()
-    if config.region is not None:
-        from wsigen.synthesis.part import make_parts
-
-        make_parts(config)
-        return
+    slides = open_run(config)
     if config.dry_run:
-        sys.stdout.write(describe_slides(config) + "\n")
+        sys.stdout.write(slides.describe() + "\n")
     else:
-        make_slides(config)
+        slides.make()

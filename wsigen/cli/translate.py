@@ -1,4 +1,4 @@
-"""``wsigen translate``: give an H&E slide its IHC twin."""
+"""``wsigen translate``: translate an H&E slide into IHC."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from wsigen.cli.parse import parse
 from wsigen.config import TranslateConfig
 
 DESCRIPTION = (
-    "Translate an H&E slide into another stain, on the same grid and µm/px. Writes "
-    "OUT/NAME_IHC-MARKER.ome.tif with its provenance (.json) and a thumbnail (.jpg). With --like, give it "
-    "the stain of another H&E slide instead: OUT/NAME_like-REFERENCE.ome.tif. Interrupted, the same command "
-    "goes on where it stopped."
+    "Translate an H&E slide into IHC, on the same grid and µm/px. Writes OUT/NAME_IHC-MARKER.ome.tif with "
+    "its provenance (.json) and a thumbnail (.jpg). With --like, transfer the stain of another H&E slide "
+    "instead: OUT/NAME_like-REFERENCE.ome.tif. If interrupted, run the same command again: it continues "
+    "where it stopped."
 )
 
 
 def run(argv: Sequence[str], prog: str = "wsigen translate") -> None:
-    """Parse ``argv`` and make the slide, or say what it would take."""
+    """Parse ``argv`` and make the slides, or print their plan."""
     config, _ = parse(TranslateConfig, argv, prog=prog, description=DESCRIPTION, positional="slide")
+    from wsigen.pipeline.translate import open_run
     from wsigen.runtime import keep_freed_memory
-    from wsigen.synthesis.translate import describe_translation, translate
 
     keep_freed_memory()
+    slides = open_run(config)
     if config.dry_run:
-        sys.stdout.write(describe_translation(config) + "\n")
+        sys.stdout.write(slides.describe() + "\n")
     else:
-        translate(config)
+        slides.make()

@@ -1,4 +1,4 @@
-"""What ``sample`` can be told."""
+"""Options of ``sample``."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ class SampleConfig:
     """One call of ``sample``.
 
     Args:
-        size: side of the slide in pixels, patch * k**stages; default 2048, or what follows from --overview.
-        stages: number of upscalings, the side of stage 0 is size / k**stages; default 4, or what follows from
-            --overview and --mpp.
-        seed: the slide follows from it, whatever the machine, memory, batch size or schedule.
+        size: side of the slide in pixels, patch * k**stages; default 2048, with --overview its side times
+            k**stages.
+        stages: number of upscalings, the side of stage 0 is size / k**stages; default 4, with --overview as
+            many as --mpp needs.
+        seed: of the noise; the same slide for any machine, memory, batch size and schedule.
         mpp: µm/px of the finished slide.
         model: "default" (bundled), a model or snapshot folder, or a hub id.
-        upscaler: snapshot folder or hub id of an upscaler to take instead of the model's own.
-        preset: "one-step", "fast", "paper", or a YAML file of your own; "auto" is one-step where there is an
-            upscaler, else fast.
-        overview: picture or slide to start from instead of sampling stage 0: square, H&E.
-        overview_mpp: µm/px of it, if the file does not say.
-        region: part to make alone, as X,Y,WIDTH,HEIGHT in pixels of the slide, which itself is not made; for
-            presets whose last stages are the upscaler's, such as one-step.
+        upscaler: snapshot folder or hub id of an upscaler to use instead of the model's own.
+        preset: "one-step", "fast", "paper", or a YAML file; "auto" is one-step if the model has an upscaler,
+            else fast.
+        overview: square H&E picture or slide to start from instead of sampling stage 0.
+        overview_mpp: µm/px of the overview, if the file does not state it.
+        region: make only this region, as X,Y,WIDTH,HEIGHT in pixels of the slide; needs a preset whose last
+            stages use the upscaler, such as one-step.
         k: factor between two stages.
         out: folder to write to.
         name: base name of the files, default synthetic-SEED; with --count, NAME-SEED.
         count: number of slides, with seeds SEED, SEED + 1, …
-        stain: also make an IHC slide of each, with this stainer: "SYN" (bundled), a snapshot folder or a hub
-            id; several with commas.
-        schedule: "wavefront" keeps a band of rows in memory, "steps" the whole canvas; same slide.
+        stain: also translate each slide with this stainer: "SYN" (bundled), a snapshot folder or a hub id;
+            several separated by commas.
+        schedule: "wavefront" keeps a band of rows in memory, "steps" the whole canvas; the slide is the same.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         batch_size: patches per network call.
-        memory: memory that the canvas may take on its device, such as 8GiB; and the stain on its host.
+        memory: limit for the canvas on its device, and for the stainers on the host, such as 8GiB.
         dtype: "auto", "float32" or "bfloat16": precision of the network.
         layout: "linked-ome", "generic" or "lossless".
         overwrite: replace a slide of the same name.
-        dry_run: print what it would take, and stop.
+        dry_run: print the plan (memory, disk, time) without making the slide.
     """
 
     size: int | None = None
@@ -96,10 +97,10 @@ class SampleConfig:
 
 
 def parse_region(text: str) -> Region:
-    """The region that X,Y,WIDTH,HEIGHT stands for.
+    """Parse X,Y,WIDTH,HEIGHT.
 
     Raises:
-        InvalidValueError: if it is none.
+        InvalidValueError: it is not four numbers, or the region is empty.
     """
     match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", text)
     x, y, width, height = map(int, match.groups()) if match else (0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""What ``wsigen translate`` can be told."""
+"""Options of ``wsigen translate``."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ class TranslateConfig:
     """One call of ``wsigen translate``.
 
     Args:
-        slide: the H&E slide; whatever can be read, PNG and JPEG included.
-        stainer: "SYN" (bundled), a snapshot folder or a hub id; several with commas, the slide is read once.
-        marker: what the IHC shows, for its name; with commas, one for each stainer. Default: what they say.
-        like: in place of a stainer, the H&E slide whose stain is wanted.
-        style: the style model that ``like`` needs: a snapshot folder or a hub id.
-        strength: of ``like``, from 0, the slide as the model sees it, to 1.
-        like_mpp: µm/px of the slide in ``like``, if it does not say.
-        norm: whose statistics normalise a pixel: "dn" a field between the patches', "kin" the patches' around
-            it, "tin" the whole slide's, "in" its own patch's, which shows seams. Also kin-5, kin-gaussian-7,
-            kin-inf, and dn-8 for granularity 8.
-        stats_pitch: px from one patch of statistics to the next; 2048 is faster and lets colour follow the
-            tissue less closely.
+        slide: the H&E slide: any format that wsigen reads, PNG and JPEG included.
+        stainer: "SYN" (bundled), a snapshot folder or a hub id; several separated by commas, the slide is
+            read once.
+        marker: of the file name; several separated by commas, one for each stainer; default: their own.
+        like: H&E slide whose stain is wanted, in place of a stainer.
+        style: style model for ``like``: a snapshot folder or a hub id.
+        strength: of ``like``, from 0 (the slide as the model reproduces it) to 1.
+        like_mpp: µm/px of the slide in ``like``, if the file does not state it.
+        norm: normalisation: "dn" (dense, interpolated), "kin" (kernel-averaged), "tin" (whole slide), "in"
+            (per patch, shows seams). Also kin-5, kin-gaussian-7, kin-inf, and dn-8 for granularity 8.
+        stats_pitch: px from one patch of statistics to the next; 2048 is faster, but colour adapts less to
+            the tissue.
         out: folder to write to.
         name: base name of the files, default the slide's without _HE.
-        mpp: µm/px of the slide, for one that does not say.
-        tile: side of what is rendered at once, px; same slide for any.
+        mpp: µm/px of the slide, if the file does not state it.
+        tile: side of the tiles, px; the result is the same for any.
         batch_size: tiles per network call.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        dtype: "auto", "float32" or "bfloat16": precision of the network; float32 on the CPU is exact for any
-            tile.
-        memory: host memory that the rows held and, on the CPU, the network may take, such as 4GiB.
+        dtype: "auto", "float32" or "bfloat16": precision of the network; in float32 on the CPU, any tile
+            gives the same bytes.
+        memory: limit for rows on the host and, on the CPU, the network, such as 4GiB.
         layout: "linked-ome", "generic" or "lossless".
         overwrite: replace a slide of the same name.
-        dry_run: print what it would take, and stop.
+        dry_run: print the plan (memory, disk, time) without making the slide.
     """
 
     slide: Path
@@ -103,10 +103,10 @@ class TranslateConfig:
 
     @property
     def markers(self) -> tuple[str, ...] | None:
-        """The markers, one for each stainer, if any were given."""
+        """The given markers, one for each stainer; None if none were given."""
         return None if self.marker is None else split_list(self.marker)
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """The parts of a text between commas, without spaces around them."""
+    """Split a text at commas and strip spaces."""
     return tuple(part.strip() for part in text.split(","))

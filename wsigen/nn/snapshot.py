@@ -16,26 +16,25 @@ import warnings
 from collections.abc import Collection, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from wsigen.errors import SnapshotError
+from wsigen.nn.network import CONFIG, WEIGHTS, Network
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-CONFIG = "config.json"
+if TYPE_CHECKING:
+    from diffusers.models.modeling_utils import ModelMixin  # takes seconds to import
 
 INDEX = "model_index.json"
 
 COMPONENTS = ("denoiser", "upscaler")
 """Folders of the networks that a model can have."""
 
-Net = TypeVar("Net", bound=ModelMixin)
+Net = TypeVar("Net", bound=nn.Module)
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +155,9 @@ def _fitting(kind: type[Net], folder: Path) -> Net:
         found = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("_class_name", kind.__name__)
         if found != kind.__name__:
             raise SnapshotError(folder, f"holds a {found}, not a {kind.__name__}; give another folder")
-        loaded: Any = kind.from_pretrained(
+        if issubclass(kind, Network):
+            return kind.from_pretrained(folder)
+        loaded: Any = kind.from_pretrained(  # pyright: ignore[reportAttributeAccessIssue]: a ModelMixin
             str(folder),
             torch_dtype=torch.float32,
             low_cpu_mem_usage=False,
@@ -179,7 +180,7 @@ def _fitting(kind: type[Net], folder: Path) -> Net:
     return net
 
 
-def save_snapshot(net: ModelMixin, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_snapshot(net: Network | ModelMixin, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write config.json and safetensors, both whole or not at all.
 
     Args:

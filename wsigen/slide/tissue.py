@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from scipy import ndimage
-from skimage.filters import threshold_otsu
 
 from wsigen.geometry import Colour, Size
 
@@ -49,6 +47,8 @@ def tissue_mask(rgb: np.ndarray, mpp: float) -> np.ndarray:
     Returns:
         bool (height, width).
     """
+    from skimage.filters import threshold_otsu  # takes a quarter of a second with what it needs
+
     density = _density(rgb, mpp)
     artefact = _black(rgb, mpp) | _pen(rgb, mpp)
     usable = density[~artefact]
@@ -134,6 +134,8 @@ def _pen(rgb: np.ndarray, mpp: float) -> np.ndarray:
 
 
 def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
+    from scipy import ndimage
+
     return ndimage.binary_dilation(mask, iterations=pixels) if mask.any() else mask
 
 

@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
-from diffusers.models.modeling_utils import ModelMixin
 from torch.utils.data import DataLoader, Dataset
 
 from wsigen.config import DenoiserConfig, PatchGroup, TrainConfig, UpscalerTrainConfig
@@ -24,11 +23,15 @@ from wsigen.diffusion.spectrum import image_std
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.images import to_unit
+from wsigen.nn.network import Network
 from wsigen.nn.snapshot import load_snapshot, resolve
 from wsigen.training.folder import check_same_run
 from wsigen.training.interrupt import ignore_ctrl_c
 from wsigen.training.loop import RunConfig
 from wsigen.training.state import CHECKPOINT, RunState
+
+if TYPE_CHECKING:
+    from diffusers.models.modeling_utils import ModelMixin
 
 # how long processes wait for the main one, which indexes slides and validates alone
 PATIENCE = timedelta(hours=2)
@@ -145,7 +148,9 @@ def _rounded(std: torch.Tensor) -> list[list[float]]:
     return [[round(value, 4) for value in row] for row in std.tolist()]
 
 
-def check_alike(given: ModelMixin, net: ModelMixin, init: str, flags: Mapping[str, str]) -> None:
+def check_alike(
+    given: Network | ModelMixin, net: Network | ModelMixin, init: str, flags: Mapping[str, str]
+) -> None:
     """Refuse weights to begin with that are of a network of another shape.
 
     Args:

@@ -14,12 +14,11 @@ import math
 import re
 from collections.abc import Sequence
 
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from wsigen.errors import InvalidValueError
+from wsigen.nn.network import Network
 from wsigen.stain.networks.blocks import BlurDown, BlurUp, LearnedUp, ResnetBlock, StridedUp
 
 # How far the layers around the residual blocks see, px; a block sees 8 px further.
@@ -28,7 +27,7 @@ FAMILIES = {"cut": 21, "cyclegan": 12, "cut-antialias-up": 18, "urust": 21}
 _MARKER = re.compile(r"\w[\w+.-]*", re.ASCII)
 
 
-class Generator(ModelMixin, ConfigMixin):
+class Generator(Network):
     """Translates a picture of one stain into another; fully convolutional, with instance normalisation.
 
     Args:
@@ -63,7 +62,6 @@ class Generator(ModelMixin, ConfigMixin):
     min_size = 16
     """Smallest height and width, px, so that every margin can be reflected."""
 
-    @register_to_config
     def __init__(
         self,
         family: str = "cut",

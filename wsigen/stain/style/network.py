@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, relu
 
 from wsigen.errors import InvalidValueError
+from wsigen.nn.network import Network
 
 STRIDE = 8
 # Encoder: 2 convolutions at full scale, 2 at 1/2, 4 at 1/4, 1 at 1/8; the decoder the same backwards. Radius
@@ -101,7 +100,7 @@ class Decoder(nn.Module):
         return x
 
 
-class StyleModel(ModelMixin, ConfigMixin):
+class StyleModel(Network):
     """Encoder and decoder of AdaIN style transfer.
 
     Args:
@@ -121,7 +120,6 @@ class StyleModel(ModelMixin, ConfigMixin):
     stride = STRIDE
     halo = -(-RADIUS // STRIDE) * STRIDE
 
-    @register_to_config
     def __init__(
         self,
         width: int = 64,

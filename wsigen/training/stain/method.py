@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from wsigen.nn.network import Network
 from wsigen.training.state import Part
 
 Scalars = dict[str, Tensor]
@@ -86,13 +86,13 @@ class Method(ABC):
 
     Attributes:
         nets: everything that is trained, by name.
-        generator: of these, the one that is averaged and kept, saved as ModelMixins are.
+        generator: of these, the one that is averaged and kept, saved as a snapshot.
         optimizers: by name; all follow the run's learning rate.
         memory: what else the next update depends on.
     """
 
     nets: nn.ModuleDict
-    generator: ModelMixin
+    generator: Network
     optimizers: dict[str, torch.optim.Optimizer]
     memory: dict[str, Part]
 

@@ -1,0 +1,248 @@
+"""An H&E slide and its IHC slide: the same grid, the translator's pixels, interrupted or not."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import openslide
+import pytest
+import torch
+
+from tests.pipeline.test_source import png
+from tests.stain.models import small_generator
+from tests.synthetic import he_image, write_tiff
+from wsigen.config import TranslateConfig
+from wsigen.errors import InvalidValueError, MissingMppError, OutputError, SlideError
+from wsigen.geometry import Size
+from wsigen.pipeline.background import slide_background
+from wsigen.pipeline.networks import Networks
+from wsigen.pipeline.translate import open_run, translate
+from wsigen.slide.read import open_slide
+from wsigen.stain.stainer import save_stainer
+
+SIDE = (2400, 64)
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return he_image(SIDE, seed=3)
+
+
+@pytest.fixture(scope="module")
+def slide(picture, tmp_path_factory):
+    """Lossless, so that what was translated is known."""
+    path = tmp_path_factory.mktemp("he") / "case_HE.tif"
+    return write_tiff(path, picture, 0.5, levels=2, compression="zstd")
+
+
+@pytest.fixture(scope="module")
+def stainers(tmp_path_factory):
+    """Two snapshots with commas between them."""
+    folder = tmp_path_factory.mktemp("stainers")
+    for seed, marker in enumerate(("SYN", "CGA")):
+        save_stainer(small_generator(blocks=1, seed=seed, marker=marker, mpp=0.5), folder / marker)
+    return [str(folder / "SYN"), str(folder / "CGA")]
+
+
+@pytest.fixture
+def config(slide, stainers, tmp_path):
+    return TranslateConfig(
+        slide=slide, stainer=stainers[0], out=tmp_path / "out", layout="lossless", dtype="float32", tile=256
+    )
+
+
+def pixels(path):
+    with openslide.OpenSlide(path) as slide:
+        return np.asarray(slide.read_region((0, 0), 0, slide.dimensions))[..., :3]
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def straight(config, image):
+    """What the generators make of the whole picture at once."""
+    translation = open_run(config)
+    glass = slide_background(open_slide(config.slide, config.mpp))
+    size = Size(*image.shape[:2])
+    translator = translation.stainers.begin(size, glass.map, read=lambda r: image[r.y : r.y1, r.x : r.x1])
+    parts = [[] for _ in translation.stainers.nets]
+    for which, rows in translator.push(image):
+        parts[which].append(rows)
+    return [np.concatenate(rows) for rows in parts]
+
+
+def test_the_ihc_slide_has_the_grid_of_the_slide_and_the_pixels_of_the_translator(config, picture):
+    (files,) = translate(config)
+    assert names(config.out) == [f"case_IHC-SYN.{e}" for e in ("jpg", "json", "ome.tif")]
+    with openslide.OpenSlide(files.slide) as ihc:
+        assert ihc.dimensions == (SIDE[1], SIDE[0])
+        assert ihc.level_count == 1
+        assert float(ihc.properties["openslide.mpp-x"]) == pytest.approx(0.5)
+    (wanted,) = straight(config, picture)
+    assert np.array_equal(pixels(files.slide), wanted)
+    assert (wanted != picture).any()
+    facts = json.loads(files.provenance.read_text())
+    assert (facts["marker"], facts["synthetic"]) == ("SYN", True)
+    assert facts["source"]["slide"] == "case_HE.tif"
+
+
+def test_several_stains_in_one_pass_are_those_of_each_alone(config, stainers, picture, tmp_path):
+    both = translate(replace(config, stainer=",".join(stainers)))
+    assert [f.slide.name for f in both] == ["case_IHC-SYN.ome.tif", "case_IHC-CGA.ome.tif"]
+    for which, stainer in enumerate(stainers):
+        (alone,) = translate(replace(config, stainer=stainer, out=tmp_path / str(which)))
+        assert alone.slide.read_bytes() == both[which].slide.read_bytes()
+    assert not np.array_equal(pixels(both[0].slide), pixels(both[1].slide))
+
+
+def test_of_several_those_that_are_there_are_left(config, stainers):
+    translate(config)
+    kept = contents(config.out)
+    files = translate(replace(config, stainer=",".join(stainers)))
+    assert [f.slide.name for f in files] == ["case_IHC-CGA.ome.tif"]
+    assert kept.items() <= contents(config.out).items()
+    assert translate(replace(config, stainer=",".join(stainers))) == []
+
+
+class Stop(Exception):
+    """Stands for a run that ends."""
+
+
+def stop_after(rows):
+    def progress(done):
+        if done >= rows:
+            raise Stop
+
+    return progress
+
+
+def render(config, **options):
+    return open_run(config).make(block=512, **options)
+
+
+@pytest.mark.parametrize("rows", [1, 2048, 2400])
+def test_interrupted_anywhere_it_goes_on_to_the_same_bytes(config, rows, tmp_path):
+    render(config)
+    other = replace(config, out=tmp_path / "stopped")
+    with pytest.raises(Stop):
+        render(other, progress=stop_after(rows))
+    assert names(other.out) == [".case_IHC-SYN.partial"]
+    (ihc,) = open_run(other).outputs
+    assert ihc.open_journal(block=512).rows_done == (0 if rows == 1 else 512 if rows == 2048 else 2400)
+    render(other)
+    assert contents(other.out) == contents(config.out)
+    assert names(other.out) == names(config.out)
+
+
+def test_stains_that_came_differently_far(config, stainers, tmp_path):
+    both = replace(config, stainer=",".join(stainers))
+    render(both)
+    other = replace(both, out=tmp_path / "stopped")
+    with pytest.raises(Stop):
+        render(replace(other, stainer=stainers[1]), progress=stop_after(2048))
+    render(other)
+    assert contents(other.out) == contents(both.out)
+
+
+def _child(config, threads):
+    torch.set_num_threads(threads)  # as many as its parent: sums over other shares round otherwise
+
+    def die(done):
+        if list(config.out.glob(".case_IHC-SYN.partial/rows/*.block")):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    render(config, progress=die)
+
+
+def test_killed_it_goes_on_to_the_same_bytes(config, tmp_path):
+    render(config)
+    other = replace(config, out=tmp_path / "killed")
+    child = multiprocessing.get_context("spawn").Process(target=_child, args=(other, torch.get_num_threads()))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert list(other.out.glob(".case_IHC-SYN.partial/rows/*.block"))
+    render(other)
+    assert contents(other.out) == contents(config.out)
+
+
+def test_an_existing_slide_is_kept_unless_asked(config, stainers):
+    translate(config)
+    with pytest.raises(OutputError, match="exists already; pass --overwrite"):
+        translate(config)
+    before = contents(config.out)
+    translate(replace(config, overwrite=True))
+    assert contents(config.out) == before
+    translate(replace(config, stainer=stainers[1], marker="SYN", overwrite=True))
+    assert contents(config.out) != before
+
+
+def test_killed_while_tidying_up(config):
+    translate(config)
+    (config.out / ".case_IHC-SYN.partial").mkdir()
+    assert translate(config) == []
+    assert names(config.out) == [f"case_IHC-SYN.{e}" for e in ("jpg", "json", "ome.tif")]
+
+
+def test_state_of_another_slide_is_not_continued(config, tmp_path, picture):
+    with pytest.raises(Stop):
+        render(config, progress=stop_after(2048))
+    other = write_tiff(tmp_path / "case_HE.tif", picture[::-1].copy(), 0.5, compression="zstd")
+    with pytest.raises(OutputError, match="holds the state of another run"):
+        render(replace(config, slide=other))
+    render(replace(config, slide=other), overwrite=True)
+
+
+def test_runs_share_loaded_networks(config, stainers, picture):
+    """Also of the same name: each keeps its own statistics."""
+    networks, twice = Networks(), replace(config, stainer=f"{stainers[0]},{stainers[0]}", marker="A,B")
+    first, second = open_run(twice, networks), open_run(replace(config, overwrite=True), networks)
+    assert first.stainers.nets[0] is second.stainers.nets[0] is not first.stainers.nets[1]
+    one, other = (pixels(files.slide) for files in first.make())
+    (alone,) = second.make()
+    assert np.array_equal(one, other)
+    assert np.array_equal(one, pixels(alone.slide))
+    assert not np.array_equal(one, picture)
+
+
+def test_a_picture_with_transparency(config, tmp_path, picture):
+    rgba = np.dstack([picture[800:1600], np.full((800, 64), 255, np.uint8)])
+    rgba[:400, :, 3] = 0
+    config = replace(config, slide=png(tmp_path / "p.png", rgba), mpp=0.5)
+    (files,) = translate(config)
+    assert pixels(files.slide).shape == (800, 64, 3)
+    assert (pixels(files.slide)[:200] == slide_background(open_slide(config.slide, 0.5)).colour).all()
+    assert not np.array_equal(pixels(files.slide)[400:], rgba[400:, :, :3])
+
+
+def test_what_cannot_be_translated(config, tmp_path, picture):
+    path = png(tmp_path / "p.png", picture[:64, :64])
+    with pytest.raises(MissingMppError, match="pass --mpp"):
+        translate(replace(config, slide=path))
+    grey = png(tmp_path / "g.png", picture[..., 0])
+    with pytest.raises(SlideError, match="is grey"):
+        translate(replace(config, slide=grey, mpp=0.5))
+    with pytest.raises(SlideError, match="no such file"):
+        translate(replace(config, slide=tmp_path / "none.svs"))
+    with pytest.raises(InvalidValueError, match="--stainer must be a bundled name"):
+        replace(config, stainer=None)
+    assert not config.out.exists(), "nothing is written before the slide is found fit"
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 33), (40, 700), (700, 21)])
+def test_small_and_narrow_slides(config, tmp_path, size):
+    image = np.random.default_rng(0).integers(40, 200, (*size, 3)).astype(np.uint8)
+    (files,) = translate(replace(config, slide=png(tmp_path / "p.png", image), mpp=0.5))
+    assert np.array_equal(
+        pixels(files.slide), straight(replace(config, slide=tmp_path / "p.png", mpp=0.5), image)[0]
+    )

@@ -1,0 +1,143 @@
+"""Levels of a sampled slide whose regions are computed where they are read, without making the slide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from wsigen.geometry import Region, Size
+from wsigen.pipeline.background import LocalBackground
+from wsigen.sampling.lazy import LazyCascade
+from wsigen.slide.journal import BlockJournal
+from wsigen.stain.engine.batches import Compute
+from wsigen.stain.engine.local import LocalTranslator
+
+if TYPE_CHECKING:
+    from wsigen.pipeline.outputs import HEOutput
+    from wsigen.pipeline.run import Progress
+    from wsigen.pipeline.sample import SampleRun
+    from wsigen.pipeline.stainers import Stainers
+
+CACHE = 512 << 20
+_STRIP = 512  # rows of a region that are computed at once
+_TILE = 1024
+
+
+def open_cascade(run: SampleRun, he: HEOutput, *, cache: int = CACHE) -> LazyCascade:
+    """Return the stages of a slide, to be read in any order.
+
+    Args:
+        run: with the networks that the preset needs.
+        he: one of the run's slides.
+        cache: bytes of tiles that are kept.
+
+    Raises:
+        InvalidValueError: the preset's last stages are diffused, so that no region can be computed alone.
+    """
+    return LazyCascade(
+        he.specs,
+        run.denoiser,
+        run.upscaler,
+        background=run.background,
+        base=he.overview.pixels if he.overview else None,
+        execution=run.execution,
+        cache=cache,
+    )
+
+
+class HELevels:
+    """The stages of a cascade as the levels of a slide, finest first."""
+
+    def __init__(self, cascade: LazyCascade) -> None:
+        self.cascade = cascade
+        self.levels = tuple(Size(spec.extent, spec.extent) for spec in reversed(cascade.specs))
+
+    def read(self, region: Region, level: int) -> np.ndarray:
+        """Return the pixels of a region of a level: uint8 (height, width, 3)."""
+        return self.cascade.read(region, len(self.levels) - 1 - level)
+
+
+class IHCLevels(HELevels):
+    """The stages of a cascade, translated, as the levels of a slide.
+
+    Args:
+        cascade: of the H&E.
+        stainers: that the slide's stain is one of.
+        which: its index.
+        tile: side of what is rendered at once, px.
+
+    Memory: see `LocalTranslator`; for each level that was read.
+    """
+
+    def __init__(self, cascade: LazyCascade, stainers: Stainers, which: int, *, tile: int = 512) -> None:
+        super().__init__(cascade)
+        self._net, self._rendering, self._tile = stainers.nets[which], stainers.rendering, tile
+        self._translators: dict[int, LocalTranslator] = {}
+        self._lock = Lock()
+
+    def read(self, region: Region, level: int) -> np.ndarray:
+        """Return the pixels of a region of a level: uint8 (height, width, 3)."""
+        stage = len(self.levels) - 1 - level
+        with self._lock:  # the levels share a network, whose norm layers hold the statistics of one pass
+            if stage not in self._translators:
+                self._translators[stage] = self._translator(stage)
+            return self._translators[stage].read(region)
+
+    def _translator(self, stage: int) -> LocalTranslator:
+        spec, how, background = self.cascade.specs[stage], self._rendering, None
+        assert how.norm is not None, "generators are normalised"
+        if stage:
+            above, colour = self.cascade.source(stage - 1), self.cascade.background
+            background = LocalBackground(above, spec.extent, spec.k, mpp=spec.mpp, colour=colour)
+        return LocalTranslator(
+            self._net,
+            Size(spec.extent, spec.extent),
+            self.cascade.source(stage).read,
+            norm=how.norm,
+            background=background,
+            pitch=how.pitch,
+            tile=self._tile,
+            machine=Compute(how.device, how.dtype),
+        )
+
+
+Read = Callable[[Region], np.ndarray]
+
+
+def region_readers(run: SampleRun, he: HEOutput, which: Sequence[int]) -> list[Read]:
+    """Return readers of level 0 of an H&E slide and of its IHC slides of some indices."""
+    cascade = open_cascade(run, he)
+    if not which:
+        return [lambda region: cascade.read(region, len(cascade.specs) - 1)]
+    assert run.stainers is not None, "slides with stains come with stainers"
+    ihc = [IHCLevels(cascade, run.stainers, i, tile=_TILE) for i in which]
+    # The IHC levels read the tiles that the H&E has computed.
+    return [cascade.source(he.stages).read, *((lambda region, of=of: of.read(region, 0)) for of in ihc)]
+
+
+def fill_region(
+    region: Region, journals: Sequence[BlockJournal], readers: Sequence[Read], progress: Progress | None
+) -> None:
+    """Append the rows of a region that journals lack, one strip to each of them in turn.
+
+    Args:
+        region: of level 0.
+        journals: of the H&E and its IHC slides.
+        readers: of their pixels.
+        progress: called with the rows that are done.
+    """
+    done = [journal.rows_done for journal in journals]
+    with tqdm(total=region.height, initial=min(done), desc="region", unit="row") as bar:
+        for start in range(min(done) // _STRIP * _STRIP, region.height, _STRIP):
+            end = min(start + _STRIP, region.height)
+            for i, (journal, read) in enumerate(zip(journals, readers, strict=True)):
+                if done[i] < end:
+                    journal.append(read(Region(region.y + done[i], region.x, end - done[i], region.width)))
+                    done[i] = end
+            bar.update(end - bar.n)
+            if progress:
+                progress(end)

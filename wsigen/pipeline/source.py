@@ -1,0 +1,172 @@
+"""What a run starts from: the H&E slide that is translated, or the picture in place of stage 0."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsigen.errors import InvalidValueError, MissingMppError, SlideError
+from wsigen.slide.provenance import beside
+from wsigen.slide.read import WholeSlide, open_slide
+from wsigen.slide.tiff_backend import check_complete
+
+SIZE, STAGES = 2048, 4
+"""Defaults of a slide that is not made from an overview."""
+
+_CHUNK = 2**22
+_SAME = 0.01  # relative: µm/px within 1 % are taken for the same
+
+
+def open_source(path: Path, mpp: float | None = None, *, flag: str = "--mpp") -> WholeSlide:
+    """Open a slide to translate, or to take the stain from.
+
+    Args:
+        path: any slide or picture that `wsigen.slide.read` opens.
+        mpp: µm/px, for a file that does not state it.
+        flag: that sets ``mpp``, for the message.
+
+    Raises:
+        SlideError: missing, damaged, cut off, or of an unknown format.
+        MissingMppError: neither the file nor ``mpp`` gives µm/px.
+    """
+    try:
+        slide = open_slide(path, mpp)
+    except MissingMppError as error:
+        raise MissingMppError(path, f"µm/px is not in its metadata; pass {flag}") from error
+    check_complete(slide.path)
+    return slide
+
+
+def source_name(path: Path) -> str:
+    """Return the name of a slide without its endings and _HE: ``a_HE.ome.tif`` → ``a``."""
+    name = beside(path, "").name
+    return (name if name != path.name else path.stem).removesuffix("_HE") or path.stem
+
+
+def source_facts(slide: WholeSlide) -> dict[str, Any]:
+    """Return what identifies a slide's pixels: name, size, µm/px and SHA-256 of the file.
+
+    Of MIRAX, which keeps its pixels in a folder beside the file, the folder is hashed too.
+
+    Raises:
+        SlideError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for file in (slide.path, *_folder_files(slide.path)):
+            with file.open("rb") as stream:
+                while chunk := stream.read(_CHUNK):
+                    digest.update(chunk)
+    except OSError as error:
+        raise SlideError(slide.path, f"cannot be read ({error.strerror or error})") from error
+    size = {"height": slide.size.height, "width": slide.size.width}
+    return {"slide": slide.path.name, **size, "mpp": slide.mpp, "sha256": digest.hexdigest()}
+
+
+def _folder_files(path: Path) -> list[Path]:
+    folder = path.with_suffix("")
+    mirax = path.suffix.lower() == ".mrxs" and folder.is_dir()
+    return sorted(file for file in folder.rglob("*") if file.is_file()) if mirax else []
+
+
+@dataclass(frozen=True, eq=False)
+class Overview:
+    """A picture of a whole slide, in place of stage 0.
+
+    Args:
+        pixels: uint8 (side, side, 3).
+        mpp: µm/px.
+        facts: what identifies its pixels, see `source_facts`.
+    """
+
+    pixels: np.ndarray
+    mpp: float
+    facts: Mapping[str, Any]
+
+    @property
+    def side(self) -> int:
+        """Pixels."""
+        return len(self.pixels)
+
+
+def open_overview(path: Path, mpp: float | None = None) -> Overview:
+    """Read a picture to start from.
+
+    Args:
+        path: any slide or picture that `wsigen.slide.read` opens.
+        mpp: µm/px, for a file that does not state it.
+
+    Raises:
+        SlideError: missing, damaged, of an unknown format, or not square.
+        MissingMppError: neither the file nor ``mpp`` gives µm/px.
+        InvalidValueError: the file states another µm/px than ``mpp``.
+
+    Memory: the picture.
+    """
+    try:
+        slide = open_slide(path)
+        if mpp is not None and abs(slide.mpp / mpp - 1) > _SAME:
+            raise InvalidValueError(
+                f"--overview-mpp must be that of {path}, whose metadata say {slide.mpp:g} µm/px, got "
+                f"{mpp:g}; leave it out, or correct the file"
+            )
+    except MissingMppError as error:
+        if mpp is None:
+            raise MissingMppError(
+                path, "µm/px is not in its metadata; pass --overview-mpp, such as --overview-mpp 8"
+            ) from error
+        slide = open_slide(path, mpp)
+    height, width = slide.size.height, slide.size.width
+    if height != width:
+        side = min(height, width)
+        raise SlideError(
+            path,
+            f"an overview must be square, this one is {height} px high and {width} px wide; crop it to "
+            f"{side} × {side} px, or pad it with the colour of its background",
+        )
+    pixels = slide.read_region(slide.size.region, slide.mpp)
+    return Overview(pixels, slide.mpp, source_facts(slide))
+
+
+def size_and_stages(
+    overview: Overview | None, *, size: int | None, stages: int | None, k: int, mpp: float
+) -> tuple[int, int]:
+    """Return the side of a slide and the number of its stages; what is not given follows from the overview.
+
+    Args:
+        overview: picture in place of stage 0, if any.
+        size: side that is asked for.
+        stages: number of upscalings that is asked for.
+        k: factor between the stages.
+        mpp: µm/px of the slide.
+
+    Raises:
+        InvalidValueError: size, stages and µm/px do not fit the overview.
+    """
+    if overview is None:
+        return SIZE if size is None else size, STAGES if stages is None else stages
+    fitting = max(1, round(math.log(max(overview.mpp / mpp, 1), k)))
+    count = fitting if stages is None else stages
+    if count < 1:
+        raise InvalidValueError(f"--stages must be at least 1 with --overview, got {count}; pass --stages 1")
+    reached = overview.mpp / k**count
+    if abs(reached / mpp - 1) > _SAME:
+        near = " or ".join(f"{overview.mpp / k**n:g}" for n in (fitting + 1, fitting, fitting - 1) if n > 0)
+        other = f", or --stages {fitting}" if count != fitting else ""
+        raise InvalidValueError(
+            f"--mpp must be what an overview of {overview.mpp:g} µm/px reaches: {reached:g} µm/px after "
+            f"{count} stages of {k}, got {mpp:g}; pass --mpp {near}{other}"
+        )
+    side = overview.side * k**count
+    if size is not None and size != side:
+        raise InvalidValueError(
+            f"--size must be the side of the overview, {overview.side} px, times {k}**stages ({k}**{count}), "
+            f"got {size}; pass --size {side}, or leave it out"
+        )
+    return side, count

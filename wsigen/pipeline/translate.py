@@ -1,0 +1,206 @@
+"""Translate an H&E slide into other stains: from a `TranslateConfig` to files.
+
+`open_run` opens the slide, loads the stainers and plans memory; `TranslateRun.make` makes the slides
+(`wsigen.pipeline.run`): strips of the H&E go through the stainers to the journals of the IHC slides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from wsigen.config import TranslateConfig
+from wsigen.geometry import Region
+from wsigen.pipeline.background import slide_background
+from wsigen.pipeline.networks import Networks
+from wsigen.pipeline.outputs import IHCOutput, Output, Source, disk_bytes
+from wsigen.pipeline.plan import (
+    StainPlan,
+    check_memory,
+    describe_stains,
+    plan_stains,
+    reading_bytes,
+    time_text,
+    tissue_share,
+)
+from wsigen.pipeline.rows import BackgroundWriter, IHCRows, slide_rows
+from wsigen.pipeline.run import Progress, Run
+from wsigen.pipeline.source import open_source, source_facts, source_name
+from wsigen.pipeline.stainers import Rendering, Stainers, open_like, open_stainers
+from wsigen.runtime import choose_device, choose_dtype, format_bytes, parse_bytes
+from wsigen.slide.journal import BlockJournal
+from wsigen.slide.read import WholeSlide
+from wsigen.slide.write import SlideFiles
+from wsigen.stain.engine.stream import StreamTranslator
+from wsigen.stain.normalise.norm import Norm
+
+
+def translate(config: TranslateConfig) -> list[SlideFiles]:
+    """Make the IHC slides of a call of ``wsigen translate``, or continue with those that were interrupted.
+
+    >>> translate(TranslateConfig(slide=Path("case1.svs"), stainer="SYN", device="cuda"))  # doctest: +SKIP
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        See `open_run` and `Run.make`.
+    """
+    return open_run(config).make()
+
+
+def open_run(config: TranslateConfig, networks: Networks | None = None) -> TranslateRun:
+    """Open the slide, load the stainers and plan their memory; nothing is written.
+
+    Args:
+        config: of the call.
+        networks: where loaded networks are kept; runs that share it load them once.
+
+    Raises:
+        InvalidValueError: this machine has no such device, or a marker is missing or given twice.
+        SlideError: the slide cannot be read.
+        SnapshotError: a stainer cannot be loaded.
+    """
+    device = choose_device(config.device)
+    rendering = Rendering(
+        norm=Norm.parse(config.norm),
+        pitch=config.stats_pitch,
+        device=device,
+        dtype=choose_dtype(config.dtype, device),
+        tile=config.tile,
+        batch=None if config.batch_size == "auto" else config.batch_size,
+    )
+    slide = open_source(config.slide, config.mpp)
+    if config.like is None:
+        assert config.stainer is not None, "checked by the config"
+        stainers = open_stainers(config.stainer, config.markers, rendering, networks)
+    else:
+        assert config.style is not None, "checked by the config"
+        stainers = open_like(
+            config.like, slide, rendering, style=config.style, strength=config.strength, mpp=config.like_mpp
+        )
+    stainers.warn_of_scale(slide.mpp)
+    allowed, reading = parse_bytes(config.memory), reading_bytes(slide.size.width)
+    plan = plan_stains(stainers, slide.size, allowed=allowed, beside=reading)
+    return TranslateRun(
+        overwrite=config.overwrite,
+        several=len(stainers.nets) > 1,
+        config=config,
+        slide=slide,
+        stainers=stainers.with_tile(plan.translation.tile),
+        plan=plan,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslateRun(Run):
+    """A call of ``wsigen translate`` with everything resolved.
+
+    Args:
+        config: of the call.
+        slide: the H&E.
+        stainers: that translate it.
+        plan: of the IHC slides.
+
+    Memory: what the translator holds of the slide's width, two strips of 256 rows, and a row of tiles for
+        each stain; not the slide.
+
+    Determinism: a slide follows from the H&E's pixels and its `Stain`. Tile, batch, memory, device and
+        interruptions change at most the rounding of the network's kernels.
+    """
+
+    config: TranslateConfig
+    slide: WholeSlide
+    stainers: Stainers
+    plan: StainPlan
+
+    @cached_property
+    def outputs(self) -> tuple[IHCOutput, ...]:
+        """The slides to make, one for each stainer; the H&E's file is hashed for it."""
+        config, slide = self.config, self.slide
+        source = Source(size=slide.size, facts=source_facts(slide))
+        name, out = config.name or source_name(slide.path), Path(config.out)
+        return tuple(
+            IHCOutput(stain=s, source=source, mpp=slide.mpp, out=out, name=name, layout=config.layout)
+            for s in self.stainers.stains
+        )
+
+    @property
+    def groups(self) -> Sequence[Sequence[Output]]:
+        """All slides, since the H&E is read once."""
+        return [self.outputs]
+
+    @property
+    def out_of_memory(self) -> str:
+        """The message where the device runs out of memory."""
+        device = self.stainers.rendering.device
+        return f"{device} has too little memory; run the same command with a smaller --tile or --batch-size"
+
+    def disk_bytes(self, group: Sequence[Output]) -> int:
+        """Return the bytes on disk, at most, while slides are made."""
+        return sum(output.disk_bytes for output in group)
+
+    def check_memory(self) -> None:
+        """Compare the plan with ``--memory``.
+
+        Raises:
+            InvalidValueError: it does not fit.
+        """
+        count, width, tile = len(self.stainers.nets), self.slide.size.width, self.plan.translation.tile
+        what = "one stainer takes" if count == 1 else f"{count} stainers take"
+        what = f"with a slide {width} px wide and tiles of {tile} px, {what}"
+        check_memory(self.plan.host_bytes, self.config.memory, what)
+
+    def describe(self) -> str:
+        """Measure a few tiles; return memory, disk and time as a table.
+
+        Raises:
+            SlideError: the slide cannot be read, or is grey.
+        """
+        slide, size, translation = self.slide, self.slide.size, self.plan.translation
+        share = tissue_share(slide_background(slide).map, size, translation.tile)
+        stains, seconds = describe_stains(self.stainers, self.plan)
+        disk = len(self.stainers.nets) * disk_bytes(size, self.config.layout)
+        return "\n".join(
+            (
+                f"slide       {size.width} × {size.height} px, {slide.mpp:g} µm/px; "
+                f"{100 * share:.0f} % of the tiles show tissue",
+                stains,
+                f"time        {time_text(seconds * share)}",
+                f"memory      {format_bytes(self.plan.host_bytes)}, {translation.rows_alive} rows at a time",
+                f"disk        {format_bytes(disk)} at most while they are made",
+            )
+        )
+
+    def fill(
+        self,
+        outputs: Sequence[Output],
+        journals: Sequence[BlockJournal],
+        writer: BackgroundWriter,
+        progress: Progress | None,
+    ) -> None:
+        """Read the H&E strip by strip and translate it; append the rows that journals lack."""
+        slide, background = self.slide, slide_background(self.slide)
+        stainers = self.stainers.of([output for output in outputs if isinstance(output, IHCOutput)])
+
+        def read(region: Region) -> np.ndarray:
+            return slide.read_region(region, slide.mpp, background.colour)
+
+        def begin(which: Sequence[int], start: int) -> StreamTranslator:
+            return stainers.only(which).begin(slide.size, background.map, start, read)
+
+        rows = IHCRows(journals, slide.size.height, begin, writer)
+        with tqdm(total=slide.size.area, unit="px", unit_scale=True, smoothing=0.1) as bar:
+            for y, strip in slide_rows(slide, rows.first_row, background.colour):
+                rows.push(y, strip)
+                done = y + len(strip)
+                if not bar.n:  # an earlier run's rows, and the first strip, say nothing about the pace
+                    bar.initial = done * slide.size.width
+                bar.update(done * slide.size.width - bar.n)
+                if progress:
+                    progress(done)

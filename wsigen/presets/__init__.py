@@ -1,1 +1,0 @@
-"""Sampling presets as YAML: how a slide is sampled, by name."""
