@@ -38,5 +38,5 @@ def test_translating_needs_torch_and_no_diffusers():
 
 
 def test_a_stainer_is_loaded_without_diffusers():
-    code = "from wsigen.stain.snapshot import load_stainer; load_stainer('SYN')"
+    code = "from wsigen.stain.stainer import load_stainer; load_stainer('SYN')"
     assert not imported(code) & set(HEAVY)
