@@ -1,15 +1,27 @@
-"""Synthesise gigapixel H&E whole-slide images with a diffusion model trained on real slides."""
+"""Synthesise paired H&E and IHC whole-slide images of gigapixel size, with models learnt from real slides."""
 
 from importlib import import_module
 
 __version__ = "0.1.0"
-__all__ = ["SyntheticSlide", "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
-
-_HOMES = {"SyntheticSlide": "wsigen.pipeline.synthetic"}
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+    "FileSlide",
+    "Pair",
+    "Sampler",
+    "Slide",
+    "SyntheticSlide",
+    "Translator",
+    "__version__",
+    "evaluate",
+    "open_slide",
+]
 
 
 def __getattr__(name: str) -> object:
-    # Looked up when it is first used: torch takes seconds to import, and most commands do without.
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    # Imported on first use: torch takes seconds to import, and most commands do not need it.
+    if name in __all__:
+        return getattr(import_module("wsigen.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

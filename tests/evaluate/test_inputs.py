@@ -81,11 +81,11 @@ def test_scales_that_nobody_has_are_an_error_with_the_reason(folder):
 
 @pytest.mark.parametrize("name", ["index.html", "report.json"])
 def test_existing_reports_are_kept(folder, tmp_path, name):
-    refuse_existing(config(folder, out=tmp_path))
+    refuse_existing(tmp_path)
     (tmp_path / name).write_text("mine")
     with pytest.raises(OutputError, match=f"{name}.*pass --overwrite to replace it"):
-        refuse_existing(config(folder, out=tmp_path))
-    refuse_existing(config(folder, out=tmp_path, overwrite=True))
+        refuse_existing(tmp_path)
+    refuse_existing(tmp_path, overwrite=True)
 
 
 def test_what_made_the_numbers_is_recorded(folder):

@@ -108,14 +108,14 @@ def of_stain(one: SlideSet, stain: str) -> SlideSet:
     return replace(one, entries=tuple(kept), failures=tuple(failures))
 
 
-def refuse_existing(config: EvaluateConfig) -> None:
+def refuse_existing(folder: Path, *, overwrite: bool = False) -> None:
     """Refuse to replace a report before hours are spent on another.
 
     Raises:
-        OutputError: there is one, and ``overwrite`` is not set.
+        OutputError: there is one in the folder, and ``overwrite`` is not set.
     """
-    taken = [p for p in (config.out / VALUES, config.out / PAGE) if p.exists()]
-    if taken and not config.overwrite:
+    taken = [p for p in (folder / VALUES, folder / PAGE) if p.exists()]
+    if taken and not overwrite:
         raise OutputError(taken[0], "exists already; pass --overwrite to replace it, or another --out")
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsigen.evaluate.estimate import Estimate, different
 from wsigen.evaluate.verdict import VERDICTS, Metric, Verdict, excess, verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = "wsigen-evaluation/1"
 Floors = tuple[Sequence[Estimate] | None, tuple[str, ...]]
@@ -250,6 +254,35 @@ class Report:
         95 % intervals. Numbers that are missing or not finite are None.
         """
         return [_flat(one.name, result.as_dict()) for one in self.sets for result in one.results]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the rows as a data frame: a row for each set, measure and µm/px."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows())
+
+    def save(self, folder: str | Path = "report", *, overwrite: bool = False) -> Path:
+        """Write ``index.html`` and ``report.json``, each whole or not at all.
+
+        Args:
+            folder: made where missing.
+            overwrite: replace a report in it.
+
+        Returns:
+            The page.
+
+        Raises:
+            OutputError: there is a report already, or the folder cannot be written to.
+        """
+        from wsigen.evaluate.inputs import refuse_existing
+        from wsigen.evaluate.report import write_report
+
+        refuse_existing(Path(folder), overwrite=overwrite)
+        return write_report(self, Path(folder))
+
+    def _repr_html_(self) -> str:
+        """Return the rows as a table, for notebooks."""
+        return self.to_frame()._repr_html_()  # pyright: ignore[reportCallIssue]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON-like values; numbers that are not finite become None."""

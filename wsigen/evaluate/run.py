@@ -59,7 +59,7 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> Report:
         InvalidValueError: nothing can be compared, or an option that cannot be.
         SnapshotError: the features' weights could not be downloaded or read.
     """
-    refuse_existing(config)
+    refuse_existing(config.out, overwrite=config.overwrite)
     report = measure(config, progress=progress)
     write_report(report, config.out)
     return report

@@ -1,7 +1,8 @@
-"""Levels of a sampled slide whose regions are computed where they are read, without making the slide."""
+"""Levels of slides whose regions are computed when they are read, without making the slide."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -10,9 +11,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from wsigen.geometry import Region, Size
-from wsigen.pipeline.background import LocalBackground
+from wsigen.pipeline.background import LocalBackground, slide_background
 from wsigen.sampling.lazy import LazyCascade
 from wsigen.slide.journal import BlockJournal
+from wsigen.slide.read import WholeSlide
+from wsigen.stain.engine.background import AnyBackground
 from wsigen.stain.engine.batches import Compute
 from wsigen.stain.engine.local import LocalTranslator
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from wsigen.pipeline.run import Progress
     from wsigen.pipeline.sample import SampleRun
     from wsigen.pipeline.stainers import Stainers
+
+Read = Callable[[Region], np.ndarray]
 
 CACHE = 512 << 20
 _STRIP = 512  # rows of a region that are computed at once
@@ -61,11 +66,10 @@ class HELevels:
         return self.cascade.read(region, len(self.levels) - 1 - level)
 
 
-class IHCLevels(HELevels):
-    """The stages of a cascade, translated, as the levels of a slide.
+class TranslatedLevels(ABC):
+    """The levels of an H&E slide, each translated as a slide of its own.
 
     Args:
-        cascade: of the H&E.
         stainers: that the slide's stain is one of.
         which: its index.
         tile: side of what is rendered at once, px.
@@ -73,30 +77,31 @@ class IHCLevels(HELevels):
     Memory: see `LocalTranslator`; for each level that was read.
     """
 
-    def __init__(self, cascade: LazyCascade, stainers: Stainers, which: int, *, tile: int = 512) -> None:
-        super().__init__(cascade)
+    levels: tuple[Size, ...]
+
+    def __init__(self, stainers: Stainers, which: int, *, tile: int = 512) -> None:
         self._net, self._rendering, self._tile = stainers.nets[which], stainers.rendering, tile
         self._translators: dict[int, LocalTranslator] = {}
         self._lock = Lock()
 
     def read(self, region: Region, level: int) -> np.ndarray:
         """Return the pixels of a region of a level: uint8 (height, width, 3)."""
-        stage = len(self.levels) - 1 - level
         with self._lock:  # the levels share a network, whose norm layers hold the statistics of one pass
-            if stage not in self._translators:
-                self._translators[stage] = self._translator(stage)
-            return self._translators[stage].read(region)
+            if level not in self._translators:
+                self._translators[level] = self._translator(level)
+            return self._translators[level].read(region)
 
-    def _translator(self, stage: int) -> LocalTranslator:
-        spec, how, background = self.cascade.specs[stage], self._rendering, None
+    @abstractmethod
+    def _source(self, level: int) -> tuple[Read, AnyBackground | None]:
+        """Return what reads a level of the H&E, and where that shows background."""
+
+    def _translator(self, level: int) -> LocalTranslator:
+        how, (read, background) = self._rendering, self._source(level)
         assert how.norm is not None, "generators are normalised"
-        if stage:
-            above, colour = self.cascade.source(stage - 1), self.cascade.background
-            background = LocalBackground(above, spec.extent, spec.k, mpp=spec.mpp, colour=colour)
         return LocalTranslator(
             self._net,
-            Size(spec.extent, spec.extent),
-            self.cascade.source(stage).read,
+            self.levels[level],
+            read,
             norm=how.norm,
             background=background,
             pitch=how.pitch,
@@ -105,7 +110,46 @@ class IHCLevels(HELevels):
         )
 
 
-Read = Callable[[Region], np.ndarray]
+class IHCLevels(TranslatedLevels):
+    """The stages of a cascade, translated, as the levels of a slide.
+
+    Args:
+        cascade: of the H&E.
+        stainers: that the slide's stain is one of.
+        which: its index.
+        tile: side of what is rendered at once, px.
+    """
+
+    def __init__(self, cascade: LazyCascade, stainers: Stainers, which: int, *, tile: int = 512) -> None:
+        super().__init__(stainers, which, tile=tile)
+        self.cascade, self.levels = cascade, HELevels(cascade).levels
+
+    def _source(self, level: int) -> tuple[Read, AnyBackground | None]:
+        cascade, stage = self.cascade, len(self.levels) - 1 - level
+        spec, background = cascade.specs[stage], None
+        if stage:
+            above, colour = cascade.source(stage - 1), cascade.background
+            background = LocalBackground(above, spec.extent, spec.k, mpp=spec.mpp, colour=colour)
+        return cascade.source(stage).read, background
+
+
+class FileIHCLevels(TranslatedLevels):
+    """The stored levels of an H&E slide in a file, translated.
+
+    Args:
+        slide: the H&E.
+        stainers: that the slide's stain is one of.
+        which: its index.
+    """
+
+    def __init__(self, slide: WholeSlide, stainers: Stainers, which: int) -> None:
+        super().__init__(stainers, which)
+        self.slide, self.levels = slide, tuple(level.size for level in slide.levels)
+
+    def _source(self, level: int) -> tuple[Read, AnyBackground | None]:
+        slide = self.slide.from_level(level)
+        background = slide_background(slide)
+        return lambda region: slide.read_region(region, slide.mpp, background.colour), background.map
 
 
 def region_readers(run: SampleRun, he: HEOutput, which: Sequence[int]) -> list[Read]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from wsigen.config import SampleConfig
 from wsigen.pipeline.levels import HELevels, IHCLevels, open_cascade
@@ -37,6 +38,7 @@ class SyntheticSlide(Slide):
         stain: stainers of IHC slides: "SYN" (bundled), a snapshot folder or a hub id; several separated by
             commas. The slides are in ``ihc``.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        dtype: precision of the networks.
         cache: memory for levels that were computed, such as "512MiB", or a number of bytes.
         k: factor between two stages.
         networks: where loaded networks are kept, to be shared with other slides and runs.
@@ -67,6 +69,7 @@ class SyntheticSlide(Slide):
         overview_mpp: float | None = None,
         stain: str | None = None,
         device: str = "auto",
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         cache: str | int = "512MiB",
         k: int = 2,
         networks: Networks | None = None,
@@ -85,17 +88,18 @@ class SyntheticSlide(Slide):
             overview_mpp=overview_mpp,
             stain=stain,
             device=device,
+            dtype=dtype,
         )
         run = open_run(config, networks)
         (he,), downsamples = run.slides, [k**level for level in range(len(run.plan.stages))]
         cascade = open_cascade(run, he, cache=kept)
-        super().__init__(HELevels(cascade), downsamples, mpp, _properties(he))
-        self._seed, self._mpp = seed, mpp
+        super().__init__(HELevels(cascade), downsamples, mpp, properties(he))
+        self._seed = seed
         self._ihc: dict[str, Slide] = {}
         for which, output in enumerate(he.ihc):
             assert run.stainers is not None, "slides with stains come with stainers"
             levels = IHCLevels(cascade, run.stainers, which)
-            self._ihc[output.stain.marker] = Slide(levels, downsamples, mpp, _properties(output))
+            self._ihc[output.stain.marker] = Slide(levels, downsamples, mpp, properties(output))
 
     @property
     def ihc(self) -> Mapping[str, Slide]:
@@ -116,7 +120,8 @@ class SyntheticSlide(Slide):
         return f"SyntheticSlide(seed={self._seed}, {width} x {height} px at {self._mpp:g} µm/px)"
 
 
-def _properties(output: Output) -> dict[str, str]:
+def properties(output: Output) -> dict[str, str]:
+    """Return what a slide's pixels follow from, as properties of OpenSlide's kind."""
     facts = {**output.facts(), "fingerprint": output.fingerprint()}
     flat = flatten(complete_provenance(facts, output.mpp, output.size.height, output.size.width))
     return {f"wsigen.{key}": value for key, value in flat.items()}

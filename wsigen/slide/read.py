@@ -68,16 +68,24 @@ class WholeSlide:
         path: the file.
         mpp: µm/px of level 0.
         levels: stored levels, finest first.
+        first: index in the file of the finest of them.
     """
 
     path: Path
     mpp: float
     levels: tuple[Level, ...]
+    first: int = 0
 
     @property
     def size(self) -> Size:
         """Size of level 0."""
         return self.levels[0].size
+
+    def from_level(self, level: int) -> WholeSlide:
+        """Return the slide that begins with a stored level, without the finer ones."""
+        first = self.levels[level].downsample
+        levels = tuple(Level(stored.size, stored.downsample / first) for stored in self.levels[level:])
+        return WholeSlide(self.path, self.mpp * first, levels, self.first + level)
 
     def read_region(
         self, region: Region, mpp: float, background: Colour = BACKGROUND, *, upsample: bool = False
@@ -159,7 +167,7 @@ class WholeSlide:
 
         def read(inside: Region) -> np.ndarray:
             try:
-                return open_files.get(self.path).read(level, inside, background)
+                return open_files.get(self.path).read(self.first + level, inside, background)
             except SlideError:
                 open_files.drop(self.path)
                 raise

@@ -1,0 +1,323 @@
+"""The Python interface: sample and translate slides, read them, compare them with real ones.
+
+A call of `Sampler` or `Translator` describes a `Pair` and computes nothing. Regions are computed when they
+are read, whole slides when they are saved, by the same code as ``sample`` and ``wsigen translate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from wsigen.config import SampleConfig, TranslateConfig
+from wsigen.config.evaluate import EvaluateConfig
+from wsigen.pipeline.networks import Networks
+from wsigen.pipeline.pair import Pair, SampledPair, TranslatedPair
+from wsigen.pipeline.synthetic import SyntheticSlide
+from wsigen.runtime import choose_device, choose_dtype
+from wsigen.slide.levels import FileSlide, Slide
+from wsigen.slide.read import open_slide as open_file
+
+if TYPE_CHECKING:
+    import torch
+
+    from wsigen.evaluate.results import Report
+
+__all__ = [
+    "FileSlide",
+    "Pair",
+    "Sampler",
+    "Slide",
+    "SyntheticSlide",
+    "Translator",
+    "evaluate",
+    "open_slide",
+]
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Paths = str | Path | Sequence[str | Path]
+
+
+def open_slide(path: str | Path, *, mpp: float | None = None) -> FileSlide:
+    """Open a slide: any format of OpenSlide, other TIFF and OME-TIFF, PNG and JPEG.
+
+    Args:
+        path: the file.
+        mpp: µm/px of level 0, for files that do not state it.
+
+    Raises:
+        SlideError: the file is missing, damaged or of an unknown format.
+        MissingMppError: neither the file nor ``mpp`` states µm/px.
+        InvalidValueError: ``mpp`` is not positive, or contradicts the file.
+    """
+    return FileSlide(open_file(path, mpp))
+
+
+class Sampler:
+    """Sample H&E slides, alone or as pairs with IHC slides.
+
+    >>> sampler = Sampler.from_pretrained("default")
+    >>> pair = sampler(size=2048, stages=4, seed=7, stain="SYN")  # doctest: +SKIP
+
+    Made by `from_pretrained`.
+
+    Args:
+        model: "default" (bundled), a model or snapshot folder, or a hub id.
+        upscaler: snapshot folder or hub id of an upscaler to take instead of the model's own.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        dtype: precision of the networks; "auto" is bfloat16 on GPUs that have it, else float32.
+        networks: those that are loaded already.
+    """
+
+    def __init__(
+        self, model: str, upscaler: str | None, device: str, dtype: Precision, networks: Networks
+    ) -> None:
+        self._model, self._upscaler, self._networks = model, upscaler, networks
+        self._device = device
+        self._dtype: Precision = dtype
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path = "default",
+        *,
+        upscaler: str | Path | None = None,
+        device: str = "auto",
+        dtype: Precision = "auto",
+    ) -> Sampler:
+        """Load a model.
+
+        Args:
+            model: "default" (bundled), a model or snapshot folder, or a hub id.
+            upscaler: snapshot folder or hub id of an upscaler to take instead of the model's own.
+            device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+            dtype: precision of the networks; "auto" is bfloat16 on GPUs that have it, else float32.
+
+        Raises:
+            SnapshotError: the model cannot be loaded.
+            InvalidValueError: there is no such device.
+        """
+        networks, chosen = Networks(), choose_device(device)
+        choose_dtype(dtype, chosen)
+        sampler = cls(str(model), None if upscaler is None else str(upscaler), device, dtype, networks)
+        networks.model(sampler._model, sampler._upscaler, chosen)
+        return sampler
+
+    def to(self, device: str | torch.device) -> Sampler:
+        """Return a sampler on another device; networks are loaded there when it is used."""
+        return Sampler(self._model, self._upscaler, str(device), self._dtype, self._networks)
+
+    def __call__(
+        self,
+        *,
+        size: int | None = None,
+        stages: int | None = None,
+        seed: int = 0,
+        mpp: float = 0.5,
+        k: int = 2,
+        preset: str | Path = "auto",
+        stain: str | Sequence[str] | None = None,
+        overview: str | Path | None = None,
+        overview_mpp: float | None = None,
+    ) -> Pair:
+        """Describe a slide, which is computed when it is read or saved.
+
+        Args:
+            size: side in pixels, patch * k**stages; 2048 if neither it nor an overview is given.
+            stages: number of upscalings; 4 if neither it nor an overview is given.
+            seed: the slide follows from it.
+            mpp: µm/px of level 0.
+            k: factor between two stages.
+            preset: "one-step", "fast", "paper", or a YAML file; "auto" is one-step where the model has an
+                upscaler, else fast. Slides of fast and paper must be saved before they can be read.
+            stain: stainers of the IHC slides, one or several: "SYN" (bundled), a snapshot folder, a hub id.
+            overview: square H&E picture or slide to start from instead of sampling stage 0.
+            overview_mpp: µm/px of it, if the file does not say.
+
+        Raises:
+            InvalidValueError: a value out of range, naming it.
+        """
+        config = SampleConfig(
+            size=size,
+            stages=stages,
+            seed=seed,
+            mpp=mpp,
+            k=k,
+            model=self._model,
+            upscaler=self._upscaler,
+            preset=str(preset),
+            stain=_joined(stain),
+            overview=None if overview is None else Path(overview),
+            overview_mpp=overview_mpp,
+            device=self._device,
+            dtype=self._dtype,
+        )
+        return SampledPair(config, self._networks)
+
+    def __repr__(self) -> str:
+        return f"Sampler({self._model!r}, device={self._device!r}, dtype={self._dtype!r})"
+
+
+class Translator:
+    """Translate H&E slides into IHC slides with one or several stainers.
+
+    >>> translator = Translator.from_pretrained("SYN")
+    >>> translator("case1.svs").save("slides")  # doctest: +SKIP
+
+    Made by `from_pretrained`.
+
+    Args:
+        stainer: bundled markers, snapshot folders or hub ids, separated by commas.
+        marker: their markers, likewise; None for those that the stainers state.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        dtype: precision of the networks.
+        networks: those that are loaded already.
+    """
+
+    def __init__(
+        self, stainer: str, marker: str | None, device: str, dtype: Precision, networks: Networks
+    ) -> None:
+        self._stainer, self._marker, self._networks = stainer, marker, networks
+        self._device = device
+        self._dtype: Precision = dtype
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        stainer: str | Path | Sequence[str | Path],
+        *,
+        marker: str | Sequence[str] | None = None,
+        device: str = "auto",
+        dtype: Precision = "auto",
+    ) -> Translator:
+        """Load stainers.
+
+        Args:
+            stainer: "SYN" (bundled), a snapshot folder or a hub id; one or several, which share one pass.
+            marker: what each stains, for names of files; by default what the stainers state.
+            device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+            dtype: precision of the networks; float32 on the CPU gives the same bits for any tile.
+
+        Raises:
+            SnapshotError: a stainer cannot be loaded.
+            InvalidValueError: there is no such device.
+        """
+        networks, chosen = Networks(), choose_device(device)
+        names = [stainer] if isinstance(stainer, str | Path) else list(stainer)
+        for name in names:
+            networks.stainer(str(name), chosen, choose_dtype(dtype, chosen))
+        return cls(_joined(names) or "", _joined(marker), device, dtype, networks)
+
+    def to(self, device: str | torch.device) -> Translator:
+        """Return a translator on another device; networks are loaded there when it is used."""
+        return Translator(self._stainer, self._marker, str(device), self._dtype, self._networks)
+
+    def __call__(
+        self, slide: str | Path, *, norm: str = "dn", stats_pitch: int = 512, mpp: float | None = None
+    ) -> Pair:
+        """Describe the translation of a slide, which is computed when it is read or saved.
+
+        Args:
+            slide: H&E, in any format that `open_slide` reads.
+            norm: "dn" (dense, interpolated), "kin" (kernel-averaged), "tin" (thumbnail) or "in" (per patch,
+                which shows seams). With dn, regions can be read before the slide is saved.
+            stats_pitch: px from one patch of statistics to the next, a multiple of 4 of at least 512.
+            mpp: µm/px of the slide, if the file does not state it.
+
+        Raises:
+            InvalidValueError: a value out of range, naming it.
+        """
+        config = TranslateConfig(
+            slide=Path(slide),
+            stainer=self._stainer,
+            marker=self._marker,
+            norm=norm,
+            stats_pitch=stats_pitch,
+            mpp=mpp,
+            device=self._device,
+            dtype=self._dtype,
+        )
+        return TranslatedPair(config, self._networks)
+
+    def __repr__(self) -> str:
+        return f"Translator({self._stainer!r}, device={self._device!r}, dtype={self._dtype!r})"
+
+
+def evaluate(
+    *,
+    real: Paths,
+    generated: Paths | None = None,
+    compare: Mapping[str, Paths] | None = None,
+    train: Paths | None = None,
+    pairs: Paths | None = None,
+    real_pairs: Paths | None = None,
+    table: str | Path | None = None,
+    mpp: Sequence[float] = (0.5, 1.0, 4.0, 16.0),
+    patch: int = 512,
+    patches: int = 2000,
+    stain: Literal["he", "ihc"] = "he",
+    features: str = "weight-free",
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = 0,
+) -> Report:
+    """Compare generated slides with real ones; every measure beside the same between real and real.
+
+    >>> report = evaluate(generated="slides", real="real")  # doctest: +SKIP
+    >>> report.to_frame()  # doctest: +SKIP
+
+    Args:
+        real: real slides: folders, files or patterns, one or several.
+        generated: slides to judge.
+        compare: further sets of slides to judge, by name.
+        train: slides that the model was trained on, to look for copies.
+        pairs: IHC slides of the generated H&E slides.
+        real_pairs: real slides of the same IHC stain.
+        table: CSV with columns slide, and optionally mpp, group, split.
+        mpp: µm/px to compare at.
+        patch: side of the patches, px.
+        patches: patches a side, shared between the values of ``mpp``.
+        stain: "ihc" where all slides are IHC.
+        features: weight-free, inception, inception:PATH, timm:NAME or transformers:NAME.
+        seed: of patches and draws.
+        device: where networks of features run.
+        workers: threads; 0 for one a core.
+
+    Raises:
+        SlideError: a set has no slide that can be used.
+        InvalidValueError: nothing can be compared, or a value out of range.
+        SnapshotError: the features' weights could not be loaded.
+    """
+    from wsigen.evaluate.run import measure
+
+    config = EvaluateConfig(
+        real=_listed(real),
+        generated=_listed(generated) or None,
+        compare=[f"{name}={path}" for name, paths in (compare or {}).items() for path in _listed(paths)]
+        or None,
+        train=_listed(train) or None,
+        pairs=_listed(pairs) or None,
+        real_pairs=_listed(real_pairs) or None,
+        table=None if table is None else Path(table),
+        mpp=list(mpp),
+        patch=patch,
+        patches=patches,
+        stain=stain,
+        features=features,
+        seed=seed,
+        device=device,
+        workers=workers,
+    )
+    return measure(config)
+
+
+def _listed(paths: Paths | None) -> list[str]:
+    if paths is None:
+        return []
+    return [str(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
+
+
+def _joined(names: str | Path | Sequence[str | Path] | None) -> str | None:
+    """Return names as the commands take them, separated by commas; None for none."""
+    return ",".join(_listed(names)) or None
