@@ -31,14 +31,14 @@ from benchmarks.held_out import SLIDES, TABLES, listed, write_table
 from wsigen.config import SampleConfig
 from wsigen.config.evaluate import EvaluateConfig
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.estimate import Estimate
-from wsigen.evaluate.inputs import PAGE, VALUES
-from wsigen.evaluate.phase import pair_names
-from wsigen.evaluate.report.page import interval, number, times
-from wsigen.evaluate.results import Report, Result, SetReport, warned
-from wsigen.evaluate.run import evaluate
-from wsigen.evaluate.spectrum import band_names
-from wsigen.evaluate.topics import METRICS, SECTIONS
+from wsigen.evaluation.estimate import Estimate
+from wsigen.evaluation.inputs import PAGE, VALUES
+from wsigen.evaluation.phase import pair_names
+from wsigen.evaluation.report.page import interval, number, times
+from wsigen.evaluation.results import Report, Result, SetReport, warned
+from wsigen.evaluation.run import evaluate
+from wsigen.evaluation.spectrum import band_names
+from wsigen.evaluation.topics import METRICS, SECTIONS
 from wsigen.files import write_bytes
 from wsigen.nn.snapshot import weights_hash
 from wsigen.pipeline.sample import sample

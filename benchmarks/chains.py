@@ -25,7 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.held_out import SLIDES, TABLES, Case, Crop, cases
 from benchmarks.over_real import ROWS, Figures, Ratios, figures, mean, ratios
-from wsigen.evaluate.phase import tissue_of
+from wsigen.evaluation.phase import tissue_of
 from wsigen.files import write_bytes
 from wsigen.geometry import Region
 from wsigen.nn.snapshot import load_snapshot

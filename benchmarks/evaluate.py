@@ -29,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.synthetic import GLASS, he_image
-from wsigen.evaluate.sets import FEWEST, STRIDES
+from wsigen.evaluation.sets import FEWEST, STRIDES
 from wsigen.geometry import Size
 from wsigen.slide.write import final_journal, write_slide
 

@@ -22,7 +22,7 @@ import yaml
 from torch import Tensor
 
 import wsigen
-from wsigen.evaluate.seams import step8
+from wsigen.evaluation.seams import step8
 from wsigen.geometry import Region
 from wsigen.sampling.plan import plan_stage
 from wsigen.sampling.preset import GuidedConfig, Preset, preset_from_dict

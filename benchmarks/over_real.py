@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from wsigen.evaluate.phase import MOMENTS, PAIRS, phase, relief
-from wsigen.evaluate.spectrum import BANDS, band_powers
+from wsigen.evaluation.phase import MOMENTS, PAIRS, phase, relief
+from wsigen.evaluation.spectrum import BANDS, band_powers
 from wsigen.slide.nuclei import COARSEST_MPP, find_nuclei
 from wsigen.slide.stains import saturation, stain_densities
 

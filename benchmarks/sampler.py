@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from wsigen.evaluate.seams import seam_ratio
+from wsigen.evaluation.seams import seam_ratio
 from wsigen.geometry import Region, Size
 from wsigen.nn.model import Model, load_model
 from wsigen.pipeline.networks import InPrecision, UpscalerInPrecision

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.published import render_as_published
-from wsigen.evaluate.seams import seam_ratio
+from wsigen.evaluation.seams import seam_ratio
 from wsigen.geometry import Region, Size
 from wsigen.runtime import choose_device, choose_dtype, keep_freed_memory
 from wsigen.slide.read import open_slide

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.commands import ROOT
-from tests.evaluate.report.reports import report
+from tests.evaluation.report.reports import report
 from wsigen.diffusion.schedule import karras_sigmas
 from wsigen.diffusion.solvers import SOLVERS
-from wsigen.evaluate import (
+from wsigen.evaluation import (
     comparison,
     copies,
     descriptor,
@@ -25,8 +25,8 @@ from wsigen.evaluate import (
     verdict,
     windows,
 )
-from wsigen.evaluate.results import SCHEMA
-from wsigen.evaluate.topics import METRICS
+from wsigen.evaluation.results import SCHEMA
+from wsigen.evaluation.topics import METRICS
 from wsigen.sampling.noise import BLOCK_HEIGHT, BLOCK_WIDTH
 from wsigen.sampling.shift import SHIFTS, ShiftPlan
 from wsigen.sampling.wavefront import ORDERS, rows_alive

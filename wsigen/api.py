@@ -22,7 +22,7 @@ from wsigen.slide.read import open_slide as open_file
 if TYPE_CHECKING:
     import torch
 
-    from wsigen.evaluate.results import Report
+    from wsigen.evaluation.results import Report
 
 __all__ = [
     "FileSlide",
@@ -289,7 +289,7 @@ def evaluate(
         InvalidValueError: nothing can be compared, or a value out of range.
         SnapshotError: the features' weights could not be loaded.
     """
-    from wsigen.evaluate.run import measure
+    from wsigen.evaluation.run import measure
 
     config = EvaluateConfig(
         real=_listed(real),

@@ -20,7 +20,7 @@ from benchmarks.ablations.page import Column, Page, Row
 from benchmarks.ablations.real import Comparison, RealSlides
 from benchmarks.ablations.sampler import Clock, K, Sampled, Sampler, cost, middle
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.scales import scale_agreement
+from wsigen.evaluation.scales import scale_agreement
 
 CROP = 128
 TEXT = """

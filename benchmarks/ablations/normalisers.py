@@ -25,10 +25,10 @@ from benchmarks.ablations.sampler import seams
 from benchmarks.ablations.translator import Translated, Translator, compared, patches_of
 from benchmarks.published import PublishedKind
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.quality import Niqe, piqe, sobel
-from wsigen.evaluate.sets import allot, load_set
-from wsigen.evaluate.spots import Reader, spots
-from wsigen.evaluate.tilings import difference
+from wsigen.evaluation.quality import Niqe, piqe, sobel
+from wsigen.evaluation.sets import allot, load_set
+from wsigen.evaluation.spots import Reader, spots
+from wsigen.evaluation.tilings import difference
 from wsigen.stain.normalise.norm import KernelKind, Norm
 
 IHC = Path("../shared/data/ihc")

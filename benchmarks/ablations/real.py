@@ -14,13 +14,13 @@ from benchmarks.ablations.page import Row
 from wsigen.data.index import SlideIndex
 from wsigen.data.survey import load_or_build_index
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.comparison import evenly_over_groups
-from wsigen.evaluate.estimate import Estimate, Labels, half, run_measure, sample_labels
-from wsigen.evaluate.features import Extractor, batches, load_extractor
-from wsigen.evaluate.fidelity import fid, frechet_distance, kid
-from wsigen.evaluate.sets import FEWEST, SlideSet, allot
-from wsigen.evaluate.spectrum import band_powers
-from wsigen.evaluate.spots import TISSUE_SHARE, Reader, Spot, spots
+from wsigen.evaluation.comparison import evenly_over_groups
+from wsigen.evaluation.estimate import Estimate, Labels, half, run_measure, sample_labels
+from wsigen.evaluation.features import Extractor, batches, load_extractor
+from wsigen.evaluation.fidelity import fid, frechet_distance, kid
+from wsigen.evaluation.sets import FEWEST, SlideSet, allot
+from wsigen.evaluation.spectrum import band_powers
+from wsigen.evaluation.spots import TISSUE_SHARE, Reader, Spot, spots
 from wsigen.geometry import Size
 from wsigen.slide.tissue import mask_resolution, tissue_mask
 

@@ -19,8 +19,8 @@ from benchmarks.ablations.page import Column, Page, Row
 from benchmarks.ablations.real import Comparison, RealSlides
 from benchmarks.ablations.sampler import K, Sampled, Sampler, cost, last_joints, middle, seams
 from wsigen.errors import InvalidValueError
-from wsigen.evaluate.scales import scale_agreement
-from wsigen.evaluate.seams import jump
+from wsigen.evaluation.scales import scale_agreement
+from wsigen.evaluation.seams import jump
 from wsigen.sampling.preset import GuidedConfig
 from wsigen.sampling.spec import StageSpec
 

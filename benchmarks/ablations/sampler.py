@@ -13,7 +13,7 @@ import torch
 from benchmarks.ablations.options import Device
 from benchmarks.ablations.page import Row
 from wsigen.diffusion.step import DenoiserFunction
-from wsigen.evaluate.seams import jump, step8
+from wsigen.evaluation.seams import jump, step8
 from wsigen.geometry import Colour, Region
 from wsigen.nn.denoiser import Denoiser, load_denoiser
 from wsigen.pipeline.networks import InPrecision

@@ -14,7 +14,7 @@ from benchmarks.ablations.options import Device
 from benchmarks.ablations.page import Row
 from benchmarks.ablations.sampler import Clock, seams
 from benchmarks.published import PublishedKind, render_as_published
-from wsigen.evaluate.quality import luminance
+from wsigen.evaluation.quality import luminance
 from wsigen.geometry import Region, Size
 from wsigen.slide.stains import hue_correlation
 from wsigen.stain.engine.background import BackgroundMap

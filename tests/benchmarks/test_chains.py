@@ -13,7 +13,7 @@ import torch
 from benchmarks import chains
 from benchmarks.over_real import Figures, figures, mean, ratios
 from tests.synthetic import he_image, write_tiff
-from wsigen.evaluate.phase import phase
+from wsigen.evaluation.phase import phase
 from wsigen.nn.snapshot import save_snapshot
 from wsigen.nn.upscaler import Upscaler
 from wsigen.sampling.spec import UpscaleSpec

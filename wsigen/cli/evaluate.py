@@ -25,13 +25,13 @@ def run(argv: Sequence[str], prog: str = "wsigen evaluate") -> None:
     """Parse ``argv`` and evaluate; with ``--dry-run`` print how many patches each slide would give."""
     config, _ = parse(EvaluateConfig, gathered(argv), prog=prog, description=DESCRIPTION)
     if config.dry_run:
-        from wsigen.evaluate.inputs import load_inputs
-        from wsigen.evaluate.sets import describe
+        from wsigen.evaluation.inputs import load_inputs
+        from wsigen.evaluation.sets import describe
 
         inputs = load_inputs(config)
         sys.stdout.write(describe(inputs.plans, inputs.warnings, inputs.drawn) + "\n")
         return
-    from wsigen.evaluate.run import evaluate
+    from wsigen.evaluation.run import evaluate
 
     report = evaluate(config)
     for name, worst in report.worst().items():

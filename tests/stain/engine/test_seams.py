@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.stain.translations import generator, texture, translate
-from wsigen.evaluate.seams import seam_ratio
+from wsigen.evaluation.seams import seam_ratio
 from wsigen.stain.engine.stream import Norm
 
 PITCH = 96

@@ -1,0 +1,120 @@
+"""Places are found on slides at any orientation, as an exhaustive search_overviews finds them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.evaluation.slides import signatures_of
+from tests.evaluation.test_signatures import DISGUISES, recoloured
+from tests.synthetic import he_image
+from wsigen.errors import InvalidValueError
+from wsigen.evaluation.search import CANDIDATES, STRIDE, candidates, search_overviews
+from wsigen.evaluation.signatures import SIDE, local_contrast, signature, turned
+
+CELL, PATCH = 4, 128
+
+
+@pytest.fixture(scope="module")
+def slide():
+    return he_image(800, seed=5)
+
+
+@pytest.fixture(scope="module")
+def overview(slide):
+    return local_contrast(cv2.resize(slide, (200, 200), interpolation=cv2.INTER_AREA))
+
+
+def exhaustive(query: np.ndarray, overview: np.ndarray) -> float:
+    """The least distance over all cells and orientations, each by the correlation of its window."""
+    windows = np.lib.stride_tricks.sliding_window_view(overview, (SIDE, SIDE)).reshape(-1, SIDE * SIDE)
+    lengths = np.linalg.norm(windows - windows.mean(axis=1, keepdims=True), axis=1)
+    every = np.stack([turned(query[None], k).ravel() for k in range(8)])
+    return 1 - float((windows @ every.T / np.maximum(lengths, 1e-3)[:, None]).max())
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_copies_are_as_near_as_an_exhaustive_search_says(disguise, slide, overview):
+    corners = np.random.default_rng(7).integers(200, 480, (12, 2))
+    copies = [DISGUISES[disguise](slide[y : y + PATCH, x : x + PATCH]) for y, x in corners]
+    queries = signatures_of(np.ascontiguousarray(c) for c in copies)
+    nearest, places = search_overviews(queries, [overview])
+    expected = [exhaustive(q, overview) for q in queries]
+    np.testing.assert_allclose(nearest.distance, expected, atol=1e-5)
+    assert nearest.distance.max() < 0.3
+    assert np.abs(places - corners / CELL).max() <= 1.5
+
+
+def test_what_is_unrelated_is_never_nearer_than_an_exhaustive_search_says(overview):
+    other = he_image(800, seed=6)
+    queries = signatures_of(other[y : y + PATCH, x : x + PATCH] for y in (250, 400) for x in (250, 350, 450))
+    nearest, _ = search_overviews(queries, [overview])
+    expected = np.array([exhaustive(q, overview) for q in queries])
+    assert (nearest.distance >= expected - 1e-5).all()
+    assert np.abs(nearest.distance - expected).mean() < 0.05
+    assert nearest.distance.min() > 0.3
+
+
+def test_candidates_are_different_places_and_hold_the_right_one(slide, overview):
+    queries = signatures_of([slide[300:428, 260:388], slide[401:529, 333:461]])
+    every = np.stack([turned(queries, k) for k in range(8)])
+    turns, corners = candidates(every, overview)
+    assert turns.shape == (2, CANDIDATES)
+    assert turns[:, 0].tolist() == [0, 0]
+    assert np.abs(corners[:, 0] - np.array([[75, 65], [100.25, 83.25]])).max() <= STRIDE
+    for query in range(2):
+        assert (
+            len({(t, *c) for t, c in zip(turns[query], corners[query].tolist(), strict=True)}) == CANDIDATES
+        )
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (34, 32), (63, 40)])
+def test_every_place_of_a_small_overview_counts(size):
+    rng = np.random.default_rng(0)
+    overview = local_contrast(cv2.GaussianBlur(rng.integers(0, 255, (*size, 3), dtype=np.uint8), (0, 0), 2))
+    last = overview[size[0] - SIDE :, size[1] - SIDE :]
+    last = last - last.mean()
+    nearest, places = search_overviews((last / np.linalg.norm(last))[None].astype(np.float32), [overview])
+    assert nearest.distance[0] == pytest.approx(0, abs=1e-5)
+    assert places[0].tolist() == [size[0] - SIDE, size[1] - SIDE]
+
+
+def test_strips_do_not_matter(overview, slide, monkeypatch):
+    queries = signatures_of(slide[y : y + PATCH, 300:428] for y in (250, 300, 350))
+    whole = search_overviews(queries, [overview])
+    monkeypatch.setattr("wsigen.evaluation.search._LARGEST", 8 * 3 * 50)
+    narrow = search_overviews(queries, [overview])
+    np.testing.assert_array_equal(whole[0].distance, narrow[0].distance)
+    np.testing.assert_array_equal(whole[1], narrow[1])
+
+
+def test_search_finds_the_place_on_the_slide_at_any_orientation():
+    patch_px, cell = 256, 8
+    slides = [he_image(1024, seed=s) for s in (5, 6)]
+    places = [(0, 312, 400), (1, 300, 480), (1, 413, 333)]
+    queries = signatures_of(
+        np.ascontiguousarray(np.rot90(recoloured(slides[s][y : y + patch_px, x : x + patch_px]), k))
+        for k, (s, y, x) in enumerate(places)
+    )
+    reduced = [cv2.resize(s, (1024 // cell, 1024 // cell), interpolation=cv2.INTER_AREA) for s in slides]
+    nearest, corners = search_overviews(queries, map(local_contrast, reduced))
+    np.testing.assert_array_equal(nearest.index, [0, 1, 1])
+    assert np.abs(corners - [[y / cell, x / cell] for _, y, x in places]).max() <= 0.6
+    assert nearest.distance.max() < 0.3
+    np.testing.assert_array_equal(nearest.orientation, [0, 3, 2])
+    unrelated, _ = search_overviews(queries[:1], map(local_contrast, reduced[1:]))
+    assert unrelated.distance[0] > 0.35
+
+
+def test_search_of_glass_finds_nothing():
+    glass = local_contrast(np.full((64, 80, 3), 243, np.uint8))
+    nearest, _ = search_overviews(signature(he_image(128, seed=7))[None], [glass])
+    assert nearest.distance[0] == 1
+    blank, _ = search_overviews(np.zeros((1, SIDE, SIDE), np.float32), [local_contrast(he_image(64, seed=8))])
+    assert blank.distance[0] == 1
+
+
+def test_overviews_smaller_than_a_patch_are_refused():
+    with pytest.raises(InvalidValueError, match="32 × 32 cells"):
+        search_overviews(np.zeros((1, SIDE, SIDE), np.float32), [np.zeros((31, 40), np.float32)])

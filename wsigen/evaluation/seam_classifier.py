@@ -1,0 +1,438 @@
+"""Seams as a small network sees them: can crops over seams be told from crops within tiles?
+
+- `seam_visibility`: a classifier trained to tell crops over seams from crops within tiles; AUC 0.5 = seams
+  cannot be seen.
+- `domain_differentiation`, as KIN and DN report it: a classifier trained on real source (H&E) and real target
+  (IHC) patches judges generated crops; where tiles meet badly, fewer pass for the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wsigen.data.index import SlideEntry
+from wsigen.errors import InvalidValueError, SlideError
+from wsigen.evaluation.estimate import Estimate, Labels, caution, jackknife, run_measure
+from wsigen.evaluation.pairs import StainPair, places
+from wsigen.evaluation.realism import auc
+from wsigen.evaluation.results import Result, make_rows
+from wsigen.evaluation.sets import SlideSet
+from wsigen.evaluation.spots import Reader
+from wsigen.evaluation.verdict import Metric
+from wsigen.evaluation.windows import (
+    SeamGrid,
+    as_fine,
+    grids_by_name,
+    own_grid,
+    seam_grids,
+    some_slides,
+    windows,
+)
+from wsigen.nn.images import to_unit
+
+CROP, CROPS, REGIONS, REAL_CROPS = 64, 24, 8, 400
+MARGIN = 8
+"""Distance of inner crops from every seam, px."""
+
+VISIBILITY = Metric(
+    "seams",
+    "joint_auc",
+    "Seams, AUC of a small network",
+    "lower",
+    good="0.5, as on real slides: crops over seams cannot be told from crops within tiles",
+    source="a convolutional network trained on half of the windows and tested on the others, in turn",
+    bounds=(0.0, 1.0),
+)
+_KIN = "KIN (Ho et al. 2022) and DN: a classifier trained on real H&E and real IHC"
+DIFFERENCE = Metric(
+    "pairs",
+    "domain_difference",
+    "Domain differentiation, over seams less within tiles",
+    "higher",
+    good="0: below 0 fewer crops pass for real IHC where tiles meet",
+    source=_KIN,
+    bounds=(-1.0, 1.0),
+)
+SHARE = Metric(
+    "pairs",
+    "domain_share",
+    "Crops over seams that pass for IHC",
+    "higher",
+    good="1: a classifier of H&E and IHC takes them for IHC",
+    source=_KIN,
+    bounds=(0.0, 1.0),
+)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Training of a `CropClassifier`: Adam, rate 2e-3 decaying to 0, balanced batches, flips and turns.
+
+    400 updates of 32 crops of 64 px take about a minute on one core.
+
+    Args:
+        updates: of the optimiser.
+        device: where it trains.
+        seed: of weights, order and flips; and of crops.
+        batch: crops per update, half of each set.
+        width: of the network.
+    """
+
+    updates: int = 400
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    seed: int = 0
+    batch: int = 32
+    width: int = 16
+
+    def fit(self, positive: np.ndarray, negative: np.ndarray) -> CropClassifier:
+        """Train a network to tell two sets apart; return it in evaluation mode.
+
+        Args:
+            positive: uint8 (n, s, s, 3), square crops.
+            negative: uint8 (m, s, s, 3).
+
+        Determinism: same arguments and machine, same network.
+        """
+        crops = [_checked(crops) for crops in (positive, negative)]
+        if crops[0].shape[1:] != crops[1].shape[1:]:
+            raise InvalidValueError(f"crops must be of one size, got {positive.shape} and {negative.shape}")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            net = CropClassifier(self.width).to(self.device)
+        rng, half = np.random.default_rng(self.seed), self.batch // 2
+        optimiser = torch.optim.Adam(net.parameters(), 2e-3)
+        labels = torch.tensor([1.0] * half + [0.0] * half, device=self.device)
+        for update in range(self.updates):
+            optimiser.param_groups[0]["lr"] = 2e-3 * (1 - update / self.updates)
+            chosen = np.concatenate([c[rng.integers(len(c), size=half)] for c in crops])
+            logits = net(_to_tensor(_turned(chosen, rng), self.device))
+            loss = F.binary_cross_entropy_with_logits(logits, labels)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+        return net.eval()
+
+
+class CropClassifier(nn.Module):
+    """Four convolutions, pooled by mean and maximum: for colour and texture, and for a line of few pixels.
+
+    Args:
+        width: channels of the first convolution; 16 gives 70,000 weights.
+    """
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        channels = (3, width, 2 * width, 4 * width, 4 * width)
+        layers: list[nn.Module] = []
+        for i, (before, after) in enumerate(pairwise(channels)):
+            layers += [nn.Conv2d(before, after, 3, stride=1 if i == 0 else 2, padding=1)]
+            layers += [nn.GroupNorm(4, after), nn.SiLU()]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(2 * channels[-1], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (b,) of crops (b, 3, h, w) in [-1, 1]: positive for the first set."""
+        maps = self.body(x)
+        return self.head(torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1))[:, 0]
+
+    def classify(self, crops: np.ndarray, batch: int = 64) -> np.ndarray:
+        """Return logits, float32 (n,), of crops uint8 (n, h, w, 3)."""
+        device = next(self.parameters()).device
+        parts = _checked(crops)
+        with torch.inference_mode():
+            scores = [
+                self(_to_tensor(parts[i : i + batch], device)).cpu() for i in range(0, len(parts), batch)
+            ]
+        return torch.cat(scores).numpy()
+
+
+def visibility_rows(ours: SlideSet, real: SlideSet, training: Training, *, mark: str = "") -> list[Result]:
+    """Measure how visible the seams of every known grid are, and the same lines of real slides.
+
+    Args:
+        ours: slides with seams.
+        real: slides without.
+        training: of the networks.
+        mark: before the name of the grid.
+    """
+    rows = []
+    for grid, entries in grids_by_name(some_slides(ours.entries)).items():
+        if grid.rows is None:
+            continue
+        mpp, lines = entries[0].mpp, own_grid(entries[0], grid)
+        fine = some_slides(as_fine(real.entries, mpp))
+        value, notes = run_measure(lambda g=grid, e=entries: _visibility(e, g, None, training))
+        floor, warnings = run_measure(lambda g=lines, e=fine, m=mpp: _visibility(e, g, m, training))
+        label = f"{mark}{grid.name}"
+        rows.append(Result(VISIBILITY, None, value, floor, "", (*notes, *warnings), label))
+    return rows
+
+
+def domain_rows(
+    pairs: Sequence[StainPair], he: SlideSet, ihc: SlideSet, reader: Reader, training: Training
+) -> list[Result]:
+    """Measure whether a classifier of H&E and IHC takes generated IHC for IHC, over seams as within tiles.
+
+    Args:
+        pairs: of which the IHC is judged, at its own µm/px.
+        he: real H&E slides.
+        ihc: real IHC slides.
+        reader: reads the real crops.
+        training: of the network.
+    """
+    first = pairs[0].ihc
+    grid = [g for g in seam_grids(first) if g.rows is not None][-1]
+    over, inside, _ = _crops([p.ihc for p in pairs], grid, None, training.seed)
+    source, target = (
+        np.stack([reader(spot) for spot in places(slides, list(slides.entries), first.mpp, CROP, REAL_CROPS)])
+        for slides in (he, ihc)
+    )
+    values, notes = run_measure(lambda: domain_differentiation(source, target, over, inside, training))
+    samples = f"{len(over)} crops over seams, {len(inside)} within"
+    labels = [grid.name] * 2
+    return make_rows([DIFFERENCE, SHARE], None, values, (None, ()), notes, samples=samples, labels=labels)
+
+
+def domain_differentiation(
+    source: np.ndarray,
+    target: np.ndarray,
+    over: np.ndarray,
+    inside: np.ndarray,
+    training: Training,
+    *,
+    draws: int = 40,
+) -> list[Estimate]:
+    """Train a classifier of domains on real crops; let it judge generated ones over seams and within tiles.
+
+    Args:
+        source: real crops of the source domain (H&E), uint8 (n, s, s, 3); the last fifth tests the
+            classifier, so order them by slide.
+        target: real crops of the target domain (IHC), the same.
+        over: generated crops over seams, uint8 (k, s, s, 3).
+        inside: generated crops within tiles.
+        training: of the network.
+        draws: halves drawn for the intervals.
+
+    Returns:
+        The share of crops over seams taken for the target less that of inner ones (below 0 = seams are seen);
+        and the share of crops over seams.
+
+    Warns:
+        MeasureWarning: the classifier errs on more than a tenth of real crops, so that its verdict means
+            little.
+    """
+    kept = [max(1, len(real) * 4 // 5) for real in (source, target)]
+    net = training.fit(target[: kept[1]], source[: kept[0]])
+    right = np.concatenate([net.classify(target[kept[1] :]) > 0, net.classify(source[kept[0] :]) <= 0])
+    if right.mean() < 0.9:
+        caution(
+            f"the classifier of domains is right on only {right.mean():.0%} of real crops; "
+            "train it for longer or on more"
+        )
+    passed, within = (net.classify(crops) > 0 for crops in (over, inside))
+
+    def shares(i: np.ndarray, j: np.ndarray) -> list[float]:
+        return [passed[i].mean() - within[j].mean(), passed[i].mean()]
+
+    return jackknife(shares, [len(passed), len(within)], draws=draws, seed=training.seed, bounds=(-1, 1))
+
+
+def seam_visibility(
+    over: np.ndarray,
+    inside: np.ndarray,
+    training: Training,
+    *,
+    over_regions: Labels,
+    inside_regions: Labels,
+    draws: int = 40,
+) -> Estimate:
+    """Return the AUC of a classifier that was trained to tell crops over seams from crops within tiles.
+
+    Two classifiers, each trained on half of the regions and tested on the other. The 95 % interval is that of
+    the test regions; 0.5 = invisible.
+
+    Args:
+        over: crops over seams, uint8 (n, s, s, 3).
+        inside: crops within tiles, uint8 (m, s, s, 3), of the same images.
+        training: of the networks.
+        over_regions: slide or region of each crop; no region is both trained and tested on, so that training
+            and test share no pixels. At least 4 regions.
+        inside_regions: the same for the inner crops.
+        draws: halves drawn for the interval.
+
+    Raises:
+        InvalidValueError: fewer than 4 regions, or a region without crops of both kinds.
+    """
+    labels = [np.asarray(over_regions), np.asarray(inside_regions)]
+    regions = np.unique(labels[0])
+    if len(regions) < 4 or not np.array_equal(regions, np.unique(labels[1])):
+        raise InvalidValueError(
+            f"visible seams need at least 4 regions with crops of both kinds, got {len(regions)} with crops "
+            f"over seams and {len(np.unique(labels[1]))} with inner ones"
+        )
+    folds = [np.searchsorted(regions, label) % 2 for label in labels]
+    scores = [np.empty(len(label), np.float32) for label in labels]
+    for fold in (0, 1):
+        net = training.fit(*(crops[f != fold] for crops, f in zip((over, inside), folds, strict=True)))
+        for crops, score, f in zip((over, inside), scores, folds, strict=True):
+            score[f == fold] = net.classify(crops[f == fold])
+
+    def mean_auc(chosen: np.ndarray) -> list[float]:
+        among = [np.isin(label, regions[chosen]) for label in labels]
+        parts = [
+            auc(*(s[a & (f == fold)] for s, a, f in zip(scores, among, folds, strict=True)))
+            for fold in (0, 1)
+        ]
+        return [float(np.nanmean(parts))]  # a draw may have no region of one fold, never of both
+
+    return jackknife(mean_auc, [len(regions)], draws=draws, seed=training.seed, bounds=(0, 1))[0]
+
+
+def crops_over_seams(
+    image: np.ndarray,
+    pitch: int,
+    count: int,
+    *,
+    size: int = CROP,
+    rows: Sequence[int] = (0,),
+    cols: Sequence[int] = (0,),
+    seed: int = 0,
+) -> np.ndarray:
+    """Cut crops with a seam within a quarter of their middle; half of them over seams of either direction.
+
+    Args:
+        image: uint8 (height, width, 3).
+        pitch: distance of seams in pixels.
+        count: number of crops.
+        size: their side in pixels.
+        rows: phases of the seams between rows.
+        cols: phases of the seams between columns.
+        seed: of the places.
+
+    Returns:
+        uint8 (count, size, size, 3).
+
+    Raises:
+        InvalidValueError: no seam has room for a crop.
+    """
+    rng = np.random.default_rng(seed)
+    crops = []
+    for i in range(count):
+        axis = i % 2
+        seams = _seams(image.shape[axis], pitch, (rows, cols)[axis], size * 3 // 4)
+        if not len(seams):
+            raise InvalidValueError(
+                f"no seam with pitch {pitch} has room for crops of {size} px in an image of {image.shape[:2]}"
+            )
+        corner = [int(rng.integers(side - size + 1)) for side in image.shape[:2]]
+        corner[axis] = int(rng.choice(seams) - size // 2 + rng.integers(-(size // 4), size // 4 + 1))
+        crops.append(_crop(image, corner, size))
+    return np.stack(crops)
+
+
+def inner_crops(
+    image: np.ndarray,
+    pitch: int,
+    count: int,
+    *,
+    size: int = CROP,
+    rows: Sequence[int] = (0,),
+    cols: Sequence[int] = (0,),
+    seed: int = 0,
+) -> np.ndarray:
+    """Cut crops at least 8 px away from every seam. Arguments as for `crops_over_seams`.
+
+    Raises:
+        InvalidValueError: no such crop fits between the seams.
+    """
+    rng = np.random.default_rng(seed)
+    starts = [
+        _inner_starts(side, pitch, phases, size)
+        for side, phases in zip(image.shape[:2], (rows, cols), strict=True)
+    ]
+    if not all(map(len, starts)):
+        raise InvalidValueError(
+            f"no crop of {size} px fits {MARGIN} px away from seams with pitch {pitch}; take a smaller size"
+        )
+    corners = [[int(rng.choice(s)) for s in starts] for _ in range(count)]
+    return np.stack([_crop(image, corner, size) for corner in corners])
+
+
+def _visibility(
+    entries: Sequence[SlideEntry], grid: SeamGrid, mpp: float | None, training: Training
+) -> Estimate:
+    over, inside, regions = _crops(entries, grid, mpp, training.seed)
+    return seam_visibility(over, inside, training, over_regions=regions, inside_regions=regions)
+
+
+def _crops(
+    entries: Sequence[SlideEntry], grid: SeamGrid, mpp: float | None, seed: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Cut crops over seams and within tiles, equally many of each window; return them and their windows.
+
+    The seams are each slide's own; at a given ``mpp``, on slides that have none, those of ``grid``.
+    """
+    over, within, labels = [], [], []
+    for entry in entries:
+        slide, at = entry.open(), entry.mpp if mpp is None else mpp
+        lines = own_grid(entry, grid) if mpp is None else grid
+        most = max(2, REGIONS // len(entries))
+        for region in windows(entry, at, 2 * grid.pitch, seed=seed, most=most):
+            try:
+                image = slide.read_region(region, at, entry.background)
+            except SlideError:
+                continue
+            rows = [(p - region.y) % grid.pitch for p in lines.rows or ()]
+            cols = [(p - region.x) % grid.pitch for p in lines.cols or ()]
+            over.append(crops_over_seams(image, grid.pitch, CROPS, rows=rows, cols=cols, seed=seed))
+            within.append(inner_crops(image, grid.pitch, CROPS, rows=rows, cols=cols, seed=seed))
+            labels += [f"{entry.slide} {region.y} {region.x}"] * CROPS
+    empty = np.empty((0, CROP, CROP, 3), np.uint8)
+    return np.concatenate([empty, *over]), np.concatenate([empty, *within]), labels
+
+
+def _seams(extent: int, pitch: int, phases: Sequence[int], room: int) -> np.ndarray:
+    """Return the positions of the seams that have room on both sides."""
+    every = np.unique([p for phase in phases for p in range(phase % pitch, extent, pitch)])
+    return every[(every >= room) & (every <= extent - room)]
+
+
+def _inner_starts(extent: int, pitch: int, phases: Sequence[int], size: int) -> np.ndarray:
+    """Return where a crop may start, on one axis, so that it keeps away from every seam."""
+    starts = np.arange(max(0, extent - size + 1))
+    for phase in phases:
+        into = (starts - phase) % pitch
+        outside_first = starts + size + MARGIN <= phase % pitch  # before the first seam there is none
+        starts = starts[((into >= MARGIN) & (into + size + MARGIN <= pitch)) | outside_first]
+    return starts
+
+
+def _crop(image: np.ndarray, corner: list[int], size: int) -> np.ndarray:
+    return image[corner[0] : corner[0] + size, corner[1] : corner[1] + size]
+
+
+def _checked(crops: np.ndarray) -> np.ndarray:
+    if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[-1] != 3 or not len(crops):
+        raise InvalidValueError(f"crops must be uint8 (n ≥ 1, h, w, 3), got {crops.dtype} {crops.shape}")
+    return crops
+
+
+def _turned(crops: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Turn each crop to a random one of the 8 orientations (of 4, if it is not square)."""
+    out = np.empty_like(crops)
+    turns, flips = rng.integers(4, size=len(crops)), rng.random(len(crops)) < 0.5
+    for i, (crop, k, flip) in enumerate(zip(crops, turns, flips, strict=True)):
+        quarters = k if crop.shape[0] == crop.shape[1] else 2 * (k % 2)
+        out[i] = np.rot90(crop[:, ::-1] if flip else crop, quarters)
+    return out
+
+
+def _to_tensor(crops: np.ndarray, device: torch.device) -> Tensor:
+    return to_unit(torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2))).to(device))
