@@ -92,7 +92,7 @@ def test_ci_runs_the_checks_of_pre_commit() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     steps = re.findall(r"^step (?!\")(.+)$", script, re.MULTILINE)
     checks = [re.sub(r' --pythonpath "\S+"', "", step) for step in steps]
-    assert checks == [hook["entry"] for hook in hooks] + ["python -m pytest"]
+    assert checks == [hook["entry"] for hook in hooks] + ["mkdocs build --strict --quiet", "python -m pytest"]
     assert all(hook["language"] == "system" for hook in hooks)
     dev = _requirements(PROJECT["project"]["optional-dependencies"]["dev"])
     tools = {"lint-imports": "import-linter"}
