@@ -22,11 +22,10 @@ if TYPE_CHECKING:
     from wsigen.evaluation.patches import Patches
 
 SPLITS = 10
-EVEN = 0.8
-"""Below this share of the compared patches, a floor of fewer patches comes with a warning."""
+EVEN = 0.8  # Below this share of the compared patches, a floor of fewer patches comes with a warning
 
+# One or more numbers from the indices of two halves
 Statistic = Callable[[np.ndarray, np.ndarray], Sequence[float] | np.ndarray]
-"""One or more numbers from the indices of two halves."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ def split_halves(
     for _ in range(20 * draws):
         first = _half_of(labels, rng)
         split = _matched(first, values, counts, rng)
+        # the same halves in either order have one key
         key = np.packbits(first if first[0] else ~first).tobytes()
         if split is not None and key not in found:
             found[key] = split
@@ -122,6 +122,7 @@ def floor(
         method = f"{len(splits)} splits of the real slides"
         rows = zip(centre, low, high, strict=True)
         return [Estimate(float(v), float(a), float(b), method) for v, a, b in rows]
+    # too few splits for a range
     first = splits[0]
     return jackknife(
         lambda i, j: measure(first.one[i], first.other[j]),
@@ -138,6 +139,7 @@ def evenly_over_groups(groups: Sequence[str], count: int, *, seed: int) -> np.nd
     rng = np.random.default_rng([seed, 0x4EF])
     order = rng.permutation(len(groups))
     turns = np.empty(len(groups), np.int64)
+    # first of every group, then the second of every group, in random order
     turns[order] = turn_of_each([groups[int(i)] for i in order])
     return np.sort(order[np.argsort(turns[order], kind="stable")][:count])
 

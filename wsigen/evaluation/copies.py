@@ -140,6 +140,7 @@ def find_copies(
             f"real patches that should be unrelated to the training set come as near as {lowest:.3g} (median "
             f"{np.median(unrelated):.3g}): are there patches of one slide on both sides?"
         )
+    # unrelated tissue sets the scale: repetitive tissue comes near by chance
     threshold = min(largest, COPY_SHARE * lowest)
     order = np.argsort(generated, kind="stable")
     return threshold, order[generated[order] < threshold]

@@ -25,13 +25,12 @@ BANDS, SMALLEST = 5, 64
 _OPPONENT = (np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])).astype(np.float32)
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _PAIRS = ((0, 1), (0, 2), (1, 2))
+# Added to energies before the logarithm: the OD of rounding to 8 bit; below it there is no texture
 _FLOOR = 0.004
-"""Added to energies before the logarithm: the OD of rounding to 8 bit; below it there is no texture."""
 
-_TISSUE_OD = 0.15
-"""Macenko's β: mean OD from which a pixel has a stain direction."""
+_TISSUE_OD = 0.15  # Macenko's β: mean OD from which a pixel has a stain direction
+# Weight of the book's stain vectors, as a share of pixels, so that background has a stain direction too
 _PRIOR = 0.05
-"""Weight of the book's stain vectors, as a share of pixels, so that background has a stain direction too."""
 
 
 class WeightFree:
@@ -126,11 +125,14 @@ def _stain_vectors(density: np.ndarray) -> np.ndarray:
     share = len(tissue) / (len(tissue) + _PRIOR * len(pixels))
     if len(tissue) < 3:
         return 8 * book.ravel()
+    # the two directions of greatest extent, turned to positive density
     plane = np.linalg.eigh(tissue.T @ tissue)[1][:, :0:-1]
     plane *= np.where(plane[:1].sum(axis=0) < 0, -1, 1)
     angles = np.sort(np.arctan2(tissue @ plane[:, 1], tissue @ plane[:, 0]))
+    # the 1st and 99th percentile: robust extremes
     ends = angles[[len(angles) // 100, len(angles) - 1 - len(angles) // 100]]
     found = np.stack([np.cos(ends), np.sin(ends)], axis=1) @ plane.T
+    # haematoxylin absorbs more red than eosin
     found = found[np.argsort(-found[:, 0])]
     return 8 * (share * found + (1 - share) * book).ravel()
 

@@ -25,11 +25,9 @@ from scipy.stats import t as student
 from wsigen.errors import InvalidValueError
 
 Value = TypeVar("Value")
-Labels = Sequence[object] | np.ndarray
-"""One label (the slide or case) per sample."""
+Labels = Sequence[object] | np.ndarray  # One label (the slide or case) per sample
 
-MIN_GROUPS = 4
-"""Halves of slides are drawn from this many slides on; fewer slides have too few halves."""
+MIN_GROUPS = 4  # Halves of slides are drawn from this many slides on; fewer slides have too few halves
 
 
 class MeasureWarning(UserWarning):
@@ -88,6 +86,7 @@ def jackknife(
     on_all = statistic(*(np.arange(n) for n in sizes)) if values is None else values
     on_all = np.atleast_1d(np.asarray(on_all, np.float64))
     halves = np.stack([np.atleast_1d(statistic(*(half(side, rng) for side in sides))) for _ in range(draws)])
+    # the halves' bias, from their smaller number, stays out: only deviations from their mean count
     deviations = np.stack([_deviations(column) for column in halves.T], axis=1)
     low, high = np.clip(on_all + deviations, *bounds)
     method = f"{draws} random halves of " + ("slides" if all(map(_by_group, sides)) else "patches")
@@ -142,6 +141,7 @@ def mean_over_groups(
     means = np.stack([rows[member == g].mean(axis=0) for g in range(len(names))]) if several else rows
     count = len(means)
     centre = means.mean(axis=0)
+    # Student's factor covers few groups; errors within rows add in squares, with the normal's factor
     error = means.std(axis=0, ddof=1) / math.sqrt(count) if count > 1 else np.zeros(means.shape[1])
     half_width = np.hypot(_student(count) * error, _student(math.inf) * np.sqrt((own**2).sum(0)) / len(rows))
     method = f"{count} slides or cases" if several else f"{count} places on one slide or case"
@@ -178,6 +178,7 @@ def run_measure(measure: Callable[[], Value]) -> tuple[Value | None, tuple[str, 
         except InvalidValueError as error:
             value, failure = None, [f"not measured: {error}"]
     messages = [str(w.message) for w in caught if issubclass(w.category, MeasureWarning)]
+    # warnings of other kinds are not the report's: pass them on
     for other in caught:
         if not issubclass(other.category, MeasureWarning):
             warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)

@@ -30,22 +30,22 @@ KINDS = "weight-free, inception, inception:PATH, timm:NAME or transformers:NAME"
 
 
 class Extractor(Protocol):
-    """Describes patches by vectors.
-
-    Attributes:
-        name: in the report.
-        dimensions: length of a vector.
-        comparable: whether Fréchet distances between its features compare with published FIDs.
-    """
+    """Describes patches by vectors."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str:
+        """Name in the report."""
+        ...
 
     @property
-    def dimensions(self) -> int: ...  # noqa: D102
+    def dimensions(self) -> int:
+        """Length of a vector."""
+        ...
 
     @property
-    def comparable(self) -> bool: ...  # noqa: D102
+    def comparable(self) -> bool:
+        """Whether Fréchet distances between its features compare with published FIDs."""
+        ...
 
     def __call__(self, patches: np.ndarray) -> np.ndarray:
         """Describe uint8 (n, h, w, 3) by float32 (n, dimensions)."""

@@ -23,8 +23,7 @@ from wsigen.evaluation.estimate import Estimate, Labels, caution, jackknife, run
 from wsigen.evaluation.results import Result
 from wsigen.evaluation.verdict import ANY, Metric
 
-SUBSETS = 20
-"""Subsets of KID in the report."""
+SUBSETS = 20  # Subsets of KID in the report
 _ROWS = 512
 
 _fidelity, _diversity = partial(Metric, "fidelity"), partial(Metric, "diversity")
@@ -218,6 +217,7 @@ def kid(
         return [polynomial_mmd(generated[some(i)], real[some(j)])]
 
     everything = np.arange(len(generated)), np.arange(len(real))
+    # subsets of everything are all the same
     repeats = 1 if size == len(generated) == len(real) else subsets
     value = float(np.mean([one_subset(*everything) for _ in range(repeats)]))
     sides = sample_labels(generated, generated_slides), sample_labels(real, real_slides)
@@ -319,6 +319,7 @@ def _frechet(x: np.ndarray, y: np.ndarray) -> float:
         centred = (features - features.mean(0)) / np.sqrt(len(features) - 1)
         # R of QR has the same Gram matrix in fewer rows
         roots.append(np.linalg.qr(centred, mode="r") if len(centred) > centred.shape[1] else centred)
+    # tr(Σ_i) is the squared Frobenius norm of its root; the last trace the nuclear norm of the product
     difference = x.mean(0) - y.mean(0)
     traces = sum(float(np.square(root).sum()) for root in roots)
     shared = float(np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum())
@@ -330,6 +331,7 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _within(x: np.ndarray) -> float:
+    # without the diagonal, or the mean over pairs would be biased
     kernel = _kernel(x, x)
     return float((kernel.sum() - np.trace(kernel)) / (len(x) * (len(x) - 1)))
 

@@ -49,6 +49,7 @@ class Gallery:
         self.groups = np.array(self.patches.groups)
         self.scale = self.patches.features.std(axis=0, dtype=np.float64)
         self.within = feature_distances(self.patches.features, self.patches.features, self.scale)
+        # neighbours on the same slide are not memorised
         self.within[self.groups[:, None] == self.groups[None]] = np.inf
         self.cases = len(set(real.groups))
         self.alone = len(set(self.patches.groups)) < 2

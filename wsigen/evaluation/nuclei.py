@@ -41,8 +41,7 @@ SIZES = _metric(
     unit="µm²",
 )
 METRICS = (DENSITY, AREA, SIZES)
-FEW = 100
-"""Below this number of whole nuclei, their sizes come with a warning."""
+FEW = 100  # Below this number of whole nuclei, their sizes come with a warning
 
 
 def nuclei_rows(ours: Samples, real: RealSamples) -> list[Result]:
@@ -64,6 +63,7 @@ def nuclei_rows(ours: Samples, real: RealSamples) -> list[Result]:
     )
     if halves is None:
         return real.rows(METRICS, ours, None, (None, warnings), notes)
+    # the level of all real samples, with the range that halves have
     whole = [Estimate(v, v, v) for v in nuclei_numbers(theirs, theirs)[:2]]
     floors = [*(centred(whole, halves[:2]) or ()), halves[2]]
     number = sum(len(n.areas) for n in found)

@@ -87,8 +87,7 @@ STAIN_METRICS = (DAB_MEAN, DAB_P90, DAB_POSITIVE, DAB_KL, DAB_HUE)
 LEVELS = (DAB_MEAN, DAB_P90, DAB_POSITIVE, HAEMATOXYLIN_MEAN, HAEMATOXYLIN_P90)
 DISTANCES = (DAB_KL, DAB_HUE, HAEMATOXYLIN_KL)
 
-Images = tuple[list[np.ndarray], list[str]]
-"""Pixels of patches, and the slide or case of each."""
+Images = tuple[list[np.ndarray], list[str]]  # Pixels of patches, and the slide or case of each
 
 
 @dataclass(frozen=True)
@@ -266,6 +265,7 @@ def _agreement(
     pictures: Sequence[tuple[np.ndarray, np.ndarray]], groups: Sequence[str], mpp: float, seed: int
 ) -> list[Result]:
     matched = np.array([haematoxylin_correlation(he, ihc) for he, ihc in pictures])
+    # half way round the list: another place, mostly another slide
     elsewhere = [pictures[(i + len(pictures) // 2) % len(pictures)][1] for i in range(len(pictures))]
     chance = np.array(
         [haematoxylin_correlation(he, ihc) for (he, _), ihc in zip(pictures, elsewhere, strict=True)]

@@ -17,11 +17,10 @@ from wsigen.evaluation.spectrum import band_powers
 from wsigen.evaluation.spots import Reader, Spot, ahead
 from wsigen.slide.stains import density_summary, hue_histogram, saturation, stain_densities
 
-SAMPLES = 48
-"""Patches of a set at one µm/px that are kept whole while that µm/px is worked on."""
+SAMPLES = 48  # Patches of a set at one µm/px that are kept whole while that µm/px is worked on
 BATCH = 32
+# Side of the square whose phase is measured: more would cost more than everything else together
 PHASE_PX = 256
-"""Side of the square whose phase is measured: more would cost more than everything else together."""
 
 Arrays = dict[str, np.ndarray]
 
@@ -129,6 +128,7 @@ def read_patches(
 
     Determinism: depends on the spots, the reader's seed and the slides alone, not on ``threads``.
     """
+    # evenly over the spots, and so over the slides
     kept = set(evenly_chosen(len(spots), keep))
     failed: list[str] = []
     where: list[Spot] = []

@@ -34,20 +34,15 @@ from wsigen.evaluation.spectrum import band_names
 from wsigen.evaluation.verdict import Metric
 from wsigen.slide.stains import correlation, mean_density
 
-PAIRS = 3
-"""Pairs of neighbouring bands whose edges are compared: 0 and 1 (the finest) to 2 and 3."""
-SMALLEST = 64
-"""Side of an image, px: the coarsest band needs room."""
-DIRECTIONS = 32
-"""Directions of relief, evenly over the circle; a multiple of 8, so that turns keep them."""
+PAIRS = 3  # Pairs of neighbouring bands whose edges are compared: 0 and 1 (the finest) to 2 and 3
+SMALLEST = 64  # Side of an image, px: the coarsest band needs room
+DIRECTIONS = 32  # Directions of relief, evenly over the circle; a multiple of 8, so that turns keep them
+# Standard deviation of the Gaussian that integrates the structure tensor: 2 µm, at least 2 px
 TENSOR_UM, TENSOR_PX = 2.0, 2.0
-"""Standard deviation of the Gaussian that integrates the structure tensor: 2 µm, at least 2 px."""
+# Mean optical density from which a place is tissue, after a Gaussian of 4 px
 TISSUE_OD, TISSUE_PX = 0.06, 4.0
-"""Mean optical density from which a place is tissue, after a Gaussian of 4 px."""
-MOMENTS = 8
-"""Length of `relief_moments`."""
-_FEWEST = 256
-"""Pixels of tissue below which a patch has no phase."""
+MOMENTS = 8  # Length of `relief_moments`
+_FEWEST = 256  # Pixels of tissue below which a patch has no phase
 
 _metric = partial(Metric, "phase")
 COHERENCE = _metric(
@@ -177,6 +172,7 @@ def coherence(luminance: np.ndarray, sigma: float, mask: np.ndarray | None = Non
     counted = trace > 1e-12
     if mask is not None:
         counted &= mask
+    # nearer to the border the Gaussian has nothing to integrate
     inner = min(math.ceil(2 * sigma), min(luminance.shape) // 4)
     centre = (slice(inner, -inner),) * 2
     values = (np.square(xx - yy) + 4 * np.square(xy))[centre] / np.square(np.maximum(trace, 1e-6))[centre]
@@ -200,12 +196,14 @@ def edge_agreement(luminance: np.ndarray, mask: np.ndarray | None = None) -> tup
         spectrum 0 on average.
     """
     _require(luminance)
+    # a cosine transform reflects at the borders: no edges there
     waves = np.asarray(dctn(np.asarray(luminance, np.float32), norm="ortho"))
     weights = _cosine_bands(*luminance.shape)
     bands = [np.abs(np.asarray(idctn(waves * w, norm="ortho"))) for w in weights]
     everything = slice(None) if mask is None else mask
     found = []
     for k, pair in enumerate(pairwise(bands)):
+        # zero crossings of a wave are no gaps in its magnitude
         fine, coarse = (cv2.GaussianBlur(o, (0, 0), 2.0**k)[everything] for o in pair)
         found.append(correlation(fine, coarse))
     return tuple(found)
@@ -245,10 +243,12 @@ def relief(moments: np.ndarray) -> float:
     n, pp, pq, qq, ppp, ppq, pqq, qqq = moments
     if n < 1 or pp + qq <= 1e-12 * n:
         return math.nan
+    # moments of p cos θ + q sin θ, expanded: no pass over the pixels per direction
     angle = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
     c, s = np.cos(angle), np.sin(angle)
     second = (c * c * pp + 2 * c * s * pq + s * s * qq) / n
     third = (c**3 * ppp + 3 * c * c * s * ppq + 3 * c * s * s * pqq + s**3 * qqq) / n
+    # where nothing varies along a direction, skewness is undefined
     varies = second > 1e-6 * second.max()
     return float((third[varies] / second[varies] ** 1.5).max())
 

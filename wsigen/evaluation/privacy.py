@@ -301,6 +301,7 @@ def _k_means(samples: np.ndarray, cells: int, rng: np.random.Generator) -> np.nd
     """Return centres (cells, d) of k-means, begun as k-means++ (Arthur & Vassilvitskii 2007)."""
     centres = samples[rng.integers(len(samples))][None]
     while len(centres) < cells:
+        # far samples are likely centres; the constant keeps duplicates possible
         squares = pairwise_distances(samples, centres).min(axis=1).astype(np.float64) ** 2 + 1e-12
         following = samples[rng.choice(len(samples), p=squares / squares.sum())]
         centres = np.concatenate([centres, following[None]])

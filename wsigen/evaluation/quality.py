@@ -24,11 +24,9 @@ from wsigen.evaluation.verdict import Metric
 if TYPE_CHECKING:
     from wsigen.evaluation.samples import RealSamples, Samples
 
-Blocks = tuple[np.ndarray, np.ndarray]
-"""Features and sharpness of the blocks of one patch, see `niqe_blocks`."""
+Blocks = tuple[np.ndarray, np.ndarray]  # Features and sharpness of the blocks of one patch, see `niqe_blocks`
 
-_FITS = 4
-"""Halves of the real patches that NIQE is fitted on."""
+_FITS = 4  # Halves of the real patches that NIQE is fitted on
 NIQE_BLOCK, SHARP_SHARE = 96, 0.75
 PIQE_BLOCK, PIQE_SEGMENT, PIQE_ACTIVE, PIQE_FLAT = 16, 6, 0.1, 0.1
 _SHAPES = np.arange(0.2, 10, 0.001)
@@ -104,6 +102,7 @@ def piqe(rgb: np.ndarray) -> float:
     blocks = _blocks(coefficients, PIQE_BLOCK)
     variance = blocks.var(axis=(1, 2), ddof=1)
     active, v = blocks[variance > PIQE_ACTIVE], variance[variance > PIQE_ACTIVE]
+    # a block can be impaired and noisy
     counts = np.where(_impaired(active), 1 - v, 0) + np.where(_noisy(active), v, 0)
     return float(100 * (counts.sum() + 1) / (len(active) + 1))
 
@@ -167,6 +166,7 @@ class Niqe:
         if not len(rows):
             return float("nan")
         covariance = np.cov(rows, rowvar=False) if len(rows) > 1 else np.zeros_like(self.covariance)
+        # pinv: few blocks make a singular covariance
         apart = rows.mean(axis=0) - self.mean
         return float(np.sqrt(max(0.0, apart @ np.linalg.pinv((self.covariance + covariance) / 2) @ apart)))
 
@@ -261,6 +261,7 @@ def _asymmetric_gaussian(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     )
     ratio = left / right
     r_hat = np.abs(x).mean(axis=1) ** 2 / (square.mean(axis=1) + 1e-18)
+    # the generalised ratio of moments (Lasmar et al.), inverted by a table
     r_hat = r_hat * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
     shape = np.interp(r_hat, _MOMENT_RATIOS, _SHAPES)
     scale = np.sqrt(gamma(1 / shape) / gamma(3 / shape))

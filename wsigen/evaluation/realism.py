@@ -96,6 +96,7 @@ def two_sample_test(
     parts = _parts(sides, folds, np.random.default_rng(seed))
     scores = [np.empty(len(generated)), np.empty(len(real))]
     for fold in range(parts[0].max() + 1):
+        # trained on all other folds, scored on this one
         rule = Discriminant(generated[parts[0] != fold], real[parts[1] != fold])
         for samples, part, score in zip((generated, real), parts, scores, strict=True):
             score[part == fold] = rule(samples[part == fold])
@@ -140,6 +141,7 @@ def shrunk_covariance(centred: np.ndarray) -> np.ndarray:
     level = np.trace(sample) / d
     dispersion = np.square(sample).sum() - d * level**2
     error = (np.square(np.square(centred).sum(axis=1)).sum() / n - np.square(sample).sum()) / n
+    # shrink by the expected error of the sample covariance, relative to its dispersion
     share = 1.0 if dispersion <= 0 else float(np.clip(error / dispersion, 1e-6, 1))
     return (1 - share) * sample + share * max(level, 1e-12) * np.eye(d)
 
@@ -161,6 +163,7 @@ def mann_whitney_z(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _u(a: np.ndarray, b: np.ndarray) -> float:
+    # its p-value is not used; the asymptotic one is the fastest to compute
     return mannwhitneyu(a, b, method="asymptotic").statistic
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = "wsigen-evaluation/1"
+# Floors of some values, or None where there are none; and warnings about them
 Floors = tuple[Sequence[Estimate] | None, tuple[str, ...]]
-"""Floors of some values, or None where there are none; and warnings about them."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +195,7 @@ class SetReport:
         ranked = self.ranked()
         if not ranked:
             return None
+        # Bonferroni: one of n two-sided tests at 5 % / n, in units of the 95 % half-width
         limit = NormalDist().inv_cdf(1 - 0.025 / len(ranked)) / NormalDist().inv_cdf(0.975)
         return Worst(ranked[0], ranked[0].excess or 0.0, limit, len(ranked))
 

@@ -137,6 +137,7 @@ class Evaluation:
 
     def _compare_at(self, plan: ScalePlan) -> None:
         """Compare all sets at one µm/px."""
+        # twice as many samples, so that either half has as many as a set
         every = self._read(self.inputs.real, plan, 2 * SAMPLES)
         reals = RealPatches(every, {plan.mpp: plan.count}, self.seed)
         train = None

@@ -29,10 +29,9 @@ from wsigen.slide.read import Level
 from wsigen.slide.stains import correlation
 
 FINE_MPP, WINDOW = 1.0, 128
+# Between a fine image and its overview: the least that can be compared, the least and the most of levels
 LEAST_FACTOR, STORED_FACTOR, LARGEST_FACTOR = 1.2, 1.9, 16.0
-"""Between a fine image and its overview: the least that can be compared, the least and the most of levels."""
-FINER = 2
-"""How much finer than its overview a slide is read, before both are compared."""
+FINER = 2  # How much finer than its overview a slide is read, before both are compared
 MADE_FROM = "the overview it was made from"
 _CAP_DB = 99.0
 
@@ -65,8 +64,8 @@ DETAIL = _metric(
 )
 METRICS = (PSNR, CORRELATION, DETAIL)
 
+# The three numbers of each window, (3,), and the slide or case of each
 Windows = tuple[list[np.ndarray], list[str]]
-"""The three numbers of each window, (3,), and the slide or case of each."""
 
 
 class ScaleAgreement(NamedTuple):
@@ -115,6 +114,7 @@ def scale_agreement(fine: np.ndarray, coarse: np.ndarray) -> ScaleAgreement:
         MeasureWarning: an image without any structure, whose correlation is undefined.
     """
     factors = fine.shape[0] / coarse.shape[0], fine.shape[1] / coarse.shape[1]
+    # sizes are rounded to a pixel: that much, factors may differ
     slack = 1 / min(coarse.shape[:2])
     if min(factors) < LEAST_FACTOR or abs(math.log(factors[0] / factors[1])) > 2 * slack:
         raise InvalidValueError(
@@ -182,6 +182,7 @@ def _of_origin(entry: SlideEntry, seed: int) -> list[np.ndarray]:
 def _of_slide(entry: SlideEntry, seed: int) -> list[np.ndarray]:
     """Measure some windows of a slide; none where it stores one level only."""
     slide = entry.open()
+    # levels with a coarser one to compare with
     finer = [v for v in slide.levels if v.downsample <= slide.levels[-1].downsample / STORED_FACTOR]
     if not finer:
         return []

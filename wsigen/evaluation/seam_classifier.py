@@ -38,8 +38,7 @@ from wsigen.evaluation.windows import (
 from wsigen.nn.images import to_unit
 
 CROP, CROPS, REGIONS, REAL_CROPS = 64, 24, 8, 400
-MARGIN = 8
-"""Distance of inner crops from every seam, px."""
+MARGIN = 8  # Distance of inner crops from every seam, px
 
 VISIBILITY = Metric(
     "seams",
@@ -103,6 +102,7 @@ class Training:
         crops = [_checked(crops) for crops in (positive, negative)]
         if crops[0].shape[1:] != crops[1].shape[1:]:
             raise InvalidValueError(f"crops must be of one size, got {positive.shape} and {negative.shape}")
+        # weights follow from the seed alone, and the caller's generator does not move
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             net = CropClassifier(self.width).to(self.device)
@@ -389,6 +389,7 @@ def _crops(
                 image = slide.read_region(region, at, entry.background)
             except SlideError:
                 continue
+            # phases within the window
             rows = [(p - region.y) % grid.pitch for p in lines.rows or ()]
             cols = [(p - region.x) % grid.pitch for p in lines.cols or ()]
             over.append(crops_over_seams(image, grid.pitch, CROPS, rows=rows, cols=cols, seed=seed))

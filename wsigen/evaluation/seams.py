@@ -265,8 +265,10 @@ def _segments(lines: np.ndarray) -> np.ndarray:
 
 def _steps(values: np.ndarray, strip: int) -> np.ndarray:
     """Return the detrended step at every line that has two strips on either side."""
+    # means of strips from running sums
     sums = np.concatenate([np.zeros_like(values[:1]), np.cumsum(values, axis=0)]) if strip > 1 else None
     strips = values if sums is None else (sums[strip:] - sums[:-strip]) / strip
+    # (c - b) less the mean of (b - a) and (d - c)
     difference = strips[strip:] - strips[:-strip]
     return difference[strip:-strip] - (difference[: -2 * strip] + difference[2 * strip :]) / 2
 
@@ -303,6 +305,7 @@ def _both(energies: Sequence[np.ndarray], grid: SeamGrid, group: str) -> GridSco
 
 def _at_seams(energy: np.ndarray, phases: Sequence[int] | None) -> tuple[float, float, np.ndarray]:
     """Return ratio, standard error and profile of one direction."""
+    # most phases are no seams: their median and its deviation are the null distribution
     median = max(float(np.median(energy)), 1e-12)
     deviation = _MAD_TO_SIGMA * float(np.median(np.abs(energy - median))) / median
     known = [int(np.argmax(energy))] if phases is None else [p % len(energy) for p in phases]

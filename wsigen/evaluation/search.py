@@ -21,14 +21,11 @@ from wsigen.evaluation.spots import ahead
 from wsigen.geometry import Region
 
 BLOCK = 768
-BUDGET = 1e10
-"""Queries times cells: about 40 s on one core."""
+BUDGET = 1e10  # Queries times cells: about 40 s on one core
+# Least number of patches to search for; and the most real ones, to see how near unrelated patches are
 FEWEST_QUERIES, MOST_UNRELATED = 64, 400
-"""Least number of patches to search for; and the most real ones, to see how near unrelated patches are."""
-COARSE, STRIDE = 4, 2
-"""Cells that are one in the first pass, and the distance of places then."""
-CANDIDATES = 4
-"""Places per query that are compared exactly, each in another strip of the overview."""
+COARSE, STRIDE = 4, 2  # Cells that are one in the first pass, and the distance of places then
+CANDIDATES = 4  # Places per query that are compared exactly, each in another strip of the overview
 _FEWEST_STRIPS, _LARGEST = 8, 2**23
 
 
@@ -123,6 +120,7 @@ def search_slides(
         if result is None:
             continue
         number, chosen, found = result
+        # blocks come in order, so ties go to the first whatever the threads
         nearer = found.distance < best.distance[chosen]
         where = chosen[nearer]
         best.distance[where] = found.distance[nearer]
@@ -174,6 +172,7 @@ def candidates(every: np.ndarray, overview: np.ndarray) -> tuple[np.ndarray, np.
     """
     places, width = _places(overview)
     wanted = _unit(every.reshape(-1, SIDE // COARSE, COARSE, SIDE // COARSE, COARSE).mean((2, 4)))
+    # several strips per overview give several candidates, and bound the memory
     step = max(1, min(-(-len(places) // _FEWEST_STRIPS), _LARGEST // max(1, len(wanted))))
     values, where = [], []
     for start in range(0, len(places), step):
@@ -220,6 +219,7 @@ def _lengths(overview: np.ndarray) -> np.ndarray:
     """Return the length of each 32 × 32 window less its mean; infinite where it is blank."""
     if min(overview.shape) < SIDE:
         raise InvalidValueError(f"an overview must have at least {SIDE} × {SIDE} cells, got {overview.shape}")
+    # Σ x² - (Σ x)² / n of every window, from sums over rectangles
     integral, squares = cv2.integral2(overview)
     total, square = (
         i[SIDE:, SIDE:] - i[SIDE:, :-SIDE] - i[:-SIDE, SIDE:] + i[:-SIDE, :-SIDE] for i in (integral, squares)

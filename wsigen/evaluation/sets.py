@@ -15,12 +15,10 @@ from wsigen.data.survey import Failure, entries_of, survey_slides
 from wsigen.errors import InvalidValueError
 from wsigen.evaluation.comparison import few_groups
 
+# Patches of one slide may overlap by half: number of places per side of a patch along either axis
 STRIDES = 2
-"""Patches of one slide may overlap by half: number of places per side of a patch along either axis."""
-FEWEST = 16
-"""A µm/px at which a side gives fewer patches is left out."""
-CROWDED = 2
-"""Patches per independent one from which on a warning is due."""
+FEWEST = 16  # A µm/px at which a side gives fewer patches is left out
+CROWDED = 2  # Patches per independent one from which on a warning is due
 
 
 @dataclass(frozen=True)
@@ -137,6 +135,7 @@ def capacity(entry: SlideEntry, patch: int, mpp: float) -> int:
     extent = patch * mpp
     sides = (entry.height * entry.mpp, entry.width * entry.mpp)
     places = math.prod(math.floor(abs(side - extent) / extent * STRIDES + 1e-6) + 1 for side in sides)
+    # a patch is at least half tissue: twice as many places as tissue
     return max(1, math.floor(places * min(1.0, 2 * entry.tissue_fraction)))
 
 
@@ -169,6 +168,7 @@ def level(room: Mapping[str, int], count: int) -> dict[str, int]:
         room: name to its largest share.
         count: number to share out.
     """
+    # the highest level to which all can be filled
     water = max((h for h in range(count + 1) if sum(min(r, h) for r in room.values()) <= count), default=0)
     shares = {name: min(most, water) for name, most in room.items()}
     left = count - sum(shares.values())

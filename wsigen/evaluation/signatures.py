@@ -18,12 +18,11 @@ from wsigen.slide.stains import mean_density
 
 SIDE, SMOOTH, SURROUNDINGS = 32, 1.0, 4.0
 ORIENTATIONS = 8
+# A signature shorter than this (before it is normalised) is that of background, and matches nothing
 BLANK = 0.3
-"""A signature shorter than this (before it is normalised) is that of background, and matches nothing."""
+# A signature with a smaller share of its cells in play is that of a speck, which resembles any other
 DISTINCT = 0.1
-"""A signature with a smaller share of its cells in play is that of a speck, which resembles any other."""
-_LEAST = 0.03
-"""OD added to the local deviation, so that the texture of background and flat areas stays small."""
+_LEAST = 0.03  # OD added to the local deviation, so that the texture of background and flat areas stays small
 _CHUNK = 256
 
 
@@ -74,6 +73,7 @@ def local_contrast(rgb: np.ndarray) -> np.ndarray:
     density = mean_density(rgb)
     smooth = cv2.GaussianBlur(density, (0, 0), SMOOTH)
     apart = smooth - cv2.GaussianBlur(smooth, (0, 0), SURROUNDINGS)
+    # dividing by it makes contrast of stain irrelevant
     deviation = np.sqrt(cv2.GaussianBlur(apart * apart, (0, 0), SURROUNDINGS))
     return apart / (deviation + _LEAST)
 
@@ -84,6 +84,7 @@ def distinct(signatures: np.ndarray) -> np.ndarray:
     The share of cells that take part is 1 / Σ p⁴ over their number: 1/3 of normally distributed ones.
     """
     flat = signatures.reshape(len(signatures), -1).astype(np.float64)
+    # signatures have length 1: Σ p⁴ is the inverse of the number of cells that matter
     share = 1 / np.maximum((flat**4).sum(axis=1), 1e-12) / flat.shape[1]
     return (share >= DISTINCT) & flat.any(axis=1)
 

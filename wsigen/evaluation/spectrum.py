@@ -19,8 +19,8 @@ from wsigen.evaluation.verdict import Metric
 from wsigen.slide.stains import mean_density
 
 BANDS = 6
+# The checkerboard's band: frequencies within 3 lines of the highest row or column of the spectrum
 NYQUIST_LINES = 3
-"""The checkerboard's band: frequencies within 3 lines of the highest row or column of the spectrum."""
 
 _metric = partial(Metric, "spectrum")
 POWER = _metric(
@@ -92,6 +92,7 @@ def power_ratios(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
         float64 (7,): 1 = as real. The checkerboard's ratio is relative to that of band 0.
     """
     ratio = ours.mean(axis=0) / np.maximum(theirs.mean(axis=0), 1e-30)
+    # a checkerboard stands out of its own band; noise raises both
     return np.append(ratio[:-1], ratio[-1] / max(ratio[0], 1e-30))
 
 
@@ -102,6 +103,7 @@ def _geometry(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     fy, fx = 2 * np.abs(np.fft.fftfreq(height))[:, None], 2 * np.fft.rfftfreq(width)[None]  # Nyquist = 1
     # rfft2 gives half of the spectrum: all columns but the first and the last stand for two
     radius, twice = np.hypot(fy, fx), np.where((fx > 0) & (fx < 1), 2.0, 1.0)
+    # band k holds frequencies with -log2 in [k, k + 1); the corner beyond Nyquist joins band 0
     octave = np.clip(np.floor(-np.log2(np.maximum(radius, 1e-9))), 0, BANDS).astype(int)
     bands = [octave == k for k in range(BANDS)]
     bands.append((fy > 1 - 2 * NYQUIST_LINES / height) | (fx > 1 - 2 * NYQUIST_LINES / width))

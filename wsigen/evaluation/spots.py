@@ -18,8 +18,8 @@ from wsigen.geometry import Size
 from wsigen.slide.read import WholeSlide
 
 ATTEMPTS = 12
+# Least share of tissue of a patch; where no attempt reaches it, the one with most tissue counts
 TISSUE_SHARE = 0.5
-"""Least share of tissue of a patch; where no attempt reaches it, the one with most tissue counts."""
 
 Job = TypeVar("Job")
 Output = TypeVar("Output")

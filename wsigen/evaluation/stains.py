@@ -13,8 +13,8 @@ from wsigen.evaluation.results import Result
 from wsigen.evaluation.verdict import ANY, Metric
 from wsigen.slide.stains import DENSITY_BINS, DENSITY_TOP, correlation, kl_divergence
 
+# Middle of each bin of `density_curves`, OD
 DENSITY_CENTRES = (np.arange(DENSITY_BINS) + 0.5) * DENSITY_TOP / DENSITY_BINS
-"""Middle of each bin of `density_curves`, OD."""
 RUIFROK = "Ruifrok & Johnston 2001"
 KL = "Kullback-Leibler divergence of density histograms, nats"
 HUES = "histogram correlation of KIN (Ho et al. 2022) and DN: HSV hue, 10 bins"
@@ -53,8 +53,8 @@ METRICS = (
     *(SATURATION, HAEMATOXYLIN_MEAN, HAEMATOXYLIN_P90, HAEMATOXYLIN_KL, EOSIN_MEAN, BROWN_MEAN),
     *(EOSIN_P90, BROWN_P90, EOSIN_KL, BROWN_KL, HUE),
 )
+# Metrics of the stain beside haematoxylin
 OTHER_STAIN = {"h-e": (EOSIN_MEAN, EOSIN_P90, EOSIN_KL), "h-dab": (BROWN_MEAN, BROWN_P90, BROWN_KL)}
-"""Metrics of the stain beside haematoxylin."""
 
 
 def stain_rows(c: Comparison) -> list[Result]:
@@ -89,6 +89,7 @@ def density_curves(patches: Patches) -> np.ndarray:
 def percentile(counts: np.ndarray, share: float = 0.9) -> float:
     """Return the amount of stain below which a share of the pixels lies, of a histogram (256,)."""
     cumulative = np.cumsum(counts) / counts.sum()
+    # a bin's cumulative share is reached at its upper edge
     return float(np.interp(share, cumulative, DENSITY_CENTRES + DENSITY_TOP / DENSITY_BINS / 2))
 
 

@@ -20,6 +20,7 @@ from wsigen.evaluation import (
 )
 from wsigen.evaluation.verdict import Metric
 
+# By key, in the order of the report
 METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
@@ -30,7 +31,6 @@ METRICS: dict[str, Metric] = {
         *(*pairs.METRICS, seam_classifier.DIFFERENCE, seam_classifier.SHARE, *pairs.STAIN_METRICS),
     )
 }
-"""By key, in the order of the report."""
 
 SECTIONS = {
     "fidelity": "Do patches look real?",

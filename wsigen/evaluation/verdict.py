@@ -14,12 +14,10 @@ from typing import Literal
 
 from wsigen.evaluation.estimate import MIN_GROUPS, Estimate
 
+# 95 % half-widths up to which a value is within the real-vs-real range, and from which it is far outside
 WITHIN, OUTSIDE = 1.0, 3.0
-"""95 % half-widths up to which a value is within the real-vs-real range, and from which it is far outside."""
-DECISIVE = 2.0
-"""Half-widths from the floor at which a plainly bad value must lie for the floor to judge."""
-FACTOR = 2.0
-"""Times as much as real that is plainly bad, and times as little."""
+DECISIVE = 2.0  # Half-widths from the floor at which a plainly bad value must lie for the floor to judge
+FACTOR = 2.0  # Times as much as real that is plainly bad, and times as little
 ANY = (-math.inf, math.inf)
 
 VERDICTS = {
@@ -92,6 +90,7 @@ def excess(metric: Metric, value: Estimate | None, floor: Estimate | None) -> fl
         worse = abs(value.value - metric.ideal) - abs(floor.value - metric.ideal)
     if worse == 0:
         return 0.0
+    # the ends of the intervals that face each other
     up, down = (floor, value) if apart > 0 else (value, floor)
     width = math.hypot(up.high - up.value, down.value - down.low)
     return worse / width if width > 0 and math.isfinite(width) else None
@@ -128,6 +127,7 @@ def _undecided(metric: Metric, value: Estimate, floor: Estimate, cases: int | No
     bad = _plainly_bad(metric, value, floor)
     if bad is None:
         return ""
+    # would the floor tell a plainly bad value with the interval of this one?
     by = bad - value.value
     shifted = replace(value, value=bad, low=value.low + by, high=value.high + by)
     reach = excess(metric, shifted, floor)
@@ -149,6 +149,7 @@ def _plainly_bad(metric: Metric, value: Estimate, floor: Estimate) -> float | No
         centre = floor.value if metric.ideal is None else metric.ideal
         if centre <= 0:
             return None
+        # on the side of the floor where the value lies
         above = metric.better == "lower" or value.value >= floor.value
         known = min(high, FACTOR * centre) if above else centre / FACTOR
     return known if math.isfinite(known) else None

@@ -13,8 +13,7 @@ from wsigen.evaluation.comparison import turn_of_each
 from wsigen.geometry import Region
 from wsigen.slide.provenance import flatten, read_provenance
 
-WINDOW = 1024
-"""Side, px; more where a pitch needs it."""
+WINDOW = 1024  # Side, px; more where a pitch needs it
 MOST_WINDOWS, MOST_SLIDES = 6, 8
 
 
@@ -95,6 +94,7 @@ def windows(entry: SlideEntry, mpp: float, side: int, *, seed: int, most: int = 
     rows, cols = range(0, height - tall + 1, tall), range(0, width - wide + 1, wide)
     every = [Region(y, x, tall, wide) for y in rows for x in cols]
     shares = np.array([_tissue(entry, region, mpp) for region in every])
+    # windows that are all tissue are alike: noise chooses among them
     noise = np.random.default_rng([seed, 0x3EA]).random(len(every)) * 0.1
     best = np.argsort(-(np.minimum(shares, 0.9) + noise))[:most]
     return [every[i] for i in sorted(best.tolist())]
@@ -110,6 +110,7 @@ def some_slides(entries: Sequence[SlideEntry], most: int = MOST_SLIDES) -> list[
     ordered = sorted(entries, key=lambda e: e.slide)
     turns = turn_of_each([e.group for e in ordered])
     chosen = sorted(range(len(ordered)), key=lambda i: (turns[i], i))
+    # one slide of each group; evenly by name where there are too many groups
     first = [i for i in chosen if turns[i] == 0]
     if len(first) > most:
         chosen = [first[int(i)] for i in np.linspace(0, len(first) - 1, most)]

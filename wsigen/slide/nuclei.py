@@ -18,13 +18,12 @@ from skimage.segmentation import clear_border, watershed
 from wsigen.errors import InvalidValueError
 from wsigen.slide.stains import WHITE, stain_densities
 
-COARSEST_MPP = 1.0
-"""Above this a nucleus of 6 µm has fewer than 6 px across."""
+COARSEST_MPP = 1.0  # Above this a nucleus of 6 µm has fewer than 6 px across
 
 SMOOTHING_UM, SURROUNDINGS_UM, SEED_UM = 0.6, 12.0, 2.0
 AREA_UM2, HOLE_UM2 = (8.0, 400.0), 15.0
+# Least haematoxylin of a nucleus, so that Otsu's threshold does not split a patch without nuclei
 LEAST_OD = 0.12
-"""Least haematoxylin of a nucleus, so that Otsu's threshold does not split a patch without nuclei."""
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,10 @@ EOSIN = (0.07, 0.99, 0.11)
 DAB = (0.27, 0.57, 0.78)
 WHITE = (255.0, 255.0, 255.0)
 
+# Histograms of densities: bins of 0.01 OD; what lies outside is counted in the first or last bin
 DENSITY_BINS, DENSITY_TOP = 256, 2.56
-"""Histograms of densities: bins of 0.01 OD; what lies outside is counted in the first or last bin."""
 
-POSITIVE_DAB = 0.2
-"""DAB density from which a pixel counts as stained."""
+POSITIVE_DAB = 0.2  # DAB density from which a pixel counts as stained
 
 HUE_BINS, HUE_TOP = 10, 256.0
 

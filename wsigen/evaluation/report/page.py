@@ -52,6 +52,7 @@ def number(value: float | None) -> str:
         return "–"
     if value == 0:
         return "0"
+    # digits after the point that make three significant ones
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     text = f"{value:.{digits}f}" if digits <= 7 else f"{value:.2e}"
     return text.replace("-", "−")
