@@ -4,7 +4,7 @@
     python benchmarks/bundled.py --compare default/fast
     python benchmarks/bundled.py --slides ../shared/data/he --tables ../shared/data/SOURCES.csv
 
-Makes fine slides with their twins (0.5 µm/px) and coarse ones (8 µm/px), has `wsigen evaluate` compare them
+Makes fine H&E and IHC slides (0.5 µm/px) and coarse ones (8 µm/px), has `wsigen evaluate` compare them
 with the held-out slides, and writes bundled.md, bundled.jpg, bundled.json (all values) and bundled.html (the
 report). Slides are kept in --work and made once. The last line is one JSON object that names what is worst.
 """
@@ -74,9 +74,7 @@ Features are weight-free: distances compare with one another only, never with pu
 Part of the cases were exported as lossy JPEG, and hold no detail of their own below 1 µm/px: real values at
 0.5 µm/px are of the other cases alone.
 """
-TWINS = (
-    "The twins are compared with the one real slide of their stain that there is, which the stainer has seen."
-)
+IHC_NOTE = "The IHC slides are compared with the only real slide of their stain, which the stainer has seen."
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class Made:
         name: what the report calls it.
         model: as for `sample`.
         preset: as for `sample`.
-        stain: marker of the twins; None for none.
+        stain: marker of the IHC slides; None for none.
         folder: where the slides are kept; another one for other weights, so that none is taken for another's.
         count: slides of each kind.
     """
@@ -124,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="default")
     parser.add_argument("--preset", default="one-step")
     parser.add_argument("--compare", help="MODEL/PRESET, such as default/fast: judged in the same run")
-    parser.add_argument("--stain", default="SYN", help="of the twins; none for none")
+    parser.add_argument("--stain", default="SYN", help="of the IHC slides; none for none")
     parser.add_argument("--size", type=int, default=2048, help="side of the fine slides, px")
     parser.add_argument("--stages", type=int, default=4, help="of the fine slides; coarse ones have one less")
     parser.add_argument("--slides-count", type=int, default=4, help="slides of each kind, fine and coarse")
@@ -218,7 +216,7 @@ def markdown(report: Report, sets: Sequence[Made], argv: Sequence[str], where: D
     what = "; ".join(f"*{s.name}*: model `{s.model}`, preset `{s.preset}`" for s in sets)
     parts = [
         "# The bundled models beside held-out slides",
-        TEXT.strip() + (f"\n\n{TWINS}" if sets[0].stain else ""),
+        TEXT.strip() + (f"\n\n{IHC_NOTE}" if sets[0].stain else ""),
         f"{what}. {len(one.slides)} generated slides; held-out cases: {_cases(report)}; patches of "
         f"{report.config['patch']} px a side, by µm/px: {shares}.",
         *(f"## What is worst{_of_set(s, report)}\n\n{_worst(s)}" for s in report.sets),
@@ -341,10 +339,10 @@ def _cautions(report: Report) -> str:
 
 
 def sheet(report: Report) -> bytes:
-    """Strips of real and generated patches, one above the other, then twins: a JPEG."""
+    """Strips of real and generated patches, one above the other, then pairs: a JPEG."""
     kinds = ("real", *(s.name for s in report.sets))
     names = {f"patches {kind} {mpp:g}": f"{kind}, {mpp:g} um/px" for mpp in report.scales for kind in kinds}
-    names["pairs"] = "H&E, and its twin below"
+    names["pairs"] = "H&E, and its IHC below"
     found = [(report.pictures[n], text) for n, text in names.items() if n in report.pictures]
     strips = [_captioned(np.frombuffer(data, np.uint8), text) for data, text in found]
     width = max(s.shape[1] for s in strips)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.evaluation.slides import entry
-from wsigen.evaluation.windows import TILES, SeamGrid, as_fine, seam_grids, some_slides, windows
+from wsigen.evaluation.windows import TILES, SeamGrid, as_fine, known_grids, some_slides, windows
 from wsigen.slide.provenance import read_provenance
 
 
@@ -19,19 +19,19 @@ def made(folder: Path, facts: object) -> object:
 
 
 def test_a_slide_without_provenance_has_file_tiles_only(tmp_path):
-    assert seam_grids(replace(entry(), path=tmp_path / "a_HE.ome.tif")) == [TILES]
-    assert seam_grids(made(tmp_path, "no json")) == [TILES]
+    assert known_grids(replace(entry(), path=tmp_path / "a_HE.ome.tif")) == [TILES]
+    assert known_grids(made(tmp_path, "no json")) == [TILES]
     assert read_provenance(made(tmp_path, [1, 2]).path) == {}
 
 
 def test_grids_of_a_synthetic_slide(tmp_path):
-    found = seam_grids(made(tmp_path, {"size": 2048, "k": 2, "stages": 4}))
+    found = known_grids(made(tmp_path, {"size": 2048, "k": 2, "stages": 4}))
     assert found == [TILES, SeamGrid("128 px patches", 128, None, None)]
 
 
 def test_seams_that_the_provenance_names_are_used(tmp_path):
     joints = [{"name": "last patches", "pitch": 128, "rows": [40], "cols": [8, 16]}]
-    found = seam_grids(made(tmp_path, {"size": 2048, "k": 2, "stages": 4, "joints": joints}))
+    found = known_grids(made(tmp_path, {"size": 2048, "k": 2, "stages": 4, "joints": joints}))
     assert found == [TILES, SeamGrid("last patches", 128, (40,), (8, 16))]
 
 
@@ -48,13 +48,13 @@ def test_seams_that_the_provenance_names_are_used(tmp_path):
     ],
 )
 def test_seams_that_another_program_means_otherwise_are_none(tmp_path, joints):
-    assert seam_grids(made(tmp_path, {"joints": joints})) == [TILES]
+    assert known_grids(made(tmp_path, {"joints": joints})) == [TILES]
 
 
 def test_the_pitch_of_a_ihc_slides_statistics(tmp_path):
-    assert seam_grids(made(tmp_path, {"stats_pitch": 512})) == [TILES, SeamGrid("512 px statistics", 512)]
+    assert known_grids(made(tmp_path, {"stats_pitch": 512})) == [TILES, SeamGrid("512 px statistics", 512)]
     nested = {"stain": {"stats_pitch": 1024}, "norm": {"kind": "dn"}}
-    assert seam_grids(made(tmp_path, nested)) == [TILES, SeamGrid("1024 px statistics", 1024)]
+    assert known_grids(made(tmp_path, nested)) == [TILES, SeamGrid("1024 px statistics", 1024)]
 
 
 def test_windows_lie_on_tissue_inside_and_apart():

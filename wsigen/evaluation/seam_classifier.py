@@ -30,8 +30,8 @@ from wsigen.evaluation.windows import (
     SeamGrid,
     as_fine,
     grids_by_name,
+    known_grids,
     own_grid,
-    seam_grids,
     some_slides,
     windows,
 )
@@ -188,7 +188,7 @@ def domain_rows(
         training: of the network.
     """
     first = pairs[0].ihc
-    grid = [g for g in seam_grids(first) if g.rows is not None][-1]
+    grid = [g for g in known_grids(first) if g.rows is not None][-1]
     over, inside, _ = _crops([p.ihc for p in pairs], grid, None, training.seed)
     source, target = (
         np.stack([reader(spot) for spot in places(slides, list(slides.entries), first.mpp, CROP, REAL_CROPS)])

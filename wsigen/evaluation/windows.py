@@ -37,7 +37,7 @@ class SeamGrid:
 TILES = SeamGrid("256 px tiles", 256)
 
 
-def seam_grids(entry: SlideEntry) -> list[SeamGrid]:
+def known_grids(entry: SlideEntry) -> list[SeamGrid]:
     """Return the grids of a slide: of the sampler's patches, the translator's statistics, file tiles.
 
     The sampler's grid moves at every step, and where the last ones lay depends on the seed; unless the
@@ -65,7 +65,7 @@ def grids_by_name(entries: Sequence[SlideEntry]) -> dict[SeamGrid, list[SlideEnt
     """
     found: dict[SeamGrid, list[SlideEntry]] = {}
     for entry in entries:
-        for grid in seam_grids(entry):
+        for grid in known_grids(entry):
             named = grid if grid.rows is None else SeamGrid(grid.name, grid.pitch)
             found.setdefault(named, []).append(entry)
     return found
@@ -73,7 +73,7 @@ def grids_by_name(entries: Sequence[SlideEntry]) -> dict[SeamGrid, list[SlideEnt
 
 def own_grid(entry: SlideEntry, grid: SeamGrid) -> SeamGrid:
     """Return the grid of that name with the seams of this slide; ``grid`` where the slide names none."""
-    return next((g for g in seam_grids(entry) if (g.name, g.pitch) == (grid.name, grid.pitch)), grid)
+    return next((g for g in known_grids(entry) if (g.name, g.pitch) == (grid.name, grid.pitch)), grid)
 
 
 def windows(entry: SlideEntry, mpp: float, side: int, *, seed: int, most: int = MOST_WINDOWS) -> list[Region]:
