@@ -67,8 +67,9 @@ OVER_REAL = (
 TEXT = """
 Slides made by the bundled models, beside real slides of cases that were not trained on. *Real* is the floor:
 the same measure between halves of the real slides, which is what a perfect model would get. *Distance* from
-it is in half-widths of both 95 % intervals together: up to 1 is chance, beyond 3 is far off. *No verdict*:
-there are too few real cases, or they have too little in common, for this floor to tell good from bad.
+it is in half-widths of both 95 % intervals together: up to 1 is within real-vs-real range, beyond 3 far
+outside. *No verdict*: there are too few real cases, or they have too little in common, for this floor to tell
+good from bad.
 Features are weight-free: distances compare with one another only, never with published FIDs.
 
 Part of the cases were exported as lossy JPEG, and hold no detail of their own below 1 µm/px: real values at
@@ -263,7 +264,7 @@ def _worst(one: SetReport, most: int = 8) -> str:
     within = f"{len(good)} are within real-vs-real range"
     counted = f"Of {worst.measures} values with a verdict, {within}. {withheld}"
     if not ranked:
-        return f"Nothing is beyond chance.\n\n{counted}"
+        return f"Everything is within real-vs-real range.\n\n{counted}"
     said = f"{str(worst)[0].upper()}{str(worst)[1:]}. Good: {worst.result.metric.good}."
     return "\n\n".join([said, _table(ranked, name=True), counted])
 

@@ -52,7 +52,7 @@ def test_bundled(
     assert "case2" not in page.partition("## ")[0]
     rows = [r for r in values["sets"][0]["results"] if r["excess"] is not None]
     assert page.count(" × |") >= len(rows)
-    assert "as real |" not in page  # of one case: nothing may be called so
+    assert "within real-vs-real range |" not in page  # of one case: nothing may be called so
     assert "no verdict: one real case |" in page
     over = printed["over_real"]["generated"]["0.5"]
     (power,) = (r for r in rows if (r["measure"], r["mpp"], r["label"]) == ("power", 0.5, "4–8 px"))

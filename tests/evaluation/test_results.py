@@ -159,6 +159,23 @@ def test_the_report_as_json():
     assert found["references"][0]["left_out"] == ["b.tif: broken"]
 
 
+def test_rows_are_plain_dictionaries_of_all_sets():
+    one = SetReport("x", (), (result(5, 2, warnings=("few", "small")), Result(METRICS["niqe"], 1.0, None)))
+    two = SetReport("y", (), (result(2, 2, half=0.5, label="a"),))
+    rows = Report({}, {}, {}, (1.0,), {"1": 3}, (one, two)).rows()
+    assert [(r["set"], r["measure"], r["label"]) for r in rows] == [
+        ("x", "fid", ""),
+        ("x", "niqe", ""),
+        ("y", "fid", "a"),
+    ]
+    first, missing, _ = rows
+    ends = ("value", "low", "high", "floor", "floor_low", "floor_high")
+    assert [first[key] for key in ends] == [5, 4, 6, 2, 1, 3]
+    assert (first["verdict"], first["warnings"]) == ("outside", "few; small")
+    assert [missing[key] for key in ends] == [None] * 6
+    assert all(isinstance(v, str | int | float | None) for r in rows for v in r.values())
+
+
 def test_plain_values():
     assert plain({1: np.float32(0.5), "x": (np.int64(3), np.inf)}) == {"1": 0.5, "x": [3, None]}
 

@@ -1,4 +1,4 @@
-"""What a floor that cannot judge says: nothing, never "as real"."""
+"""What a floor that cannot judge says: nothing, never "within real-vs-real range"."""
 
 from __future__ import annotations
 
