@@ -119,6 +119,11 @@ class Trace(TorchDispatchMode):
         self._calls.append(Call(name if times == 1 else f"{name}:{times}", x.shape[1], False))
         return out
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing is compiled in a watched pass, and to skip it torch would import its compiler: 150 MB.
+        return False
+
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
