@@ -12,6 +12,9 @@ import pytest
 from hypothesis import settings
 
 from tests.synthetic import he_image, write_tiff
+from tests.typecheck import check_shapes
+
+check_shapes()
 
 # Networks of tests are tiny: a second thread only waits for the first, minutes where the machine is busy. Set
 # before torch is imported, and for the child processes too.

@@ -1,6 +1,6 @@
-"""Errors that a user can act on: each names the thing, the value and the fix.
+"""Errors that a user can act on; each names the thing, the value and the fix.
 
-Commands print these on one line, without a traceback; any other exception is a bug and keeps its traceback.
+Commands print them on one line, without traceback; any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from pathlib import Path
 
 
 class WsigenError(Exception):
-    """Base of every error that is the input's or the machine's, not the program's."""
+    """Base of all errors caused by the input or the machine, not by the program."""
 
 
 class InvalidValueError(WsigenError, ValueError):
-    """An argument or a configuration value that cannot be used."""
+    """An invalid argument or configuration value."""
 
 
 class PathError(WsigenError):
-    """Something is wrong with one file or folder.
+    """An error about one file or folder.
 
     Args:
         path: the file or folder.
@@ -33,7 +33,8 @@ class PathError(WsigenError):
         return f"{self.path}: {self.reason}"
 
     def __reduce__(self) -> tuple[type[PathError], tuple[str, str]]:
-        return type(self), (str(self.path), self.reason)  # so that it survives the way from a worker process
+        # Exceptions are pickled by their args, which must be those of __init__ to come from a worker process.
+        return type(self), (str(self.path), self.reason)
 
 
 class SlideError(PathError):
@@ -41,16 +42,16 @@ class SlideError(PathError):
 
 
 class MissingMppError(SlideError):
-    """A slide without a known pixel size (µm/px)."""
+    """A slide of unknown µm/px."""
 
 
 class SnapshotError(PathError):
-    """Model weights that cannot be loaded, or that do not fit their configuration."""
+    """Model weights that cannot be loaded, or do not match their configuration."""
 
 
 class OutputError(PathError):
-    """An output that cannot be written, or that would overwrite something."""
+    """An output that cannot be written, or would overwrite something."""
 
 
 class DivergedError(WsigenError):
-    """Training produced a loss that is not a number."""
+    """Training diverged: the loss is NaN or infinite."""

@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all: a temporary name, then fsync, then rename.
+"""Write files atomically: temporary name, fsync, rename.
 
 Errors of the disk (full, read-only, no permission) become an `OutputError` that names the path, the free
-space and what to do; whatever stood under the final name before is left as it was.
+space and the fix; an existing file of the final name stays unchanged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FIXES = {
     errno.EACCES: "choose a folder that you may write to",
     errno.EPERM: "choose a folder that you may write to",
     errno.EROFS: "the disk is read-only: choose another folder",
-    errno.EFBIG: "the file system does not take files so large: choose another folder",
+    errno.EFBIG: "the file system does not support files this large: choose another folder",
     errno.ENOTDIR: "a part of this path is a file: choose another folder",
     errno.EISDIR: "this is a folder: choose another name",
     errno.EEXIST: "this is a file and a folder is needed: choose another name",
@@ -35,13 +35,13 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def free_bytes(path: Path) -> int | None:
-    """Bytes that an ordinary user may still write on the disk of ``path``, or of its nearest existing parent.
+    """Return the bytes that an ordinary user may still write on the disk of ``path``.
 
     Args:
         path: a file or folder, which need not exist yet.
 
     Returns:
-        The number of bytes, or None where the system does not tell.
+        The number of bytes, or None if unknown.
     """
     folder = path.absolute()
     with contextlib.suppress(OSError):
@@ -52,18 +52,18 @@ def free_bytes(path: Path) -> int | None:
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
-    """What the user should read when the operating system refuses to write ``path``.
+    """Return the error to raise when the operating system refuses to write ``path``.
 
     Args:
-        path: what was being written.
-        error: the refusal.
+        path: that was being written.
+        error: of the operating system.
     """
     what = os.strerror(error.errno).lower() if error.errno else str(error)
     fix = _FIXES.get(error.errno or 0, "check the disk, then run the same command again")
     free = free_bytes(path)
     if error.errno in _DISK_FULL and free is not None:
         what = f"{what}, {format_bytes(free)} free"
-        fix = f"{fix}, then run the same command again: it goes on where it stopped"
+        fix = f"{fix}, then run the same command again to resume"
     return OutputError(path, f"cannot be written ({what}); {fix}")
 
 
@@ -88,14 +88,14 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def only_process(folder: Path, taken: str) -> Iterator[None]:
-    """Keep other processes out of ``folder``; the system lets go of the lock when this one dies.
+    """Lock ``folder`` against other processes; the system releases the lock if this one dies.
 
     Args:
-        folder: made where missing; holds the file ``lock`` afterwards.
-        taken: what to tell the user where another process is in it, and what to do.
+        folder: created if missing; contains the file ``lock`` afterwards.
+        taken: message if another process holds the lock, with the fix.
 
     Raises:
-        OutputError: another process is in the folder, or it cannot be written to.
+        OutputError: another process holds the lock, or the folder cannot be written to.
     """
     make_folder(folder)
     lock = FileLock(folder / "lock", timeout=0)
@@ -111,7 +111,7 @@ def only_process(folder: Path, taken: str) -> Iterator[None]:
 
 
 def temporary_name(path: Path) -> Path:
-    """The name under which ``path`` is written until it is complete; in the same folder, to be renamed."""
+    """Return the name, in the same folder, under which ``path`` is written until it is complete."""
     return path.with_name(path.name + TEMPORARY_SUFFIX)
 
 
@@ -135,12 +135,12 @@ def sync_file(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name; when the block ends well, that file is synced and renamed to ``path``.
+    """Yield a temporary name; on success, sync that file and rename it to ``path``.
 
-    After any exception the temporary file is removed and ``path`` is untouched.
+    After any exception the temporary file is removed and ``path`` is unchanged.
 
     Args:
-        path: the final name; its folder is created where missing.
+        path: the final name; its folder is created if missing.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written to.

@@ -28,7 +28,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Region:
-    """Rows [y, y + height) and columns [x, x + width). May reach outside any image."""
+    """Rows [y, y + height) and columns [x, x + width); may reach outside an image."""
 
     y: int
     x: int
@@ -51,15 +51,15 @@ class Region:
         return Size(self.height, self.width)
 
     def shift(self, dy: int, dx: int) -> Region:
-        """The region moved by (dy, dx)."""
+        """Return the region moved by (dy, dx)."""
         return Region(self.y + dy, self.x + dx, self.height, self.width)
 
     def pad(self, n: int) -> Region:
-        """The region grown by ``n`` pixels on every side."""
+        """Return the region grown by ``n`` pixels on every side."""
         return Region(self.y - n, self.x - n, self.height + 2 * n, self.width + 2 * n)
 
     def intersect(self, other: Region) -> Region:
-        """The common part; of height or width 0 where there is none."""
+        """Return the common part; of height or width 0 if there is none."""
         y, x = max(self.y, other.y), max(self.x, other.x)
         y1, x1 = min(self.y1, other.y1), min(self.x1, other.x1)
         return Region(y, x, max(0, y1 - y), max(0, x1 - x))

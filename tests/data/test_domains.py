@@ -80,8 +80,8 @@ def test_slides_of_one_name_in_two_folders_are_told_apart(tmp_path):
 @pytest.mark.parametrize(
     ("slides", "reason"),
     [
-        ("he/*.svs", r"he/\*\.svs: no slide fits this pattern"),
-        ("he/n*", "no slide fits this pattern"),
+        ("he/*.svs", r"he/\*\.svs: no slide matches this pattern"),
+        ("he/n*", "no slide matches this pattern"),
         ("nowhere", "no such file or folder"),
         (["he", "nowhere/a.tif"], "no such file or folder"),
     ],

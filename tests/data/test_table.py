@@ -46,13 +46,13 @@ def test_the_longest_match_wins(tmp_path, caplog):
 def test_rows_that_could_mean_several_slides_mean_none(tmp_path, caplog):
     table = load(tmp_path, "slide,mpp\nx/a.tif,1\ny/a.tif,2\n")
     assert table.match(["a.tif"])["a.tif"] == Row()
-    assert "2 rows fit no slide: x/a.tif, y/a.tif" in caplog.text
+    assert "2 rows match no slide: x/a.tif, y/a.tif" in caplog.text
 
 
 def test_unused_rows_are_warned_of(tmp_path, caplog):
     table = load(tmp_path, "slide,mpp\n" + "".join(f"{i}.tif,1\n" for i in range(9)))
     table.match(["3.tif"])
-    assert "table.csv: 8 rows fit no slide: 0.tif, 1.tif, 2.tif, 4.tif, 5.tif …" in caplog.text
+    assert "table.csv: 8 rows match no slide: 0.tif, 1.tif, 2.tif, 4.tif, 5.tif …" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_snapshots_from_before_there_were_scales_give_what_they_gave(net, tmp_pa
     [
         ([[0.2] * 3], [1.0, 2.0], r"octave_std must be a table of \(2, parts, 3\), got \(1, 3\)"),
         ([[[0.2] * 3]], None, r"octave_std must be a table of \(parts, 3\), got \(1, 1, 3\)"),
-        ([[[0.2] * 3]] * 2, [2.0, 2.0], r"octave_mpp must be rising µm/px > 0, got \[2.0, 2.0\]"),
+        ([[[0.2] * 3]] * 2, [2.0, 2.0], r"octave_mpp must be increasing µm/px > 0, got \[2.0, 2.0\]"),
         ([[0.2] * 2], None, r"table of \(parts, 3\), got \(1, 2\)"),
     ],
 )

@@ -15,7 +15,7 @@ from tests.sampling.upscalers import small_upscaler
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
 from wsigen.sampling.cascade import run_cascade
-from wsigen.sampling.lazy import TILE, LazyCascade, TileCache
+from wsigen.sampling.lazy import TILE, LazyCascade
 from wsigen.sampling.preset import UpscalerConfig
 from wsigen.sampling.spec import stage_specs
 
@@ -156,19 +156,3 @@ def test_stages_that_cannot_be_read_in_parts_are_refused():
         LazyCascade(specs(), Islands(), None, background=GLASS)
     with pytest.raises(InvalidValueError, match="enlarges 3 times, the stages grow 2 times"):
         LazyCascade(specs(), Islands(), small_upscaler(k=3), background=GLASS)
-
-
-def test_the_cache_forgets_what_was_used_longest_ago():
-    cache, tile = TileCache(3 * 12), np.zeros((2, 2, 3), np.uint8)
-    for row in range(3):
-        cache.put(1, row, 0, tile + np.uint8(row))
-    assert cache.get(1, 0, 0) is not None
-    cache.put(1, 3, 0, tile)
-    cache.put(1, 3, 0, tile)
-    assert cache.nbytes == 36
-    assert cache.get(1, 1, 0) is None
-    for row in (0, 2):
-        kept = cache.get(1, row, 0)
-        assert kept is not None
-        assert kept[0, 0, 0] == row
-    assert cache.get(2, 0, 0) is None

@@ -65,7 +65,7 @@ def test_fast_starts_from_the_guide_and_follows_it_as_long_as_the_paper():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"guide": {}}, "unknown preset key guide; known are base, guided, upscaler"),
+        ({"guide": {}}, "unknown preset key guide; expected one of base, guided, upscaler"),
         ({"base": {"stepz": 3}}, r"unknown preset key base\.stepz"),
         ({"base": {"shift": "none"}}, r"base\.shift"),
         ({"base": 3}, "base must hold keys and values, got 3"),
@@ -79,7 +79,7 @@ def test_fast_starts_from_the_guide_and_follows_it_as_long_as_the_paper():
         ({"guided": {"relax_step": 3, "sigma_start": 0.001}}, "guided: noise levels must"),
         ({"guided": {"relax_step": 3, "skip_margin": -1}}, "guided: skip_tolerance"),
         ({"base": {"patch": 0}}, "base: patch must be at least 1, or null for all of stage 0, got 0"),
-        ({"upscaler": {"mpp": 1}}, r"unknown preset key upscaler\.mpp; known are from_mpp"),
+        ({"upscaler": {"mpp": 1}}, r"unknown preset key upscaler\.mpp; expected one of from_mpp"),
         ({"upscaler": {"from_mpp": 0}}, "upscaler: from_mpp must be a positive number of µm/px"),
         ({"upscaler": {"from_mpp": math.nan}}, "upscaler: from_mpp must be a positive number of µm/px"),
         ({"upscaler": {"from_mpp": "fine"}}, "upscaler: a value has the wrong type"),

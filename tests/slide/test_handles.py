@@ -83,7 +83,7 @@ def test_the_reader_fits_the_file(tmp_path, he_slide, he_picture):
     svs = write_tiff(tmp_path / "a.svs", he_picture, None, levels=1, description=text)
     backend = Handles().get(svs)
     assert isinstance(backend, OpenSlideBackend)
-    tiff = TiffBackend(svs, module.SegmentCache(2**20))
+    tiff = TiffBackend(svs, module.ArrayCache(2**20))
     region = Region(100, 200, 300, 400)
     white = (243, 243, 243)
     difference = np.abs(backend.read(0, region, white).astype(int) - tiff.read(0, region, white))

@@ -12,19 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.synthetic import reduce_by, write_tiff
+from wsigen.arrays import ArrayCache
 from wsigen.errors import SlideError
 from wsigen.geometry import Region, Size
 from wsigen.slide import tiff_backend
 from wsigen.slide.read import open_slide
-from wsigen.slide.tiff_backend import SegmentCache, TiffBackend, check_complete
+from wsigen.slide.tiff_backend import TiffBackend, check_complete
 
 WHITE = (243, 243, 243)
 PART = Region(101, 203, 333, 400)
 
 
 @pytest.fixture
-def cache() -> SegmentCache:
-    return SegmentCache(2**22)
+def cache() -> ArrayCache:
+    return ArrayCache(2**22)
 
 
 def _cut(image: np.ndarray, region: Region = PART) -> np.ndarray:
@@ -115,7 +116,7 @@ def test_pages_that_are_not_levels_are_left_alone(tmp_path, cache, he_picture):
 def test_other_pixels_than_rgb_are_refused(tmp_path, image, options, what):
     tifffile.imwrite(tmp_path / "a.tif", image, **options)
     with pytest.raises(SlideError, match=rf"{what}.*; expected 8-bit RGB or grey"):
-        TiffBackend(tmp_path / "a.tif", SegmentCache(1))
+        TiffBackend(tmp_path / "a.tif", ArrayCache(1))
 
 
 def test_one_huge_compressed_piece_is_refused(tmp_path, monkeypatch, he_picture):
@@ -124,7 +125,7 @@ def test_one_huge_compressed_piece_is_refused(tmp_path, monkeypatch, he_picture)
     )
     monkeypatch.setattr(tiff_backend, "MAX_SEGMENT_PIXELS", 1000 * 1000)
     with pytest.raises(SlideError, match="one segment of 1024 × 1024 px; rewrite it with tiles"):
-        TiffBackend(tmp_path / "a.tif", SegmentCache(1))
+        TiffBackend(tmp_path / "a.tif", ArrayCache(1))
 
 
 def test_missing_tiles_show_the_background(tmp_path, cache, he_picture):
@@ -157,7 +158,7 @@ def test_only_tiffs_are_checked_for_their_end(tmp_path):
 def test_a_header_alone_is_refused(tmp_path, content):
     (tmp_path / "a.tif").write_bytes(content)
     with pytest.raises(SlideError, match=r"a\.tif"):
-        TiffBackend(tmp_path / "a.tif", SegmentCache(1))
+        TiffBackend(tmp_path / "a.tif", ArrayCache(1))
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +183,7 @@ def test_damage_anywhere_is_a_slide_error_or_harmless(damaged, data):
     path.write_bytes(bytes(bad)[: data.draw(st.sampled_from([len(good), len(good) - 1, len(good) // 2, 9]))])
     with contextlib.suppress(SlideError):
         check_complete(path)
-        backend = TiffBackend(path, SegmentCache(2**20))
+        backend = TiffBackend(path, ArrayCache(2**20))
         if backend.levels[0].area < 2**22:
             backend.read(0, backend.levels[0].region, WHITE)
 
@@ -204,28 +205,9 @@ def test_broken_ome_xml_is_no_metadata(tmp_path, cache, he_picture):
     assert open_slide(tmp_path / "a.tif", 0.5).mpp == 0.5  # that of the user, without a warning or an error
 
 
-class TestSegmentCache:
-    def test_drops_what_was_not_used_for_longest(self):
-        cache = SegmentCache(3000)
-        keys = [(Path("a"), i) for i in range(4)]
-        for key in keys[:3]:
-            cache.put(key, np.full(1000, key[1], np.uint8))
-        assert cache.get(keys[0]) is not None
-        cache.put(keys[3], np.zeros(1000, np.uint8))
-        assert [cache.get(k) is not None for k in keys] == [True, False, True, True]
-
-    def test_never_holds_more_than_its_capacity(self):
-        cache = SegmentCache(1000)
-        cache.put((Path("a"), 0), np.zeros(1001, np.uint8))
-        assert cache.get((Path("a"), 0)) is None
-        for _ in range(3):  # the same one twice counts once
-            cache.put((Path("a"), 1), np.zeros(600, np.uint8))
-        cache.put((Path("a"), 2), np.zeros(400, np.uint8))
-        assert cache.get((Path("a"), 1)) is not None
-
-    def test_spares_reading_again(self, tmp_path, he_picture):
-        path = write_tiff(tmp_path / "a.tif", he_picture, 0.5, levels=1)
-        backend = TiffBackend(path, SegmentCache(2**24))
-        first = backend.read(0, PART, WHITE)
-        backend._tiff.filehandle.close()
-        np.testing.assert_array_equal(backend.read(0, PART, WHITE), first)
+def test_cached_segments_are_not_read_again(tmp_path, he_picture):
+    path = write_tiff(tmp_path / "a.tif", he_picture, 0.5, levels=1)
+    backend = TiffBackend(path, ArrayCache(2**24))
+    first = backend.read(0, PART, WHITE)
+    backend._tiff.filehandle.close()
+    np.testing.assert_array_equal(backend.read(0, PART, WHITE), first)

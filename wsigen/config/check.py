@@ -1,4 +1,4 @@
-"""What all configurations say when a value cannot be."""
+"""The check that all configurations use for their values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from wsigen.errors import InvalidValueError
 
 
 def check(ok: bool, flag: str, got: object, expected: str) -> None:
-    """Raise an error that names the flag, the value and what would do.
+    """Raise an error that names flag, value and what is expected.
 
     Raises:
         InvalidValueError: unless ``ok``.

@@ -1,4 +1,4 @@
-"""What every training on two sets of slides can be told, whatever it learns from them."""
+"""Options of every training on two sets of slides: translation and style transfer."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from wsigen.config.check import check
 
 @dataclass(frozen=True, kw_only=True)
 class StainDataConfig:
-    """Which slides to learn from, unpaired, and how to cut them.
+    """Slides of two stains, unpaired, and how to cut patches from them.
 
     Args:
         source: slides to translate from: a folder, a slide, a pattern such as "he/bs25_*.tif", an index made
             by ``wsigen index``, or a list of folders, slides and patterns.
         target: slides of the stain to translate to, given in the same way.
-        table: CSV with columns slide, and optionally mpp, group, split; of both domains.
+        table: CSV for both domains with columns slide, and optionally mpp, group, split.
         patch_size: side of the patches, px.
         batch: images of each domain per update, over all processes.
-        mpp_range: smallest and largest µm/px to learn; both the same for a single one.
+        mpp_range: smallest and largest µm/px of training; equal for a single one.
         mpp_sampling: "log-uniform" or "uniform".
-        weight: draw slides by their area of "tissue", or every "slide" as often.
-        min_tissue: share of a patch that must be tissue; both domains should show as much glass.
+        weight: draw slides by area of "tissue", or equally ("slide").
+        min_tissue: share of a patch that must be tissue; both domains should show equally much background.
         anywhere_fraction: share of patches placed without regard to tissue.
-        val_fraction: share of the slide groups of both domains kept for validation, unless the table says.
-        workers: loader processes per training process; 0 loads in the training process itself.
+        val_fraction: share of the slide groups of both domains for validation, unless the table has splits.
+        workers: loader processes per training process; 0 loads in the training process.
     """
 
     source: list[str] | str
@@ -62,7 +62,7 @@ class StainDataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StainOptimConfig:
-    """Adam at a constant rate, then a linear fall to 0, for generators and discriminators alike.
+    """Adam with a constant, then linearly decaying learning rate, for generators and discriminators.
 
     Args:
         lr: learning rate of the first part.
@@ -85,21 +85,21 @@ class StainOptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StainRunConfig:
-    """What every run that learns from two sets of slides can be told.
+    """Options of every run on two sets of slides.
 
     Args:
         data: slides of both stains and how to cut them.
         optim: optimiser.
         kimg: thousands of images to train on.
-        seed: everything random follows from it.
-        run_dir: output folder; default ``runs/<config's name>``. Holding a checkpoint, it is continued.
+        seed: determines everything random.
+        run_dir: output folder; default ``runs/<config's name>``. A run with a checkpoint is resumed.
         mixed_precision: "bf16" or "no", on CPU and GPU.
         compile: run the networks through ``torch.compile``.
         report_every: updates between lines in stats.jsonl.
         checkpoint_every: minutes between checkpoints.
         validate_every: thousands of images between validations.
         val_images: images of each domain in validation.
-        preview_images: how many of them are shown in its pictures.
+        preview_images: number of them to show in pictures.
         tracker: name of an accelerate tracker ("tensorboard", "wandb", …) or none.
     """
 

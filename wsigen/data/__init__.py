@@ -1,1 +1,1 @@
-"""From slides to training patches: where to cut, and the cutting."""
+"""Index slides, and cut training patches from them."""

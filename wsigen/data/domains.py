@@ -1,7 +1,7 @@
-"""Two domains of slides, of a stain to translate from and of one to translate to, with patches of both.
+"""Two domains of slides, the stain to translate from and the one to translate to, and patches of both.
 
-Domains are unpaired, but cases are not: slides of one group, such as an H&E and an IHC section of one case,
-are in one split, whichever domain they are in.
+Patches are unpaired, but cases are not mixed: all slides of one group, such as an H&E and an IHC section of
+one case, are in the same split.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from wsigen.data.table import group_splits
 from wsigen.errors import InvalidValueError, SlideError
 
 TARGET_STREAM = 2**62
-"""Sets the target's seed apart from the source's: images of one number have nothing to do with each other."""
+"""Offset between the seeds of target and source, so that images of one number are independent."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Domains:
     target: SlideIndex
 
     def split(self, name: str) -> Domains:
-        """The slides of one split."""
+        """Return the slides of one split."""
         return Domains(self.source.split(name), self.target.split(name))
 
 
 def expand(slides: str | Sequence[str]) -> dict[str, Path]:
-    """The slides that folders, files and patterns name; name to path, as `find_slides` gives them.
+    """Expand folders, files and patterns to slides: name to path, as in `find_slides`.
 
     Args:
         slides: a folder (searched through all its sub-folders), a slide, a pattern with ``*``, ``?`` or
@@ -54,7 +54,8 @@ def expand(slides: str | Sequence[str]) -> dict[str, Path]:
     """
     given = [slides] if isinstance(slides, str) else list(slides)
     if len(given) == 1 and Path(given[0]).is_dir():
-        return find_slides(Path(given[0]))  # named by their places in the folder, as in the table
+        # Names relative to the folder, as in the table.
+        return find_slides(Path(given[0]))
     found = sorted({path.absolute() for one in given for path in _expand_one(one)})
     names = {path.name: path for path in found}
     return names if len(names) == len(found) else {path.as_posix(): path for path in found}
@@ -66,7 +67,7 @@ def _expand_one(slides: str) -> Iterable[Path]:
     files = [Path(p) for p in glob.glob(slides, recursive=True)]  # noqa: PTH207  patterns may be absolute
     files = [p for p in files if p.is_file() and p.suffix.lower() in SLIDE_SUFFIXES]
     if not files:
-        raise SlideError(slides, "no slide fits this pattern; put it in quotes, and look at its folder")
+        raise SlideError(slides, "no slide matches this pattern; put it in quotes, and check its folder")
     return files
 
 
@@ -77,20 +78,20 @@ def load_or_build_domains(
     table: Path | None = None,
     val_fraction: float = 0.1,
 ) -> Domains:
-    """The slides of both domains, indexed, and shared out between training and validation together.
+    """Index the slides of both domains, and split them together into training and validation.
 
-    Groups that the table does not decide go to validation by their names' hashes, as many as ``val_fraction``
-    says and at least one of two, but never the last one that a domain can learn from.
+    Groups whose split the table does not state go to validation by the hashes of their names: the share
+    ``val_fraction``, at least one of two, but never the last training group of a domain.
 
     Args:
         source: slides to translate from: as for `expand`, or an index made by ``wsigen index``.
         target: the same, of the stain to translate to.
-        table: CSV with what the files do not say, of both domains; see `SlideTable.load`.
+        table: CSV for both domains with µm/px, groups and splits; see `SlideTable.load`.
         val_fraction: share of the groups of both domains kept for validation; 0 for none.
 
     Raises:
         InvalidValueError: a slide is in both domains, or a group in two splits.
-        SlideError: no slide can be used, or one of the domains has none to learn from.
+        SlideError: no slide can be used, or a domain has none in the train split.
 
     Determinism:
         Depends on names, pixels and table alone.
@@ -98,7 +99,9 @@ def load_or_build_domains(
     given = [_entries(slides, table) for slides in (source, target)]
     both = {e.path for e in given[0]} & {e.path for e in given[1]}
     if both:
-        raise InvalidValueError(f"{min(both)} is both in data.source and data.target; a slide has one stain")
+        raise InvalidValueError(
+            f"{min(both)} is both in data.source and data.target; remove it from one of them"
+        )
     groups = _said(*(said_splits(entries) for entries in given))
     splits = group_splits(groups, val_fraction, [{e.group for e in entries} for entries in given])
     indexes = [SlideIndex(tuple(replace(e, split=splits[e.group]) for e in entries)) for entries in given]
@@ -109,18 +112,18 @@ def load_or_build_domains(
 
 
 def _said(source: dict[str, str | None], target: dict[str, str | None]) -> dict[str, str | None]:
-    """Where only one domain's index or table tells a group's split, it counts for both."""
+    """Merge the stated splits of both domains: one stated for either domain holds for both."""
     for group in source.keys() & target.keys():
         if source[group] and target[group] and source[group] != target[group]:
             raise InvalidValueError(
                 f"group {group!r} is in split {source[group]} of data.source and {target[group]} of "
-                "data.target; a case cannot be learnt from and held out at once"
+                "data.target; give the group one split"
             )
     return {g: source.get(g) or target.get(g) for g in source | target}
 
 
 def _entries(slides: str | Sequence[str], table: Path | None) -> list[SlideEntry]:
-    """Of one domain; without a split where it is still to be decided."""
+    """Return the slides of one domain, with an empty split where it is undecided."""
     if isinstance(slides, str) and slides.endswith(".parquet"):
         return list(SlideIndex.load(Path(slides)).entries)
     folder = Path(slides if isinstance(slides, str) else slides[0])
@@ -128,14 +131,14 @@ def _entries(slides: str | Sequence[str], table: Path | None) -> list[SlideEntry
 
 
 class DomainPatches(NamedTuple):
-    """One training image of each domain, which have nothing to do with each other but their number."""
+    """One training image of each domain; independent of each other."""
 
     source: Patch
     target: Patch
 
 
 class DomainDataset(Dataset[DomainPatches]):
-    """Patches of two domains; as many of each, drawn apart.
+    """Patches of two domains, drawn independently.
 
     Args:
         source: patches of the source.
@@ -152,10 +155,10 @@ class DomainDataset(Dataset[DomainPatches]):
         return DomainPatches(self.source[key], self.target[key])
 
     def require(self, size: int) -> None:
-        """Refuse patches of ``size`` px that one of the domains cannot serve at any µm/px.
+        """Check that both domains can serve patches of ``size`` px.
 
         Raises:
-            InvalidValueError: it cannot; the message names it.
+            InvalidValueError: a domain cannot at any µm/px.
         """
         _require(self.source, size, "data.source")
         _require(self.target, size, "data.target")

@@ -1,4 +1,4 @@
-"""The index: what is known about each slide, its tissue, and which patches at which µm/px it can serve."""
+"""The index: for each slide its µm/px, tissue mask and split, and which patches it can serve."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from wsigen.files import atomic_path
 from wsigen.geometry import Colour, Size
 from wsigen.slide.read import WholeSlide, open_slide
 
-FINEST = 0.95  # of a slide's own µm/px: a patch that much finer is still the slide's own detail
+# Patches down to this share of a slide's own µm/px count as not enlarged.
+FINEST = 0.95
 
+# Where the border has less tissue than this share, patches may reach beyond it.
 CLEAR_BORDER = 0.05
 
 SCHEMA = pa.schema(
@@ -53,14 +55,14 @@ class SlideEntry:
         mpp: µm/px of level 0.
         height: of level 0, px.
         width: of level 0, px.
-        background: colour of its glass.
+        background: its background colour.
         tissue_um2: area of tissue, µm².
         tissue_fraction: of the slide's area.
         border_tissue: share of the slide's outermost pixels that are tissue.
         mask_mpp: µm/px of the mask.
         mask_png: the tissue mask, a PNG.
-        finest_mpp: smallest µm/px to learn from it, 0 for its own: what is stored finer is not the tissue's,
-            as in a slide that was compressed heavily.
+        finest_mpp: smallest µm/px to learn from it, 0 for its own; larger where finer pixels show artefacts,
+            as after heavy compression.
     """
 
     slide: str
@@ -80,7 +82,7 @@ class SlideEntry:
 
     @property
     def finest(self) -> float:
-        """The µm/px of its finest detail that is worth learning."""
+        """Smallest µm/px to learn from it."""
         return max(self.mpp, self.finest_mpp)
 
     @property
@@ -106,15 +108,15 @@ class SlideEntry:
         """Open the slide for reading.
 
         Raises:
-            SlideError: the file is gone or damaged.
+            SlideError: the file is missing or damaged.
         """
         return open_slide(self.path, self.mpp)
 
     def serves(self, patch_size: int, mpp: float) -> bool:
-        """Whether patches of ``patch_size`` px at ``mpp`` µm/px can be cut without inventing anything.
+        """Return whether patches of ``patch_size`` px at ``mpp`` µm/px can be cut.
 
-        Nothing is enlarged, nor read finer than ``finest_mpp``; and a patch larger than the slide is padded
-        with glass only where the slide itself ends in glass.
+        They may neither be enlarged nor finer than ``finest_mpp``. A patch larger than the slide is padded
+        with background, which requires that the slide's border is background.
         """
         extent = patch_size * mpp
         fits = extent <= self.mpp * min(self.height, self.width)
@@ -122,7 +124,7 @@ class SlideEntry:
         return mpp >= fine and (fits or self.border_tissue < CLEAR_BORDER)
 
     def tissue_share(self, centre: tuple[float, float], extent_um: float) -> float:
-        """How much of a square patch is tissue, in [0, 1], by the mask; what is beyond the slide is not.
+        """Return the share of tissue in a square patch, in [0, 1]; outside the slide there is none.
 
         Args:
             centre: (y, x) in µm.
@@ -134,12 +136,12 @@ class SlideEntry:
         return float(inside.sum()) / side**2
 
     def to_row(self) -> dict[str, object]:
-        """The entry as a row of ``SCHEMA``."""
+        """Return the entry as a row of ``SCHEMA``."""
         return {name: str(self.path) if name == "path" else getattr(self, name) for name in SCHEMA.names}
 
     @classmethod
     def from_row(cls, row: dict[str, Any], folder: Path | None = None) -> SlideEntry:
-        """An entry from a row of ``SCHEMA``; with ``folder``, of a slide that was moved there."""
+        """Make an entry from a row of ``SCHEMA``; ``folder`` is where its slides were moved, if they were."""
         path = Path(row["path"]) if folder is None else folder.absolute() / row["slide"]
         finest = row["finest_mpp"] or 0.0  # older indexes have no such column
         return cls(**{**row, "path": path, "background": tuple(row["background"]), "finest_mpp": finest})
@@ -159,11 +161,11 @@ class SlideIndex:
     entries: tuple[SlideEntry, ...]
 
     def split(self, name: str) -> SlideIndex:
-        """The slides of one split."""
+        """Return the slides of one split."""
         return SlideIndex(tuple(e for e in self.entries if e.split == name))
 
     def usable(self, patch_size: int, mpp: float) -> list[SlideEntry]:
-        """The slides that can serve such patches; see `SlideEntry.serves`."""
+        """Return the slides that can serve such patches; see `SlideEntry.serves`."""
         return [e for e in self.entries if e.serves(patch_size, mpp)]
 
     def save(self, path: Path) -> None:

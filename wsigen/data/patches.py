@@ -1,8 +1,7 @@
 """Training patches as a pure function of (seed, image number, patch size).
 
-Nothing here has state: which slide, which µm/px, which place and which of the eight orientations an image
-gets are drawn from a counter-based generator keyed by its number. So any number of workers and processes, and
-a run that was interrupted, see the same images.
+Slide, µm/px, position and orientation of an image are drawn from a counter-based generator keyed by its
+number. So any number of workers and processes, and a resumed run, see the same images.
 """
 
 from __future__ import annotations
@@ -22,18 +21,19 @@ from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.slide.read import SlideReader
 
-ATTEMPTS = 4096  # so many that a narrow range of usable µm/px does not end a long run by chance
+# Enough that a narrow range of usable µm/px does not end a long run by chance.
+ATTEMPTS = 4096
 
 log = logging.getLogger(__name__)
 
 
 class PatchKey(NamedTuple):
-    """Which training image.
+    """Identifies a training image.
 
     Attributes:
         number: its running number.
         size: side, px.
-        mpp_range: smallest and largest µm/px to draw from; None: those of the data set.
+        mpp_range: smallest and largest µm/px; None: those of the data set.
     """
 
     number: int
@@ -56,7 +56,7 @@ class Patch(NamedTuple):
 
 
 def draw_mpp(u: float, mpp_range: tuple[float, float], sampling: str) -> float:
-    """µm/px at quantile ``u`` in [0, 1) of the training distribution.
+    """Return µm/px at quantile ``u`` in [0, 1) of the training distribution.
 
     Args:
         u: quantile.
@@ -75,8 +75,8 @@ class PatchDataset(Dataset[Patch]):
     """Tissue patches from indexed slides at random µm/px.
 
     The µm/px is drawn first, then a slide among those that can serve it (no slide is enlarged), then a tissue
-    pixel of that slide's mask, then where in the patch it lies. A share of the patches is placed anywhere,
-    so that bare glass is learnt too.
+    pixel of its mask, then the position of that pixel in the patch. A share of the patches is placed
+    anywhere, so that background is learnt too.
 
     Args:
         index: slides to draw from.
@@ -84,16 +84,16 @@ class PatchDataset(Dataset[Patch]):
         mpp_range: smallest and largest µm/px.
         mpp_sampling: "log-uniform" or "uniform".
         anywhere_fraction: share of patches placed without regard to tissue, in [0, 1].
-        augment: random rotation by quarter turns and reflection, and what ``vary`` says.
+        augment: random rotation by quarter turns and reflection, and ``vary``.
         vary: further variation of the patches; none by default.
-        weight: draw every usable "slide" as often, or by its area of "tissue".
-        min_tissue: share of tissue in [0, 1] below which a patch is drawn anew, if it is placed on tissue.
+        weight: draw usable slides equally ("slide"), or by area of "tissue".
+        min_tissue: share of tissue in [0, 1] below which a patch placed on tissue is drawn again.
 
     Raises:
-        InvalidValueError: for a key that no slide can serve anywhere in the range.
+        InvalidValueError: no slide can serve the key at any µm/px of the range.
 
     Determinism:
-        A patch depends on (seed, key) and the index alone. Where a slide is damaged, another patch is drawn.
+        A patch depends on (seed, key) and the index alone. If a slide is damaged, another patch is drawn.
 
     Memory:
         The tissue masks, and each open slide's share of its reader's tile cache.
@@ -128,7 +128,8 @@ class PatchDataset(Dataset[Patch]):
     def __getitem__(self, key: PatchKey) -> Patch:
         rng = np.random.Generator(np.random.Philox(key=[self.seed, key.number]))
         variation = self._variation(key.number)
-        for _ in range(ATTEMPTS):  # a µm/px that no slide can serve, or a damaged place, is drawn again
+        # Drawn again where no slide can serve the µm/px, the file is damaged, or there is too little tissue.
+        for _ in range(ATTEMPTS):
             mpp = draw_mpp(rng.random(), key.mpp_range or self.mpp_range, self.mpp_sampling)
             usable = self.index.usable(key.size, mpp)
             if not usable:
@@ -151,14 +152,14 @@ class PatchDataset(Dataset[Patch]):
         )
 
     def require(self, size: int, mpp_range: tuple[float, float] | None = None) -> None:
-        """Refuse, before a run begins, patches that no slide can serve at any µm/px.
+        """Check, before a run begins, that some slide can serve patches.
 
         Args:
             size: side, px.
             mpp_range: smallest and largest µm/px; None: those of the data set.
 
         Raises:
-            InvalidValueError: there is no such slide.
+            InvalidValueError: no slide can at any µm/px.
         """
         quantiles = np.linspace(0, 1, 257).tolist()
         scales = (draw_mpp(u, mpp_range or self.mpp_range, self.mpp_sampling) for u in quantiles)
@@ -185,7 +186,7 @@ class PatchDataset(Dataset[Patch]):
         self._damaged.add(entry.slide)
 
     def _variation(self, number: int) -> Variation:
-        """Drawn from a stream of its own: slide, place and µm/px are the same without it."""
+        """Draw from a separate stream, so that slide, position and µm/px are the same without variation."""
         if not self.augment:
             return Variation()
         apart = np.random.Philox(key=[self.seed, number], counter=[0, 0, 0, 1])
@@ -207,14 +208,14 @@ class PatchDataset(Dataset[Patch]):
     def cut(
         self, entry: SlideEntry, mpp: float, size: int, rng: np.random.Generator, *, shown: int | None = None
     ) -> np.ndarray | None:
-        """One patch of a given slide at a given µm/px, placed by ``rng``.
+        """Cut a randomly placed patch of a given slide at a given µm/px.
 
         Args:
             entry: the slide.
             mpp: µm/px.
             size: side, px.
             rng: source of randomness.
-            shown: side of the square in the middle that is going to be seen, px; it is placed on tissue.
+            shown: side of the central square that remains after warping, px; it is placed on tissue.
 
         Returns:
             uint8 (size, size, 3); None where there is too little tissue.
@@ -237,15 +238,15 @@ def place(
     anywhere: bool = False,
     inside_um: float | None = None,
 ) -> tuple[float, float]:
-    """Centre (y, x) in µm of a square patch that holds a random tissue pixel of the slide.
+    """Return the centre (y, x) in µm of a square patch that contains a random tissue pixel of the slide.
 
     Args:
         entry: the slide.
         extent_um: side of the patch, µm.
-        rng: source of randomness; always asked for the same number of values.
-        anywhere: place it by chance alone.
-        inside_um: side of the square around it that is kept inside the slide where it fits, µm; by default
-            the patch itself.
+        rng: source of randomness; the same number of values is always drawn.
+        anywhere: place it without regard to tissue.
+        inside_um: side of the square around the centre that is kept inside the slide if it fits, µm; by
+            default that of the patch.
     """
     kept = extent_um if inside_um is None else inside_um
     extent = (entry.height * entry.mpp, entry.width * entry.mpp)
@@ -265,7 +266,7 @@ def place(
 
 
 class PatchSchedule(Sampler[list[PatchKey]]):
-    """Which images each update sees, for one process.
+    """The images of each update, for one process.
 
     Args:
         groups: the mix of patch sizes.
@@ -278,7 +279,7 @@ class PatchSchedule(Sampler[list[PatchKey]]):
         processes: number of processes.
 
     Raises:
-        InvalidValueError: if a batch cannot be shared out evenly.
+        InvalidValueError: a batch cannot be shared evenly.
 
     Determinism:
         Update u sees the same images whatever the number of processes and wherever the run was resumed.
@@ -308,7 +309,7 @@ class PatchSchedule(Sampler[list[PatchKey]]):
         self.accumulation, self.rank, self.processes = accumulation, rank, processes
 
     def group(self, update: int) -> PatchGroup:
-        """The patch size, and its range of µm/px, drawn for an update."""
+        """Return the patch size and µm/px range drawn for an update."""
         weights = np.cumsum([g.weight for g in self.groups])
         u = np.random.Generator(np.random.Philox(key=[self.seed, update], counter=1)).random()
         return self.groups[int(np.searchsorted(weights / weights[-1], u, side="right"))]

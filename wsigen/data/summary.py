@@ -1,4 +1,4 @@
-"""What an index offers, for people: a table by µm/px, and a contact sheet with the tissue outlined."""
+"""Summaries of an index for people: a table of patches by µm/px, and a contact sheet with tissue outlines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCALES = tuple(0.25 * 2**i for i in range(10))
 
 
 def independent_patches(entry: SlideEntry, patch_size: int, mpp: float) -> int:
-    """A slide's area of tissue counted in patches, at least 1; 0 if it cannot serve them.
+    """Return a slide's tissue area in patches, at least 1; 0 if it cannot serve them.
 
     Args:
         entry: the slide.
@@ -29,7 +29,7 @@ def independent_patches(entry: SlideEntry, patch_size: int, mpp: float) -> int:
 
 
 def usable_range(entry: SlideEntry, patch_size: int) -> str:
-    """The µm/px at which a slide serves patches: "0.25-2", "0.25-" (glass around: no end) or "none"."""
+    """Return the µm/px at which a slide serves patches: "0.25-2", "0.25-" (no upper end) or "none"."""
     if not entry.serves(patch_size, entry.finest):
         return "none"
     if entry.serves(patch_size, 1e6):
@@ -38,11 +38,11 @@ def usable_range(entry: SlideEntry, patch_size: int) -> str:
 
 
 def summary(index: SlideIndex, failures: Sequence[Failure] = (), patch_size: int = 256) -> str:
-    """A table for people: a line per slide, totals per split and octave, and what was left out and why.
+    """Return a table: a line per slide, totals per split and µm/px, and slides left out with reasons.
 
     Args:
         index: the slides.
-        failures: what was left out.
+        failures: slides left out.
         patch_size: side of the patches that are counted, px.
     """
     columns = [(f"{m:g}", 7) for m in SCALES]
@@ -93,7 +93,7 @@ MOST = 200
 
 
 def contact_sheet(index: SlideIndex, cell: int = 240, columns: int | None = None) -> np.ndarray:
-    """Thumbnails with the outline of the tissue, the slide's name and its µm/px.
+    """Draw thumbnails with tissue outlines, the slides' names and µm/px.
 
     Args:
         index: the slides; of more than 200, 200 evenly picked.

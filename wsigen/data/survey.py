@@ -1,4 +1,4 @@
-"""Look at slides: find them, find their tissue and background, and make an index of them."""
+"""Survey slides: find them, their tissue and their background colour, and build an index."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ log = logging.getLogger(__name__)
 
 
 class Survey(NamedTuple):
-    """What one slide shows.
+    """Result of surveying one slide.
 
     Attributes:
         entry: for the index.
-        glass: colour of its glass, None where it shows none.
+        background: its background colour, None where it shows none.
     """
 
     entry: SlideEntry
-    glass: Colour | None
+    background: Colour | None
 
 
 def find_slides(slides: Path | Sequence[Path]) -> dict[str, Path]:
-    """Name to path, ordered by name. Names are relative to the folder, with "/".
+    """Return slides, name to path, ordered by name. Names are relative to the folder, with "/".
 
     A PNG or JPEG that belongs to another file (``a_HE.jpg`` beside ``a_HE.ome.tif``, ``index.png`` beside
     ``index.parquet``) is not a slide.
@@ -54,7 +54,7 @@ def find_slides(slides: Path | Sequence[Path]) -> dict[str, Path]:
         slides: a folder (sub-folders included, hidden ones apart), one slide, or several slides.
 
     Raises:
-        SlideError: nothing there.
+        SlideError: there are no slides.
     """
     if not isinstance(slides, Path):
         paths = {Path(p).absolute() for p in slides}
@@ -77,7 +77,7 @@ def find_slides(slides: Path | Sequence[Path]) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Failure:
-    """A slide that was left out, and why."""
+    """A slide that was left out, and the reason."""
 
     slide: str
     reason: str
@@ -90,23 +90,22 @@ def build_index(
     val_fraction: float = 0.1,
     progress: bool = True,
 ) -> tuple[SlideIndex, list[Failure]]:
-    """Look at every slide once.
+    """Survey slides and build an index of them.
 
-    A slide that cannot be read, whose µm/px nobody knows, or on which there is no tissue, is left out with a
-    warning.
+    A slide that cannot be read, has no known µm/px or no tissue is left out with a warning.
 
     Args:
         slides: a folder (searched through all its sub-folders), one slide, or several slides.
-        table: CSV with what the files do not say; see `SlideTable.load`.
-        val_fraction: share of the groups kept for validation, unless the table has a column ``split``.
+        table: CSV with µm/px, groups and splits; see `SlideTable.load`.
+        val_fraction: share of the groups for validation, unless the table has a column ``split``.
         progress: show a bar.
 
     Returns:
-        The index, and what was left out.
+        The index, and the slides left out.
 
     Raises:
-        SlideError: there is no slide, or none that can be used.
-        PathError: the table is at fault.
+        SlideError: there is no slide, or none can be used.
+        PathError: the table is invalid.
         InvalidValueError: ``val_fraction`` is not in [0, 1).
 
     Memory:
@@ -123,20 +122,20 @@ def build_index(
 def survey_slides(
     files: dict[str, Path], table: Path | None, *, folder: Path, progress: bool = True
 ) -> tuple[list[Survey], list[Failure]]:
-    """Look at every slide once; those that cannot be used are left out with a warning.
+    """Survey slides; those that cannot be used are left out with a warning.
 
     Args:
         files: name to path.
         table: as for `build_index`.
-        folder: where they come from, for messages.
+        folder: of the slides, for messages.
         progress: show a bar.
 
     Returns:
-        What the slides show, and what was left out.
+        The surveys, and the slides left out.
 
     Raises:
         SlideError: none can be used.
-        PathError: the table is at fault.
+        PathError: the table is invalid.
     """
     rows = (SlideTable.load(table) if table else SlideTable()).match(list(files))
     surveys: list[Survey] = []
@@ -156,34 +155,36 @@ def survey_slides(
 
 
 def load_or_build_index(slides: Path, *, table: Path | None = None, val_fraction: float = 0.1) -> SlideIndex:
-    """An index from its parquet file, or made now.
+    """Load an index from its parquet file, or build one.
 
     Args:
         slides: an index made by ``wsigen index``, a folder of slides, or one slide.
-        table: as for `build_index`; not to be given with an index.
+        table: as for `build_index`; not allowed with an index.
         val_fraction: as for `build_index`.
 
     Raises:
-        InvalidValueError: a table with an index, which already holds it.
+        InvalidValueError: both a table and an index are given.
         SlideError: as for `build_index` and `SlideIndex.load`.
     """
     if Path(slides).suffix == ".parquet":
         if table is not None:
-            raise InvalidValueError(f"{slides} is an index, which holds its table already; leave out {table}")
+            raise InvalidValueError(
+                f"{slides} is an index, which already includes its table; leave out {table}"
+            )
         return SlideIndex.load(slides)
     return build_index(slides, table, val_fraction=val_fraction)[0]
 
 
 def survey_slide(name: str, path: Path, row: Row) -> Survey:
-    """Open a slide and look for tissue and glass.
+    """Open a slide and find tissue and background.
 
     Args:
         name: the slide's name in the index.
         path: the file.
-        row: what the user's table says.
+        row: of the user's table.
 
     Returns:
-        The entry, its split empty unless the table says it; and the colour of its glass.
+        The entry, with an empty split unless the table states it, and the background colour.
 
     Raises:
         SlideError: unreadable, truncated, without µm/px or without tissue.
@@ -197,7 +198,7 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
     mask = tissue_mask(overview, mask_mpp)
     if not mask.any():
         raise SlideError(path, "no tissue found on it (blank, or only pen and specks)")
-    glass = background_colour(overview, mask)
+    background = background_colour(overview, mask)
     fraction = float(mask.mean())
     entry = SlideEntry(
         slide=name,
@@ -207,7 +208,7 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
         mpp=slide.mpp,
         height=slide.size.height,
         width=slide.size.width,
-        background=glass or BACKGROUND,
+        background=background or BACKGROUND,
         tissue_um2=fraction * slide.size.area * slide.mpp**2,
         tissue_fraction=fraction,
         border_tissue=border_fraction(mask),
@@ -215,7 +216,7 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
         mask_png=_to_png(mask),
         finest_mpp=row.finest_mpp or 0.0,
     )
-    return Survey(entry, glass)
+    return Survey(entry, background)
 
 
 def _survey(name: str, path: Path, row: Row) -> Survey | Failure:
@@ -226,10 +227,10 @@ def _survey(name: str, path: Path, row: Row) -> Survey | Failure:
 
 
 def said_splits(entries: Iterable[SlideEntry]) -> dict[str, str | None]:
-    """Each group's split, or None where its slides have none yet.
+    """Return each group's split, or None if it is undecided.
 
     Raises:
-        InvalidValueError: one group is in two splits.
+        InvalidValueError: a group is in two splits.
     """
     said: dict[str, str | None] = {}
     for entry in entries:
@@ -243,15 +244,15 @@ def said_splits(entries: Iterable[SlideEntry]) -> dict[str, str | None]:
 
 
 def entries_of(surveys: Sequence[Survey]) -> list[SlideEntry]:
-    """The entries; one without glass gets the typical glass of the others."""
-    typical = _typical([s.glass for s in surveys if s.glass])
-    return [replace(s.entry, background=s.glass or typical) for s in surveys]
+    """Return the entries; those without a background colour get the median of the others."""
+    typical = _typical([s.background for s in surveys if s.background])
+    return [replace(s.entry, background=s.background or typical) for s in surveys]
 
 
-def _typical(glass: list[Colour]) -> Colour:
-    if not glass:
+def _typical(colours: list[Colour]) -> Colour:
+    if not colours:
         return BACKGROUND
-    red, green, blue = np.median(np.asarray(glass), axis=0)
+    red, green, blue = np.median(np.asarray(colours), axis=0)
     return round(red), round(green), round(blue)
 
 

@@ -1,4 +1,4 @@
-"""The user's table: what the files do not say about themselves (µm/px, group, split, finest µm/px)."""
+"""The user's table: for slides whose files do not state it, µm/px, group, split and finest µm/px."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Row:
-    """What the table says about one slide; None where it says nothing.
+    """Row of one slide; None where the table is empty.
 
     Attributes:
         mpp: µm/px.
-        group: slides of one group are always in one split. What stands before the first "/" counts, so that
+        group: slides of one group are always in one split. Only the part before the first "/" counts, so that
             ``BS25/HE`` and ``BS25/CHR``, two stains of one case, stay together.
         split: "train", "val" or "test".
-        finest_mpp: smallest µm/px at which the slide is to be learnt from.
+        finest_mpp: smallest µm/px to learn from the slide.
     """
 
     mpp: float | None = None
@@ -39,11 +39,11 @@ class Row:
 class SlideTable:
     """Rows by slide: path relative to the folder of slides, file name, or name without suffix.
 
-    A row whose path starts elsewhere (``he/a.svs`` for ``a.svs``) counts where its file name is the only one.
+    A row with another path (``he/a.svs`` for ``a.svs``) matches if its file name is unique.
 
     Args:
         rows: key to row.
-        path: where they come from, for messages.
+        path: of the table, for messages.
     """
 
     def __init__(self, rows: dict[str, Row] | None = None, path: Path | None = None) -> None:
@@ -54,7 +54,7 @@ class SlideTable:
         """Read a CSV with a column ``slide`` (or ``file``), and any of the other ``COLUMNS``.
 
         Raises:
-            PathError: it cannot be read, has no such columns, or a value that makes no sense.
+            PathError: it cannot be read, lacks columns, or has an invalid value.
         """
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
@@ -74,14 +74,13 @@ class SlideTable:
         return cls(rows, path)
 
     def match(self, names: list[str]) -> dict[str, Row]:
-        """The row of each slide.
+        """Return the row of each slide.
 
         Args:
             names: paths relative to the folder of slides, with "/".
 
         Returns:
-            A row for every name, an empty one where the table is silent. Rows that fit no slide bring a
-            warning.
+            A row for every name, empty where the table has none. Rows that match no slide cause a warning.
         """
         by_file = Counter(key.rpartition("/")[2] for key in self.rows)
         elsewhere = {file: k for k in self.rows if by_file[file := k.rpartition("/")[2]] == 1}
@@ -93,7 +92,7 @@ class SlideTable:
         unused = [key for key in self.rows if key not in used]
         if unused:
             some = ", ".join(unused[:5]) + (" …" if len(unused) > 5 else "")
-            log.warning("%s: %d rows fit no slide: %s", self.path, len(unused), some)
+            log.warning("%s: %d rows match no slide: %s", self.path, len(unused), some)
         return found
 
 
@@ -137,13 +136,13 @@ def _mpp(path: Path, where: str, column: str, value: str | None) -> float | None
 def group_splits(
     groups: dict[str, str | None], val_fraction: float, domains: Sequence[Collection[str]] = ()
 ) -> dict[str, str]:
-    """Share groups out between "train" and "val".
+    """Split groups into "train" and "val".
 
     Args:
-        groups: group to its split where the table says so, else None.
-        val_fraction: share of the undecided groups that goes to "val", at least one of two or more; none
-            where the table names validation groups.
-        domains: sets of groups, in each of which one stays in "train".
+        groups: group to its split if the table states it, else None.
+        val_fraction: share of the undecided groups for "val", at least one of two or more; none if the table
+            names validation groups.
+        domains: sets of groups, each of which keeps at least one group in "train".
 
     Raises:
         InvalidValueError: ``val_fraction`` is not in [0, 1).

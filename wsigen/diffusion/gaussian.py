@@ -1,4 +1,4 @@
-"""The analytic denoiser of Gaussian data: exact, cheap, and with a closed-form trajectory to test against."""
+"""The analytic denoiser of Gaussian data, whose trajectory has a closed form to test against."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class GaussianDenoiser:
     def __call__(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], mpp: Float[Tensor, " b"]
     ) -> Float[Tensor, "b 3 h w"]:
-        """The denoised estimate; the pixel size does not matter."""
+        """Return the denoised estimate, whatever the pixel size."""
         shrink = self.sigma_data**2 / (self.sigma_data**2 + sigma.double().square())
         shrink = shrink.to(x.dtype).view(-1, 1, 1, 1)
         if self.mean == 0:
@@ -34,6 +34,6 @@ class GaussianDenoiser:
         return (x - self.mean).mul_(shrink).add_(self.mean)
 
     def solution(self, x: Tensor, sigma: float, sigma_end: float = 0.0) -> Tensor:
-        """The exact solution at ``sigma_end`` of the ODE that passes through ``x`` at ``sigma``."""
+        """Return the exact solution at ``sigma_end`` of the ODE that passes through ``x`` at ``sigma``."""
         variance = self.sigma_data**2
         return self.mean + (x - self.mean) * ((variance + sigma_end**2) / (variance + sigma**2)) ** 0.5

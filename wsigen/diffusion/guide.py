@@ -1,4 +1,4 @@
-"""The linear constraint that ties a stage to the coarser image above it.
+"""The linear constraint between a stage and the coarser image that guides it.
 
 A is k×k average pooling. Its rows are disjoint and A Aᵀ = I/k², hence the pseudo-inverse A† = k² Aᵀ is
 nearest-neighbour replication, A A† = I, and u + A†(y - A u) is the image closest to u whose k×k means are
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def pool(x: Float[Tensor, "b c h w"], k: int) -> Float[Tensor, "b c gh gw"]:
-    """A: the mean of every k×k block.
+    """Return A x: the mean of every k×k block.
 
     Args:
         x: images whose height and width are multiples of ``k``.
@@ -29,7 +29,7 @@ def pool(x: Float[Tensor, "b c h w"], k: int) -> Float[Tensor, "b c gh gw"]:
 
 
 def replicate(y: Float[Tensor, "b c gh gw"], k: int) -> Float[Tensor, "b c h w"]:
-    """A†: every pixel becomes a k×k block.
+    """Return A†y: every pixel becomes a k×k block.
 
     Args:
         y: coarse images.
@@ -39,7 +39,7 @@ def replicate(y: Float[Tensor, "b c gh gw"], k: int) -> Float[Tensor, "b c h w"]
 
 
 def project(u: Float[Tensor, "b c h w"], y: Float[Tensor, "b c gh gw"], k: int) -> Float[Tensor, "b c h w"]:
-    """ū = u + A†(y - A u): the guided estimate, for which A ū = y.
+    """Return the guided estimate ū = u + A†(y - A u), for which A ū = y.
 
     Args:
         u: a denoised estimate; overwritten.

@@ -1,7 +1,7 @@
 """EDM preconditioning (Karras et al. 2022, eq. 7 and table 1).
 
 The denoiser is D_x = c_skip(σ) x + c_out(σ) F_x(c_in(σ) x; c_noise(σ)): with these coefficients the input and
-the training target of the network F have unit variance at every σ. `wsigen.diffusion.spectrum` has
+the training target of the network F have unit variance at every σ. `wsigen.diffusion.spectrum` has separate
 coefficients for each octave of an image.
 """
 
@@ -24,7 +24,7 @@ class Preconditioning:
 
 
 def precondition(sigma: Float[Tensor, "..."], sigma_data: float) -> Preconditioning:
-    """Coefficients for noise of standard deviation ``sigma``.
+    """Return the coefficients for noise of standard deviation ``sigma``.
 
     Args:
         sigma: noise levels > 0, in the unit of images in [-1, 1].

@@ -1,4 +1,4 @@
-"""Noise levels of the sampler: which sigma at which step, and until when a guide is enforced."""
+"""Noise level of each step, and the step until which the guide is enforced."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from wsigen.errors import InvalidValueError
 def karras_sigmas(
     steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> tuple[float, ...]:
-    """Noise levels sigma_0 > … > sigma_{N-1} > sigma_N = 0 (Karras et al. 2022, eq. 5).
+    """Return noise levels sigma_0 > … > sigma_{N-1} > sigma_N = 0 (Karras et al. 2022, eq. 5).
 
-    sigma_i = (sigma_max^(1/rho) + i/(N-1) · (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho for i < N. A stage
-    that starts truncated passes its sigma_start as ``sigma_max``.
+    sigma_i = (sigma_max^(1/rho) + i/(N-1) · (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho for i < N. A
+    truncated start passes its sigma_start as ``sigma_max``.
 
     Args:
         steps: number of solver steps N, at least 1.
         sigma_min: the last noise level before 0.
         sigma_max: the first noise level.
-        rho: how much the levels crowd at the low end; 7 in the paper.
+        rho: concentration of the levels at the low end; 7 in the paper.
 
     Returns:
         N + 1 noise levels, the last of them 0.
@@ -44,11 +44,11 @@ def karras_sigmas(
 def relax_index(
     sigmas: Sequence[float], *, relax_step: int | None = None, relax_sigma: float | None = None
 ) -> int:
-    """First step at which the guide is no longer enforced (r in Harb et al. 2024, Algorithm 1).
+    """Return the first step at which the guide is no longer enforced (r in Harb et al. 2024, Algorithm 1).
 
-    Step i is guided while i < r. Given as a noise level, it is guided while sigma_i > ``relax_sigma``, which
-    means the same for any number of steps. (The paper's text says r = 0 enforces the guide always; its
-    Algorithm 1 and Fig. 7 say never, and are followed.)
+    Step i is guided while i < r, or while sigma_i > ``relax_sigma``, which means the same for any number of
+    steps. (The paper's text says that r = 0 always enforces the guide; Algorithm 1 and Fig. 7, which we
+    follow, say never.)
 
     Args:
         sigmas: the schedule, N + 1 levels.

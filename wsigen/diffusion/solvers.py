@@ -1,8 +1,7 @@
 """Solvers of the probability-flow ODE dx/dσ = (x - D(x; σ))/σ (Karras et al. 2022, eq. 3, with σ(t) = t).
 
-All solvers have one interface, so that what tiles the image need not know which one runs: a step takes a
-patch at noise level sigmas[i] to sigmas[i + 1], and may keep one image per pixel (its *history*) from one
-step to the next.
+All solvers have one interface: a step takes a patch from noise level sigmas[i] to sigmas[i + 1], and may pass
+one value per pixel and channel (its *history*) to the next step.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -21,16 +20,17 @@ Denoise = Callable[[Tensor, float], Tensor]
 """Denoising of a batch at one noise level, guided or not: ``(x, sigma) -> D_x``."""
 
 
+@runtime_checkable
 class Solver(Protocol):
-    """A one-step method with at most one image of memory."""
+    """A solver that keeps at most one image between steps."""
 
     @property
     def needs_history(self) -> bool:
-        """Whether steps after the first need what the step before returned as history."""
+        """Whether steps after the first need the history that the previous step returned."""
         ...
 
     def evaluations(self, steps: int) -> int:
-        """Network evaluations per patch over a whole schedule of ``steps`` steps."""
+        """Return the network evaluations per patch in a schedule of ``steps`` steps."""
         ...
 
     def step(
@@ -48,10 +48,10 @@ class Solver(Protocol):
             x: images at noise level sigmas[i]. May be overwritten.
             sigmas: the schedule, N + 1 levels, the last 0.
             i: the step, from 0 to N - 1.
-            history: what the step before returned as history; unused at i = 0.
+            history: that the previous step returned; unused at i = 0.
 
         Returns:
-            The images at sigmas[i + 1], and the history for the next step (None without need).
+            The images at sigmas[i + 1], and the history for the next step (None if not needed).
         """
         ...
 
@@ -62,7 +62,7 @@ class Euler:
     needs_history = False
 
     def evaluations(self, steps: int) -> int:
-        """One per step."""
+        """Return one per step."""
         return steps
 
     def step(
@@ -91,7 +91,7 @@ class Heun:
     needs_history = False
 
     def evaluations(self, steps: int) -> int:
-        """Two per step, one in the last: 79 for 40 steps."""
+        """Return two per step, one in the last: 79 for 40 steps."""
         return 2 * steps - 1
 
     def step(
@@ -124,7 +124,7 @@ class DPMSolverPP2M:
     needs_history = True
 
     def evaluations(self, steps: int) -> int:
-        """One per step."""
+        """Return one per step."""
         return steps
 
     def step(
@@ -142,7 +142,7 @@ class DPMSolverPP2M:
         ratio = sigmas[i + 1] / sigmas[i]
         if i == 0:
             return x.mul_(ratio).add_(denoised, alpha=1 - ratio), denoised
-        assert history is not None, "every step after the first needs the estimate of the one before"
+        assert history is not None, "steps after the first need a history"
         half_inverse_r = math.log(sigmas[i] / sigmas[i + 1]) / math.log(sigmas[i - 1] / sigmas[i]) / 2
         x = x.mul_(ratio).add_(denoised, alpha=(1 - ratio) * (1 + half_inverse_r))
         return x.add_(history, alpha=-(1 - ratio) * half_inverse_r), denoised
@@ -151,14 +151,14 @@ class DPMSolverPP2M:
 SOLVERS: Mapping[str, Solver] = MappingProxyType(
     {"heun": Heun(), "euler": Euler(), "dpmpp_2m": DPMSolverPP2M()}
 )
-"""Every solver by the name it has in a preset."""
+"""Solvers by their names in presets."""
 
 
 def solver_by_name(name: str) -> Solver:
-    """The solver that a preset names.
+    """Return the solver of a name.
 
     Raises:
-        InvalidValueError: there is none of that name.
+        InvalidValueError: unknown name.
     """
     if name not in SOLVERS:
         raise InvalidValueError(f"solver must be one of {', '.join(SOLVERS)}, got {name!r}")

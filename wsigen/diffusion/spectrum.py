@@ -1,19 +1,19 @@
-"""Preconditioning by octaves of wavelength: EDM's (Karras et al. 2022, eq. 7) for images of faint detail.
+"""Preconditioning by octaves of wavelength: that of EDM (Karras et al. 2022, eq. 7) for faint detail.
 
-EDM takes an image for one signal of standard deviation σ_data. Tissue has most of its variance at long
-wavelengths: at σ = 1 its finest octave is an order of magnitude weaker than σ_data, and F would have to
-cancel what c_skip lets through to within a few percent. What it misses stays in the samples as grain.
+EDM treats an image as one signal of standard deviation σ_data. Tissue has most of its variance at long
+wavelengths: its finest octave is an order of magnitude weaker than σ_data, so at σ = 1 F would have to cancel
+the noise that c_skip passes to within a few percent. The error remains in the samples as grain.
 
-Here an image is turned into luminance and two differences of colour, which in stained tissue are fainter
-still, and each of the three is split into the octaves of a Laplacian pyramid (Burt & Adelson 1983) with
-coefficients of their own. With σ_k the root mean square of one of these parts in clean images and n_k that of
+Here an image is transformed to luminance and two colour differences, which are even fainter in stained
+tissue, and each of the three is split into the octaves of a Laplacian pyramid (Burt & Adelson 1983) with
+separate coefficients. With σ_k the root mean square of one of these parts in clean images and n_k that of
 unit white noise,
 
     c_skip,k = σ_k² / (σ_k² + n_k²σ²)          c_out,k = n_k σ σ_k / √(σ_k² + n_k²σ²)
 
-so that F = 0 is the Wiener filter of images that are nothing but a spectrum, and the target of F has unit
-variance in every part. With one σ_k for all, this is EDM's preconditioning. How strong detail is depends on
-the pixel size: σ_k may be a table over µm/px, linear in ln µm/px between its nodes.
+so that F = 0 is the Wiener filter for the images' spectrum, and the target of F has unit variance in every
+part. With equal σ_k this is EDM's preconditioning. σ_k depends on the pixel size: it may be a table over
+µm/px, interpolated linearly in ln µm/px.
 """
 
 from __future__ import annotations
@@ -24,34 +24,35 @@ from jaxtyping import Float
 from torch import Tensor
 
 NOISE = (209 / 256) ** 0.5
-"""Root mean square of the finest octave of unit white noise; each further octave has half of it.
+"""Root mean square of the finest octave of unit white noise; each coarser octave has half of it.
 
-1 - 2 · 9/64 + 100/1024: a pixel, less the bilinear mean of 2 × 2 means, 9/16 of which is its own.
+Its square is 1 - 2 · 9/64 + 100/1024: a pixel minus the bilinear interpolation of 2 × 2 means, in which its
+own mean has the weight 9/16.
 """
 
 Octaves = list[Tensor]
-"""Finest first, each half the height and width of the one before; the last one is what remains."""
+"""Finest first, each half the height and width of the previous one; the last is the residual."""
 
 
 def to_opponent(x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """(r + g + b)/√3, (r - b)/√2, (r - 2g + b)/√6: a rotation, so white noise stays white."""
+    """Return (r + g + b)/√3, (r - b)/√2, (r - 2g + b)/√6: a rotation, so white noise stays white."""
     red, green, blue = x.unbind(1)
     sides = red + blue
     return torch.stack([(sides + green) / 3**0.5, (red - blue) / 2**0.5, (sides - 2 * green) / 6**0.5], 1)
 
 
 def to_rgb(x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """The inverse of ``to_opponent``."""
+    """Return the inverse of ``to_opponent``."""
     light, across, green = x[:, 0] / 3**0.5, x[:, 1] / 2**0.5, x[:, 2] / 6**0.5
     return torch.stack([light + across + green, light - 2 * green, light - across + green], 1)
 
 
 def split(x: Float[Tensor, "b c h w"], octaves: int) -> Octaves:
-    """Octaves of an image and what remains below them: their number + 1 tensors.
+    """Split an image into octaves and the residual: ``octaves`` + 1 tensors.
 
     Args:
         x: height and width are multiples of 2**octaves.
-        octaves: how many.
+        octaves: number of octaves.
     """
     parts = []
     for _ in range(octaves):
@@ -62,7 +63,7 @@ def split(x: Float[Tensor, "b c h w"], octaves: int) -> Octaves:
 
 
 def merge(parts: Octaves) -> Float[Tensor, "b c h w"]:
-    """The image of ``split``."""
+    """Return the image that ``split`` took apart."""
     x = parts[-1]
     for part in reversed(parts[:-1]):
         x = part + _enlarge(x)
@@ -70,15 +71,15 @@ def merge(parts: Octaves) -> Float[Tensor, "b c h w"]:
 
 
 def noise_std(octaves: int) -> tuple[float, ...]:
-    """n_k: root mean squares of the parts of unit white noise, from ``split``."""
+    """Return n_k, the root mean squares of the parts of unit white noise."""
     return (*(NOISE * 0.5**k for k in range(octaves)), 0.5**octaves)
 
 
 def image_std(images: Float[Tensor, "b 3 h w"], octaves: int) -> Float[Tensor, "parts 3"]:
-    """σ_k: root mean squares of the parts of clean images.
+    """Return σ_k, the root mean squares of the parts of clean images.
 
     Returns:
-        Rows: octaves, finest first, and what remains below them; columns: luminance, differences of colour.
+        Rows: octaves, finest first, and the residual; columns: luminance and two colour differences.
     """
     parts = split(to_opponent(images), octaves)
     return torch.stack([part.square().mean(dim=(0, 2, 3)).sqrt() for part in parts])
@@ -87,11 +88,11 @@ def image_std(images: Float[Tensor, "b 3 h w"], octaves: int) -> Float[Tensor, "
 def std_at(
     mpp: Float[Tensor, " b"], nodes: Float[Tensor, " nodes"], table: Float[Tensor, "nodes parts 3"]
 ) -> Float[Tensor, "b parts 3"]:
-    """σ_k at each image's µm/px: linear in ln µm/px between the nodes, constant beyond them.
+    """Interpolate σ_k at each image's µm/px: linear in ln µm/px between the nodes, constant beyond.
 
     Args:
         mpp: µm/px of each image.
-        nodes: µm/px of the table's entries, rising.
+        nodes: µm/px of the table's entries, increasing.
         table: σ_k at each node, as from ``image_std``.
     """
     if len(nodes) == 1:
@@ -108,13 +109,13 @@ def combine(
     sigma: Float[Tensor, " b"],
     std: Float[Tensor, "*b parts 3"],
 ) -> Float[Tensor, "b 3 h w"]:
-    """D_x = Σ_k c_skip,k x_k + c_out,k F_k.
+    """Return D_x = Σ_k c_skip,k x_k + c_out,k F_k.
 
     Args:
         x: noisy images, RGB.
-        F_x: what the network says, of luminance and differences of colour.
+        F_x: output of the network: luminance and two colour differences.
         sigma: noise level of each image.
-        std: σ_k, as from ``image_std``, of all images or of each.
+        std: σ_k, as from ``image_std``, one for all images or one each.
     """
     octaves = std.shape[-2] - 1
     level, signals = sigma[:, None, None, None], std[..., None, None].unbind(-4)

@@ -1,9 +1,9 @@
-"""One guided step (Harb et al. 2024, Algorithm 1), and whole trajectories for images without tiles."""
+"""Guided denoising (Harb et al. 2024, Algorithm 1), and whole trajectories for images without tiles."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,13 +13,14 @@ from wsigen.diffusion.guide import project
 from wsigen.diffusion.solvers import Denoise, Solver
 
 
+@runtime_checkable
 class DenoiserFunction(Protocol):
-    """D(x; sigma, mpp): what the sampler needs of a network."""
+    """A denoiser D(x; sigma, mpp), as the sampler calls it."""
 
     def __call__(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], mpp: Float[Tensor, " b"]
     ) -> Float[Tensor, "b 3 h w"]:
-        """The denoised estimate of images in [-1, 1], in float32."""
+        """Return the denoised estimate of images in [-1, 1], in float32."""
         ...
 
 
@@ -68,9 +69,9 @@ def integrate(
 
     Args:
         denoise: without guide, for instance `at_mpp` of a denoiser.
-        x: images at noise level sigmas[0]; kept.
+        x: images at noise level sigmas[0]; not overwritten.
         sigmas: the schedule, N + 1 levels, the last 0.
-        solver: which method.
+        solver: of the ODE.
         guide: y, enforced at steps i < ``relax``.
         k: factor between guide and images.
         relax: r, the first unguided step.

@@ -1,13 +1,13 @@
 """The denoiser D(x; σ, µm/px): a UNet behind space-to-depth, with a thin path at full resolution around it.
 
 A p×p block of pixels becomes one cell of 3p² channels, so that no wide layer runs at full resolution. At low
-noise the network must hand through 3p² nearly independent noise values per cell, more than a narrow first
-level carries; the full-resolution path takes that over: a 3×3 stem whose features are joined to the UNet's
-output before two 3×3 convolutions, modulated by σ and µm/px. Pixels stay exact, so a linear constraint on
-them does too.
+noise the network must pass on 3p² nearly independent noise values per cell, more than a narrow first level
+can; the full-resolution path does this: a 3×3 stem whose features are joined to the UNet's output before two
+3×3 convolutions, modulated by σ and µm/px. Pixels are never encoded, so a linear constraint on them stays
+exact.
 
-Preconditioning is by octaves of wavelength (`wsigen.diffusion.spectrum`): faint detail is asked of the
-network at its own scale, and suppressing the noise in it is not its task. How faint it is depends on µm/px.
+Preconditioning is by octaves of wavelength (`wsigen.diffusion.spectrum`), with strengths of detail that
+depend on µm/px.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ from wsigen.errors import InvalidValueError
 from wsigen.nn.snapshot import load_snapshot, resolve
 
 OctaveStd = Sequence[Sequence[float]]
-"""σ_k: a row for each octave, finest first, and one for what remains; luminance, differences of colour."""
+"""σ_k: rows for the octaves, finest first, and the residual; columns luminance and two colour differences."""
 
-# One e-fold of σ or of µm/px moves the argument of the sinusoids by this; their periods are 2π to 20,000π.
+# A factor e in σ or µm/px moves the argument of the sinusoids by this; their periods are 2π to 20,000π.
 EMBEDDING_SCALE = 25.0
 
 
 class Denoiser(ModelMixin, ConfigMixin):
     """EDM denoiser conditioned on the noise level and on the physical pixel size.
 
-    Fully convolutional but for attention at the lowest resolution: any multiples of ``stride`` will do as
-    height and width. The mpp embedding is of 25·ln(mpp): the raw number would leave 0.3 and 0.5 µm/px nearly
-    indistinguishable beside 100 and 150.
+    Fully convolutional except for attention at the lowest resolution: height and width may be any multiples
+        of
+    ``stride``. The mpp embedding is that of 25·ln(mpp): with the raw number 0.3 and 0.5 µm/px would hardly
+    differ.
 
     Args:
         patchify: p, side of the pixel block that becomes one cell of the UNet.
@@ -51,12 +52,11 @@ class Denoiser(ModelMixin, ConfigMixin):
         pixel_channels: channels of the full-resolution stem.
         context_channels: channels per pixel that the UNet hands to the full-resolution path.
         sigma_data: standard deviation of the images, for the input's scale.
-        octave_std: σ_k of clean images, see ``set_octave_std``; None takes them for one signal of
-            ``sigma_data``, as EDM does.
-        octave_mpp: µm/px at which they hold; None: one for all µm/px.
-        patch_sizes: patch sizes trained on, px. A record for the sampler; the network accepts others.
-        mpp_range: smallest and largest µm/px trained on.
-        background: colour of glass, 8 bit RGB.
+        octave_std: σ_k of clean images, see ``set_octave_std``; None: all equal to ``sigma_data``, as in EDM.
+        octave_mpp: µm/px of the tables; None: one table for all µm/px.
+        patch_sizes: patch sizes of training, px; a record for the sampler, the network accepts others.
+        mpp_range: smallest and largest µm/px of training.
+        background: colour of the empty slide, 8-bit RGB.
     """
 
     @register_to_config
@@ -103,33 +103,32 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     @property
     def stride(self) -> int:
-        """Heights and widths must be multiples of this, in pixels."""
+        """Height and width must be multiples of this, px."""
         return self.config["patchify"] * 2 ** (len(self.config["block_out_channels"]) - 1)
 
     @property
     def octaves(self) -> int:
-        """How often images of any size that the network takes can be halved."""
+        """Number of octaves: how often images of any accepted size can be halved."""
         return (self.stride & -self.stride).bit_length() - 1
 
     def set_octave_std(
         self, std: OctaveStd | Sequence[OctaveStd], mpp: Sequence[float] | None = None
     ) -> None:
-        """Set the strengths of detail that the preconditioning counts on.
+        """Set the σ_k of the preconditioning.
 
         Args:
-            std: σ_k of clean images: of each octave, finest first, and of what remains below them, those of
-                luminance and of the two differences of colour (`wsigen.diffusion.spectrum`). With ``mpp`` one
-                such table for each.
-            mpp: µm/px of the tables, rising; between them σ_k is linear in ln µm/px, beyond them constant.
+            std: σ_k of clean images: rows for the octaves, finest first, and the residual, columns luminance
+                and two colour differences (`wsigen.diffusion.spectrum`). With ``mpp``, one such table each.
+            mpp: µm/px of the tables, increasing; see `wsigen.diffusion.spectrum.std_at`.
 
         Raises:
-            InvalidValueError: if ``mpp`` does not rise, or does not fit the tables.
+            InvalidValueError: ``mpp`` does not increase, or does not match the tables.
         """
         self._keep_std(std, mpp)
         self.register_to_config(octave_std=std, octave_mpp=None if mpp is None else list(mpp))
 
     def octave_std(self, mpp: Float[Tensor, " b"]) -> Float[Tensor, "*b parts 3"]:
-        """σ_k that the preconditioning counts on at each µm/px; one table where it is the same at all.
+        """Return σ_k of the preconditioning at each µm/px; one table if it is the same at all.
 
         Args:
             mpp: µm/px of each image, > 0.
@@ -149,7 +148,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         sigma: Float[Tensor, " b"],
         mpp: Float[Tensor, " b"],
     ) -> Float[Tensor, "b 3 h w"]:
-        """D_x, the expected clean image given the noisy one (Karras et al. 2022, eq. 7).
+        """Return D_x, the expected clean image given the noisy one (Karras et al. 2022, eq. 7).
 
         Args:
             x: clean + sigma * noise, clean in [-1, 1].
@@ -157,7 +156,7 @@ class Denoiser(ModelMixin, ConfigMixin):
             mpp: µm/px of each image, > 0.
 
         Returns:
-            float32, whatever precision the network computes in.
+            float32, whatever the precision of the network.
         """
         x, sigma = x.float(), sigma.float()
         c = precondition(sigma, self.config["sigma_data"])
@@ -170,7 +169,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         log_sigma: Float[Tensor, " b"],
         log_mpp: Float[Tensor, " b"],
     ) -> Float[Tensor, "b 3 h w"]:
-        """F_x, the network without preconditioning: luminance and differences of colour.
+        """Return F_x, the network without preconditioning: luminance and two colour differences.
 
         Args:
             x: noisy images, scaled to unit variance.
@@ -197,31 +196,33 @@ def _check_table(values: Tensor, mpp: Sequence[float] | None) -> None:
     else:
         rises = all(0 < a < b for a, b in pairwise([*mpp, float("inf")]))
         if not rises:
-            raise InvalidValueError(f"octave_mpp must be rising µm/px > 0, got {list(mpp)}")
+            raise InvalidValueError(f"octave_mpp must be increasing µm/px > 0, got {list(mpp)}")
         fits, expected = values.ndim == 3 and len(values) == len(mpp), f"({len(mpp)}, parts, 3)"
     if not (fits and values.shape[-1] == 3):
         raise InvalidValueError(f"octave_std must be a table of {expected}, got {tuple(values.shape)}")
 
 
 def load_denoiser(model: str | Path = "default", device: torch.device | str = "cpu") -> Denoiser:
-    """A denoiser ready to sample with: float32 weights, channels last, evaluation mode, no gradients.
+    """Load a denoiser to sample with: float32 weights, channels last, evaluation mode, no gradients.
 
     Args:
         model: "default", a folder, or a hub id; see ``resolve``.
         device: where to put it.
 
     Raises:
-        SnapshotError: if it is missing, truncated, of another shape than its config, or holds NaN.
+        SnapshotError: it is missing, truncated, does not match its config, or contains NaN.
     """
     net = load_snapshot(Denoiser, resolve(model), device)
     return net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 class Uncertainty(nn.Module):
-    """A linear map of sinusoids of ln σ and ln µm/px, 0 at the start. Used in training only.
+    """The learnt log-variance u(σ, µm/px) of EDM2's loss weighting (Karras et al. 2024, section 2.1).
+
+    A linear map of sinusoids of ln σ and ln µm/px, 0 at the start. Used in training only.
 
     Args:
-        channels: sinusoids for each of the two.
+        channels: sinusoids for each of σ and µm/px.
     """
 
     def __init__(self, channels: int = 64) -> None:
@@ -232,6 +233,6 @@ class Uncertainty(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, sigma: Float[Tensor, " b"], mpp: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """Log-variance of the loss at each image's noise level and scale."""
+        """Return the log-variance of the loss at each image's noise level and µm/px."""
         features = [get_timestep_embedding(EMBEDDING_SCALE * v.log(), self.channels) for v in (sigma, mpp)]
         return self.linear(torch.cat(features, dim=1)).squeeze(1)

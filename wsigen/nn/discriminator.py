@@ -1,9 +1,9 @@
-"""The discriminator that the upscaler is trained against. It exists in training only.
+"""The discriminator that the upscaler is trained against; used in training only.
 
-It sees an image alone, not the guide: the guide's faults are nothing that the upscaler could mend. Its input
-is the image and its two finest octaves, amplified, since most of the variance of tissue is at wavelengths
-that the guide decides; with group norm and these it learns, without either it does not. It judges in several
-heads, each at a coarser grid of places, and is told µm/px by projection (Miyato & Koyama 2018).
+It sees the image without the guide, whose errors the upscaler could not correct. Its input is the image and
+its two finest octaves, amplified, since most of the variance of tissue is at wavelengths that the guide
+determines; it learns only with these and group norm. Several heads score positions on coarser and coarser
+grids; µm/px enters by projection (Miyato & Koyama 2018).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from wsigen.nn.upscaler import ScaleEmbedding
 
 OCTAVE_GAINS = (6.0, 4.0)
-"""By which the two finest octaves are multiplied: about the reciprocal of their standard deviation."""
+"""Factors of the two finest octaves: about the reciprocals of their standard deviations."""
 SLOPE = 0.2
 GROUPS = 8
 
 
 class Judgement(NamedTuple):
-    """What the discriminator says of images, and what it sees.
+    """Scores and features of images.
 
     Attributes:
-        scores: of each head, finest first, > 0 for what looks real: (b, 1, h, w).
+        scores: of each head, finest first, > 0 for real: (b, 1, h, w).
         features: at strides 2, 4, 8, …, normalised: (b, c, h, w).
     """
 
@@ -36,7 +36,7 @@ class Judgement(NamedTuple):
 
 
 class Judge(nn.Module):
-    """A score for each place: one convolution, and a projection of the features on an embedding of µm/px."""
+    """Scores each position: a convolution plus a projection of the features on an embedding of µm/px."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -46,12 +46,12 @@ class Judge(nn.Module):
         nn.init.zeros_(self.score.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, h: Float[Tensor, "b c h w"], mpp: Float[Tensor, " b"]) -> Float[Tensor, "b 1 h w"]:
-        """Scores, > 0 for what looks real."""
+        """Return scores, > 0 for real."""
         return self.score(h) + (h * self.scale(mpp)[:, :, None, None]).mean(dim=1, keepdim=True)
 
 
 class Discriminator(nn.Module):
-    """Real or drawn, at many places and several scales.
+    """Tells real from generated images, at many positions and several scales.
 
     Args:
         channels: features at strides 2, 4, 8, …; from stride 4 on there is a head at each.
@@ -70,7 +70,7 @@ class Discriminator(nn.Module):
         self.judges = nn.ModuleList(Judge(c) for c in channels[1:])
 
     def forward(self, x: Float[Tensor, "b 3 h w"], mpp: Float[Tensor, " b"]) -> Judgement:
-        """Look at images.
+        """Score images.
 
         Args:
             x: images in [-1, 1]; height and width are multiples of 2 to the number of ``channels``.
@@ -87,7 +87,7 @@ class Discriminator(nn.Module):
 
 
 def with_octaves(x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 9 h w"]:
-    """The image and its two finest octaves, amplified, all at its resolution."""
+    """Return the image and its two finest octaves, amplified, all at its resolution."""
     half = F.avg_pool2d(x, 2)
     quarter = F.avg_pool2d(half, 2)
     fine, coarse = x - _enlarge(half), _enlarge(half - _enlarge(quarter))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def power_function_gamma(sigma_rel: float) -> float:
-    """γ of the profile whose standard deviation is ``sigma_rel`` of the run (Karras et al. 2024, alg. 2).
+    """Return γ of the profile with standard deviation ``sigma_rel`` of the run (Karras et al. 2024, alg. 2).
 
     Args:
         sigma_rel: relative width in (0, 0.28]; 0.05 to 0.15 in practice.

@@ -26,13 +26,13 @@ CLASSES: dict[str, type[ModelMixin]] = {"denoiser": Denoiser, "upscaler": Upscal
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Networks ready to run.
+    """The networks of a model, ready to run.
 
     Args:
-        denoiser: of stage 0, and of all stages that are diffused.
-        upscaler: of the others; None if the model has none.
+        denoiser: for stage 0 and other diffused stages.
+        upscaler: for upscaled stages; None if the model has none.
         denoiser_hash: of its config and weights.
-        upscaler_hash: likewise; empty without.
+        upscaler_hash: likewise; empty without upscaler.
     """
 
     denoiser: Denoiser
@@ -52,17 +52,17 @@ def load_model(
 
     Args:
         model: "default", a folder, or a hub id, with a denoiser and perhaps an upscaler.
-        upscaler: another snapshot or model to take the upscaler from.
+        upscaler: another snapshot or model to load the upscaler from.
         device: where to put them.
-        upscaled: whether an upscaler is of use; if not, none is loaded.
+        upscaled: whether to load an upscaler.
 
     Raises:
-        SnapshotError: if one is missing, damaged, of another class or shape than its config, or holds NaN.
+        SnapshotError: a network is missing, damaged, does not match its config, or contains NaN.
     """
     folder = resolve(model)
     other = folder if upscaler is None or not upscaled else resolve(upscaler)
     there = upscaled and (upscaler is not None or has_upscaler(folder))
-    # Strided as the images are, lest every convolution copies its weights.
+    # Channels last like the images; otherwise every convolution would copy its weights.
     denoiser = load_snapshot(Denoiser, folder, device)
     fine = load_snapshot(Upscaler, other, device) if there else None
     for net in (denoiser, fine):
@@ -77,10 +77,10 @@ def load_model(
 
 
 def has_upscaler(model: str | Path) -> bool:
-    """Whether there is an upscaler in a model's folder, which is downloaded if ``model`` is a hub id.
+    """Return whether a model has an upscaler; downloads the model if it is a hub id.
 
     Raises:
-        SnapshotError: if there is no such model.
+        SnapshotError: there is no such model.
     """
     return Upscaler.__name__ in networks(resolve(model))
 
@@ -92,11 +92,11 @@ def save_model(
     upscaler: Upscaler | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write networks into a model's folder, beside those that it has already.
+    """Write networks into a model's folder, beside those that are there.
 
     Args:
-        folder: made if it does not exist.
-        denoiser: to write; None leaves what is there.
+        folder: created if missing.
+        denoiser: to write; None keeps the existing one.
         upscaler: likewise.
         dtype: precision of the stored weights.
     """

@@ -1,7 +1,7 @@
-"""Finding, loading and saving weights of any network: a bundled model, a folder, or a hub id.
+"""Find, load and save the weights of networks: of a bundled model, a folder, or a hub id.
 
-A folder holds one network (config.json and weights), or several that belong together, each in a folder of its
-own beside model_index.json, as diffusers writes it (`wsigen.nn.model`).
+A folder contains one network (config.json and weights), or several, each in a folder beside model_index.json,
+as diffusers writes it (`wsigen.nn.model`). Weight files of other projects are read as tensors only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 INDEX = "model_index.json"
 
 COMPONENTS = ("denoiser", "upscaler")
-"""Folders of the networks that a model can have."""
+"""Folders of the networks in a model."""
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -40,19 +40,19 @@ log = logging.getLogger(__name__)
 
 
 def bundled(name: str) -> Path:
-    """Folder of a model that comes with the package."""
+    """Return the folder of a model that comes with the package."""
     return Path(str(resources.files("wsigen"))) / "models" / name
 
 
 def resolve(model: str | Path) -> Path:
-    """The local folder of a model, downloading it if ``model`` is a hub id.
+    """Return the local folder of a model; download it if ``model`` is a hub id.
 
     Args:
         model: "default", a folder with config.json and weights or with model_index.json, or a hub id
             ("owner/name").
 
     Raises:
-        SnapshotError: if there is no such model.
+        SnapshotError: there is no such model.
     """
     for folder in (bundled(str(model)), Path(model)):
         if (folder / CONFIG).is_file() or (folder / INDEX).is_file():
@@ -79,18 +79,18 @@ def _download(hub_id: str) -> Path:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         raise SnapshotError(
             hub_id,
-            f"neither a local folder nor to be had from the hub ({reason}); check the name or the network",
+            f"no such folder, and could not download weights from the hub ({reason}); check name and network",
         ) from error
 
 
 def networks(folder: Path) -> dict[str, Path]:
-    """The networks of a model by the names of their classes, and the folder of each.
+    """Return the folders of a model's networks by the names of their classes.
 
     Args:
         folder: of one network, or of several with model_index.json; see ``resolve``.
 
     Raises:
-        SnapshotError: if a file that says so cannot be read, or a network that it names is not there.
+        SnapshotError: a config file cannot be read, or a network that it names is missing.
     """
     try:
         if not (folder / INDEX).is_file():
@@ -107,14 +107,14 @@ def networks(folder: Path) -> dict[str, Path]:
 
 
 def folder_of(kind: str, folder: Path) -> Path:
-    """Where the network of a class lies in a model.
+    """Return the folder of the network of a class in a model.
 
     Args:
         kind: name of the class.
         folder: of one network, or of several with model_index.json.
 
     Raises:
-        SnapshotError: if there is none.
+        SnapshotError: there is none.
     """
     found = networks(folder)
     if kind in found:
@@ -122,20 +122,19 @@ def folder_of(kind: str, folder: Path) -> Path:
     if (folder / INDEX).is_file():
         held = " and ".join(found) or "nothing"
         raise SnapshotError(folder, f"has no {kind}, only {held}; give another folder")
-    return folder  # of one network, whose class may not be named
+    return folder  # the folder of one network, whose config may lack the class
 
 
 def load_snapshot(kind: type[Net], folder: Path, device: torch.device | str = "cpu") -> Net:
-    """A network ready to run: float32 weights, evaluation mode, no gradients.
+    """Load a network to run: float32 weights, evaluation mode, no gradients.
 
     Args:
         kind: class of the network.
-        folder: where config.json and the weights lie, or a model that has one of this class; see
-            ``resolve``.
+        folder: with config.json and weights, or of a model that has a network of this class; see ``resolve``.
         device: where to put it.
 
     Raises:
-        SnapshotError: if it is missing, truncated, of another class or shape than its config, or holds NaN.
+        SnapshotError: it is missing, truncated, does not match its config, or contains NaN.
     """
     folder = folder_of(kind.__name__, folder)
     weights = folder / WEIGHTS
@@ -145,7 +144,8 @@ def load_snapshot(kind: type[Net], folder: Path, device: torch.device | str = "c
     for name, value in net.state_dict().items():
         if not torch.isfinite(value).all():
             raise SnapshotError(
-                weights, f"{name} holds NaN or infinity; the training diverged or the file is damaged"
+                weights,
+                f"{name} holds NaN or infinity: training diverged or the file is damaged; use another one",
             )
     return net.to(device=device).eval().requires_grad_(False)  # pyright: ignore[reportCallIssue]
 
@@ -181,11 +181,11 @@ def _fitting(kind: type[Net], folder: Path) -> Net:
 
 
 def save_snapshot(net: Network | ModelMixin, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write config.json and safetensors, both whole or not at all.
+    """Write config.json and safetensors, both complete or not at all.
 
     Args:
-        net: the network; left as it is.
-        folder: made if it does not exist.
+        net: the network; not changed.
+        folder: created if missing.
         dtype: precision of the stored weights.
     """
     logging.getLogger("diffusers.models.modeling_utils").setLevel(logging.ERROR)  # it warns of .to(dtype)
@@ -193,25 +193,25 @@ def save_snapshot(net: Network | ModelMixin, folder: Path, dtype: torch.dtype = 
     try:
         copy.deepcopy(net).to(dtype=dtype).save_pretrained(str(part))  # pyright: ignore[reportCallIssue]
         config = json.loads((part / CONFIG).read_text(encoding="utf-8"))
-        config.pop("_name_or_path", None)  # where these weights were loaded from is nobody else's business
+        config.pop("_name_or_path", None)  # a local path
         (part / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(part.iterdir()):
-            file.chmod(0o644)  # safetensors writes for the owner alone
+            file.chmod(0o644)  # safetensors creates files that only the owner may read
             file.replace(folder / file.name)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
 def weights_hash(model: str | Path, kinds: Collection[str] | None = None) -> str:
-    """SHA-256 of a snapshot's config and weights, first 16 hex digits: names the model in provenance.
+    """Return the first 16 hex digits of the SHA-256 of config and weights; names a model in provenance.
 
     Args:
         model: see ``resolve``.
-        kinds: classes of the networks that count; None for all that it has.
+        kinds: classes of the networks to include; None for all.
 
     Raises:
-        SnapshotError: if there is no such model, or it lacks one of the networks or its weights.
+        SnapshotError: there is no such model, or it lacks one of the networks or its weights.
     """
     folder = resolve(model)
     digest = hashlib.sha256()
@@ -230,16 +230,16 @@ def _first_line(error: BaseException) -> str:
 
 
 _OBJECTS = re.compile("GLOBAL|safe_globals|to call reduce|TorchScript")
-"""What the restricted unpickler says of anything but tensors, numbers, lists and dictionaries."""
+"""In messages of the restricted unpickler about objects other than tensors, numbers, lists and dicts."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a ``.pth``, ``.pt`` or ``.safetensors`` file, on the CPU.
+    """Read all tensors of a ``.pth``, ``.pt`` or ``.safetensors`` file, on the CPU.
 
-    Dictionaries in dictionaries are made flat, their keys joined with dots; what is no tensor is left out.
+    Nested dictionaries are flattened, their keys joined with dots; values other than tensors are left out.
 
     Raises:
-        SnapshotError: there is no such file, it is damaged, or it holds Python objects.
+        SnapshotError: the file is missing or damaged, or contains Python objects.
     """
     if not path.is_file():
         what = "is a folder, not a checkpoint" if path.is_dir() else "no such file"
@@ -250,7 +250,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if _OBJECTS.search(str(error)):
             raise SnapshotError(
                 path,
-                "holds Python objects, which could run any code; save the weights alone, with "
+                "holds Python objects, which could run any code; save only the weights, with "
                 "torch.save(net.state_dict(), FILE)",
             ) from error
         raise SnapshotError(path, "not a checkpoint, or damaged; copy it again") from error

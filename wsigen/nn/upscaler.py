@@ -19,15 +19,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 EMBEDDING = 64
-"""Values that tell a block its µm/px."""
+"""Channels of the µm/px embedding."""
 
 
 class ScaleEmbedding(nn.Module):
-    """ln µm/px as sinusoids, and two linear layers.
+    """Embeds ln µm/px by sinusoids and two linear layers.
 
     Args:
-        channels: values returned.
-        frequencies: sinusoids; from a period of 28 e-folds of µm/px to one of 1.4.
+        channels: of the embedding.
+        frequencies: number of sinusoids; their periods in ln µm/px go from 28 to 1.4.
     """
 
     def __init__(self, channels: int, frequencies: int = 12) -> None:
@@ -57,19 +57,20 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"]
     ) -> Float[Tensor, "b c h w"]:
-        """Features of the same shape."""
+        """Return features of the same shape."""
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
         return x + self.gain * self.conv2(F.silu(torch.addcmul(shift, self.conv1(F.silu(x)), 1 + scale)))
 
 
 class Upscaler(ModelMixin, ConfigMixin):
-    """The network that makes a stage from the one above it.
+    """The network that makes a stage from the one above.
 
     Args:
         channels: features at the guide's resolution, and at each coarser one; one entry a resolution.
         blocks: residual blocks at each resolution; those of the guide's on the way down and up again.
         head_channels: features at the guide's and at the output's resolution in the head.
-        noise_channels: channels of z; 3(k² - 1) are the dimensions of the detail that a guide leaves open.
+        noise_channels: channels of z; by default 3(k² - 1), the dimensions that the guide leaves
+            undetermined.
         k: factor between the stages.
         mpp_range: smallest and largest µm/px of the output in training.
         background: colour of the empty slide, 8-bit RGB.
@@ -111,15 +112,16 @@ class Upscaler(ModelMixin, ConfigMixin):
 
     @property
     def stride(self) -> int:
-        """Guides begin at, and are as high and wide as, multiples of this, in guide pixels."""
+        """Guides begin at, and are as high and wide as, multiples of this, px."""
         return 2 ** (len(self.config["channels"]) - 1)
 
     @property
     def radius(self) -> int:
-        """Guide pixels around an output pixel's own that it can depend on, at most.
+        """Largest distance in guide pixels at which an output pixel depends on the input.
 
-        Counted layer by layer: a 3×3 convolution at a resolution of 1/s reaches s guide pixels further, and
-        going down and up again reaches to the end of a cell of s pixels.
+        Counted layer by layer: a 3×3 convolution at a resolution of 1/s adds s guide pixels, and going down
+            and
+        up again reaches to the end of a cell of s pixels.
         """
         blocks = self.config["blocks"]
         at_guide = 1 + 2 * blocks[0] + 2 * blocks[0] + 1
@@ -133,7 +135,7 @@ class Upscaler(ModelMixin, ConfigMixin):
         z: Float[Tensor, "b n h w"],
         mpp: Float[Tensor, " b_or_1"],
     ) -> Float[Tensor, "b 3 kh kw"]:
-        """Draw the next stage.
+        """Make the next stage.
 
         Args:
             y: guides in [-1, 1]; height and width are multiples of ``stride``.
@@ -141,7 +143,7 @@ class Upscaler(ModelMixin, ConfigMixin):
             mpp: µm/px of the result, > 0; one for all, (1,), or one for each.
 
         Returns:
-            float32, about [-1, 1], whatever precision the network computes in.
+            float32, about [-1, 1], whatever the precision of the network.
         """
         e = self.embedding(mpp)
         x = self.stem(torch.cat([y, z], dim=1))
@@ -153,7 +155,7 @@ class Upscaler(ModelMixin, ConfigMixin):
         return enlarged(y.float(), self.k) + self.out(x).float()
 
     def _level(self, x: Tensor, e: Tensor, level: int) -> Tensor:
-        """Blocks of a resolution, and what the coarser ones add."""
+        """Apply the blocks of a resolution and, in a residual branch, those of the coarser ones."""
         for block in self.down_blocks[level]:  # pyright: ignore[reportGeneralTypeIssues]
             x = block(x, e)
         if level < len(self.down):
@@ -163,7 +165,7 @@ class Upscaler(ModelMixin, ConfigMixin):
 
 
 def enlarged(y: Float[Tensor, "b c h w"], k: int) -> Float[Tensor, "b c kh kw"]:
-    """Bilinear, as ``F.interpolate``, whose last bits follow from the number of threads; these do not.
+    """Enlarge bilinearly like ``F.interpolate``, whose last bits depend on the number of threads.
 
     Args:
         y: images.

@@ -7,12 +7,12 @@ stage, however large the slide. The stages that the denoiser makes are small, sa
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
 
 import numpy as np
 
+from wsigen.arrays import ArrayCache, part, paste
 from wsigen.diffusion.step import DenoiserFunction
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Colour, Region
@@ -31,33 +31,6 @@ LARGEST = 4096
 _AT_ONCE = 256
 
 
-class TileCache:
-    """Least-recently-used cache of tiles of several stages.
-
-    Args:
-        limit: bytes of pixels, at most.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.nbytes = limit, 0
-        self._tiles: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
-
-    def get(self, stage: int, row: int, col: int) -> np.ndarray | None:
-        """Return a tile, if it is cached."""
-        key = (stage, row, col)
-        if key in self._tiles:
-            self._tiles.move_to_end(key)
-        return self._tiles.get(key)
-
-    def put(self, stage: int, row: int, col: int, tile: np.ndarray) -> None:
-        """Cache a tile, which the caller must not change afterwards."""
-        old = self._tiles.pop((stage, row, col), None)
-        self._tiles[stage, row, col] = tile
-        self.nbytes += tile.nbytes - (0 if old is None else old.nbytes)
-        while self.nbytes > self.limit:
-            self.nbytes -= self._tiles.popitem(last=False)[1].nbytes
-
-
 class CachedStage:
     """A `RowSource` that reads cached tiles of a stage and computes missing ones.
 
@@ -66,28 +39,25 @@ class CachedStage:
         cache: of its tiles.
     """
 
-    def __init__(self, stage: UpscaledStage, cache: TileCache) -> None:
+    def __init__(self, stage: UpscaledStage, cache: ArrayCache) -> None:
         self._stage, self._cache = stage, cache
 
     def read(self, region: Region) -> np.ndarray:
         """Return the pixels of a region inside the stage: uint8 (height, width, 3)."""
         number, bounds = self._stage.spec.stage, self._stage.spec.bounds
-        tiles = {at: self._cache.get(number, *at) for at in _tiles(region)}
+        tiles = {at: self._cache.get((number, *at)) for at in _tiles(region)}
         missing = [at for at, tile in tiles.items() if tile is None]
         if missing:
             box = _box(missing).intersect(bounds)
             pixels = self._stage.read(box)
             for at in _tiles(box):
                 spot = _spot(at).intersect(bounds)
-                tiles[at] = tile = _part(pixels, box, spot).copy()
-                self._cache.put(number, *at, tile)
+                tiles[at] = tile = part(pixels, box, spot).copy()
+                self._cache.put((number, *at), tile)
         out = np.empty((region.height, region.width, 3), np.uint8)
         for at, tile in tiles.items():
-            spot = _spot(at).intersect(bounds)
-            inside = spot.intersect(region)
-            if inside:
-                assert tile is not None, "missing tiles were computed above"
-                _part(out, region, inside)[:] = _part(tile, spot, inside)
+            assert tile is not None, "missing tiles were computed above"
+            paste(tile, _spot(at).intersect(bounds), out, region)
         return out
 
 
@@ -150,7 +120,7 @@ class LazyCascade:
         self.specs, self._diffused = tuple(specs), _check(specs)
         self._denoiser, self._base, self._execution = denoiser, base, execution or Execution()
         self._upscaler, self._background = _needed(upscaler, specs), background
-        self._cache, self._lock = TileCache(cache), Lock()
+        self._cache, self._lock = ArrayCache(cache), Lock()
         self._stages: list[StoredStage | UpscaledStage] = []
         self._sources: list[RowSource] = []
 
@@ -274,9 +244,3 @@ def _box(tiles: Sequence[tuple[int, int]]) -> Region:
     rows, cols = [row for row, _ in tiles], [col for _, col in tiles]
     y, x, y1, x1 = min(rows), min(cols), max(rows) + 1, max(cols) + 1
     return Region(y * TILE, x * TILE, (y1 - y) * TILE, (x1 - x) * TILE)
-
-
-def _part(pixels: np.ndarray, held: Region, region: Region) -> np.ndarray:
-    """Return a view of a region of pixels that lie at ``held``."""
-    spot = region.shift(-held.y, -held.x)
-    return pixels[spot.y : spot.y1, spot.x : spot.x1]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from wsigen.arrays import part
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Colour, Region
 from wsigen.nn.images import to_pixels_
@@ -44,12 +45,12 @@ def crop(pixels: UInt8[np.ndarray, "h w 3"], held: Region, region: Region) -> UI
         region: what is wanted; overlaps ``held``.
     """
     inside = region.intersect(held)
-    part = pixels[inside.y - held.y : inside.y1 - held.y, inside.x - held.x : inside.x1 - held.x]
+    shown = part(pixels, held, inside)
     if inside == region:
-        return part
+        return shown
     rows = (inside.y - region.y, region.y1 - inside.y1)
     cols = (inside.x - region.x, region.x1 - inside.x1)
-    return np.pad(part, (rows, cols, (0, 0)), mode="edge")
+    return np.pad(shown, (rows, cols, (0, 0)), mode="edge")
 
 
 def bilinear(pixels: UInt8[np.ndarray, "h2 w2 3"], k: int) -> UInt8[np.ndarray, "kh kw 3"]:

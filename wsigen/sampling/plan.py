@@ -39,14 +39,14 @@ class StagePlan:
     mpp: float
     network: str
     patch: int
-    steps: int
-    patch_rows: int
-    patch_cols: int
-    patches: int
-    evaluations: int
-    seen: int
-    rows_alive: int
-    band_bytes: int
+    steps: int = 0
+    patch_rows: int = 0
+    patch_cols: int = 0
+    patches: int = 0
+    evaluations: int = 0
+    seen: int = 0
+    rows_alive: int = 0
+    band_bytes: int = 0
     feature_bytes: int = 0
 
     @property
@@ -57,10 +57,7 @@ class StagePlan:
 
 def plan_given(spec: GivenSpec) -> StagePlan:
     """Plan a picture in place of stage 0: nothing to do."""
-    nothing = dict.fromkeys(
-        ("steps", "patch_rows", "patch_cols", "patches", "evaluations", "seen", "rows_alive", "band_bytes"), 0
-    )
-    return StagePlan(stage=0, extent=spec.extent, mpp=spec.mpp, network="", patch=spec.extent, **nothing)
+    return StagePlan(stage=0, extent=spec.extent, mpp=spec.mpp, network="", patch=spec.extent)
 
 
 def plan_upscale(spec: UpscaleSpec, upscaler: UpscalerFunction, execution: Execution) -> StagePlan:

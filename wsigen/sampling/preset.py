@@ -1,4 +1,4 @@
-"""Presets: how a slide is sampled. The paper's algorithm and the fast one differ in these values alone."""
+"""Presets: how a slide is sampled. The published algorithm and the fast one differ in these values only."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class ScheduleConfig:
         steps: solver steps N.
         sigma_min: last noise level before 0.
         sigma_max: first noise level.
-        rho: how much noise levels crowd at the low end (Karras et al. 2022, eq. 5).
-        patch: side of the patches that the denoiser sees; none, or more than that: the whole of stage 0. A
-            larger stage 0 is a canvas whose patch grid moves as that of guided stages does.
+        rho: concentration of noise levels at the low end (Karras et al. 2022, eq. 5).
+        patch: side of the patches that the denoiser sees; null: all of stage 0. A larger stage 0 is a canvas
+            whose patch grid moves as in guided stages.
     """
 
     solver: str = "heun"
@@ -46,31 +46,31 @@ class ScheduleConfig:
             raise InvalidValueError(f"patch must be at least 1, or null for all of stage 0, got {self.patch}")
 
     def sigmas(self) -> tuple[float, ...]:
-        """Noise levels, steps + 1 of them."""
+        """Return the steps + 1 noise levels."""
         return karras_sigmas(self.steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho)
 
     def patch_of(self, side: int) -> int:
-        """Side of the patches, where stage 0 has a side of ``side`` pixels."""
+        """Return the side of patches for a stage 0 of ``side`` pixels."""
         return side if self.patch is None else min(self.patch, side)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedConfig(ScheduleConfig):
-    """What guided stages have beside solver and noise levels.
+    """Solver, noise levels, guide, patch grid and background skip of the diffused stages after stage 0.
 
     Args:
-        sigma_start: noise level at which stages begin from A†y + sigma_start·n; none: from sigma_max·n.
-        relax_step: first step at which the guide is no longer enforced; or none, and
+        sigma_start: noise level of a start from A†y + sigma_start·n; null: start from sigma_max·n.
+        relax_step: first step at which the guide is no longer enforced; or
         relax_sigma: noise level down to which it is enforced.
         shift: how the patch grid moves: "none", "half", "random" or "drift".
-        drift: of shift "drift": rows that lines move up at every step, as a fraction of the patch. The
+        drift: of shift "drift": rows by which the grid moves up per step, as a fraction of the patch. The
             band of rows alive is about steps · drift · patch + patch.
         halo: pixels around a patch that are denoised and not kept; a multiple of k.
         halo_steps: number of last steps with a halo.
-        background_skip: leave patches to the guide, without network, where it shows nothing but glass.
-        skip_tolerance: largest difference of a glass pixel to the background colour, of 255.
-        skip_margin: guide pixels around a patch that must be glass as well.
-        history_dtype: in which the solver's history is kept between steps, "float32" or "float16".
+        background_skip: use the guide, without network, for patches whose guide shows only background.
+        skip_tolerance: largest difference of a background pixel to the background colour, of 255.
+        skip_margin: guide pixels around a patch that must be background as well.
+        history_dtype: of the solver's history between steps, "float32" or "float16".
     """
 
     sigma_start: float | None = None
@@ -96,34 +96,34 @@ class GuidedConfig(ScheduleConfig):
             )
 
     def sigmas(self) -> tuple[float, ...]:
-        """Noise levels, from sigma_start where that is given."""
+        """Return the steps + 1 noise levels, from sigma_start if that is given."""
         first = self.sigma_max if self.sigma_start is None else self.sigma_start
         return karras_sigmas(self.steps, sigma_min=self.sigma_min, sigma_max=first, rho=self.rho)
 
     def relax(self) -> int:
-        """The first step at which the guide is no longer enforced."""
+        """Return the first step at which the guide is no longer enforced."""
         return relax_index(self.sigmas(), relax_step=self.relax_step, relax_sigma=self.relax_sigma)
 
     def shifts(self) -> ShiftPlan:
-        """How the patch grid moves."""
+        """Return how the patch grid moves."""
         return ShiftPlan(mode=self.shift, drift=self.drift, halo=self.halo, halo_steps=self.halo_steps)
 
     def skip(self) -> SkipRule | None:
-        """Which patches need no network; None for all do."""
+        """Return which patches need no network; None if all do."""
         rule = SkipRule(tolerance=self.skip_tolerance, margin=self.skip_margin)
         return rule if self.background_skip else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpscalerConfig:
-    """Which stages the upscaler makes, in one evaluation each, and what it leaves out.
+    """Which stages the upscaler makes, in one evaluation each, and what it skips.
 
     Args:
-        from_mpp: µm/px from which on, towards finer ones, stages after the first are the upscaler's; none for
-            no stage, infinity for all of them.
-        background_skip: leave to the bilinear guide, without network, where it shows nothing but background.
+        from_mpp: the upscaler makes stages of this µm/px and finer, except stage 0; null for none, infinity
+            for all.
+        background_skip: use the bilinear guide, without network, where the guide shows only background.
         skip_tolerance: largest difference of a background pixel to the background colour, of 255.
-        skip_margin: guide pixels around what is left out that must be background as well.
+        skip_margin: guide pixels around skipped cells that must be background as well.
     """
 
     from_mpp: float | None = None
@@ -132,7 +132,7 @@ class UpscalerConfig:
     skip_margin: int = 8
 
     def __post_init__(self) -> None:
-        if self.from_mpp == "inf":  # what JSON holds, and what YAML reads where the dot is forgotten
+        if self.from_mpp == "inf":  # in JSON, and in YAML without the dot
             object.__setattr__(self, "from_mpp", math.inf)
         if self.from_mpp is not None and not self.from_mpp > 0:
             raise InvalidValueError(
@@ -142,11 +142,11 @@ class UpscalerConfig:
         self.skip()
 
     def makes(self, stage: int, mpp: float) -> bool:
-        """Whether a stage is the upscaler's."""
+        """Return whether the upscaler makes a stage."""
         return stage > 0 and self.from_mpp is not None and mpp <= self.from_mpp * (1 + 1e-9)
 
     def skip(self) -> SkipRule | None:
-        """What needs no network; None for all does."""
+        """Return which cells need no network; None if all do."""
         rule = SkipRule(tolerance=self.skip_tolerance, margin=self.skip_margin)
         return rule if self.background_skip else None
 
@@ -157,12 +157,12 @@ def _guided_default() -> GuidedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """How a slide is sampled. The default is the paper's algorithm.
+    """How a slide is sampled. The default is the published algorithm.
 
     Args:
         base: stage 0.
-        guided: stages 1 to L, but those that the upscaler makes.
-        upscaler: the others.
+        guided: diffused stages after stage 0.
+        upscaler: upscaled stages.
     """
 
     base: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -170,7 +170,7 @@ class Preset:
     upscaler: UpscalerConfig = field(default_factory=UpscalerConfig)
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain values, for provenance; `preset_from_dict` turns them back."""
+        """Return plain values, for provenance; the inverse of `preset_from_dict`."""
         values = asdict(self)
         if self.upscaler.from_mpp == math.inf:
             values["upscaler"]["from_mpp"] = "inf"  # JSON has no infinity
@@ -181,15 +181,15 @@ Section = TypeVar("Section", ScheduleConfig, GuidedConfig, UpscalerConfig)
 
 
 def preset_from_dict(values: Mapping[str, Any]) -> Preset:
-    """A preset from the content of a YAML file.
+    """Make a preset from the content of a YAML file.
 
     Args:
-        values: ``{"base": {…}, "guided": {…}, "upscaler": {…}}``; what is left out keeps its default.
+        values: ``{"base": {…}, "guided": {…}, "upscaler": {…}}``; missing keys keep their defaults.
 
     Raises:
-        InvalidValueError: an unknown key or a value that cannot be, named.
+        InvalidValueError: an unknown key or invalid value, which it names.
     """
-    _refuse_unknown(values, ("base", "guided", "upscaler"), "")
+    _check_keys(values, ("base", "guided", "upscaler"), "")
     guided = values["guided"] or {} if "guided" in values else {"relax_step": Preset().guided.relax_step}
     return Preset(
         base=_section(ScheduleConfig, values.get("base") or {}, "base"),
@@ -201,7 +201,7 @@ def preset_from_dict(values: Mapping[str, Any]) -> Preset:
 def _section(config: type[Section], values: Any, name: str) -> Section:
     if not isinstance(values, Mapping):
         raise InvalidValueError(f"{name} must hold keys and values, got {values!r}")
-    _refuse_unknown(values, tuple(f.name for f in fields(config)), f"{name}.")
+    _check_keys(values, tuple(f.name for f in fields(config)), f"{name}.")
     try:
         return config(**values)
     except TypeError as error:
@@ -210,8 +210,8 @@ def _section(config: type[Section], values: Any, name: str) -> Section:
         raise InvalidValueError(f"{name}: {error}") from error
 
 
-def _refuse_unknown(values: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:
+def _check_keys(values: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:
     unknown = [key for key in values if key not in known]
     if unknown:
         names = ", ".join(f"{prefix}{key}" for key in unknown)
-        raise InvalidValueError(f"unknown preset key {names}; known are {', '.join(known)}")
+        raise InvalidValueError(f"unknown preset key {names}; expected one of {', '.join(known)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from wsigen.geometry import Region
 CHUNK = 256
 
 
+@runtime_checkable
 class RowSource(Protocol):
     """A finished stage, such as the journal of the stage above."""
 
@@ -25,6 +26,7 @@ class RowSource(Protocol):
         ...
 
 
+@runtime_checkable
 class RowSink(Protocol):
     """Receiver of finished rows, in order from the top."""
 
@@ -38,6 +40,7 @@ class RowSink(Protocol):
         ...
 
 
+@runtime_checkable
 class RowStore(RowSource, RowSink, Protocol):
     """A stage that is written first and read afterwards, such as a block journal."""
 

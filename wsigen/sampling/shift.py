@@ -18,7 +18,7 @@ class Lines:
     """One axis of a patch grid: cell j writes [first + j·stride, + stride) and reads ``halo`` more each side.
 
     Args:
-        extent: length of the canvas on this axis; the cells cover it, the outer ones may stick out.
+        extent: length of the canvas on this axis; the outer cells may stick out.
         offset: position of a grid line, in [0, stride).
         stride: what a patch writes: patch - 2·halo.
         halo: pixels read and not written.
@@ -44,23 +44,23 @@ class Lines:
         return -(-(self.extent - self.first) // self.stride)
 
     def start(self, j: int) -> int:
-        """First pixel that cell j writes; negative where it sticks out."""
+        """Return the first pixel that cell j writes; negative where it sticks out."""
         return self.first + j * self.stride
 
     def end(self, j: int) -> int:
-        """First pixel after what cell j writes; past the extent where it sticks out."""
+        """Return the end (exclusive) of what cell j writes; past the extent where it sticks out."""
         return self.start(j) + self.stride
 
     def read_start(self, j: int) -> int:
-        """First pixel of the canvas that cell j reads."""
+        """Return the first pixel of the canvas that cell j reads."""
         return max(self.start(j) - self.halo, 0)
 
     def read_end(self, j: int) -> int:
-        """First pixel of the canvas after those that cell j reads."""
+        """Return the end (exclusive) of the canvas pixels that cell j reads."""
         return min(self.end(j) + self.halo, self.extent)
 
     def cell_of(self, position: int) -> int:
-        """The cell that writes a position."""
+        """Return the cell that writes a position."""
         return (position - self.first) // self.stride
 
 
@@ -72,23 +72,23 @@ class StepGrid:
     cols: Lines
 
     def read(self, row: int, col: int) -> Region:
-        """The patch, which may reach outside the canvas."""
+        """Return the region of a patch; may reach outside the canvas."""
         return self.written(row, col).pad(self.rows.halo)
 
     def written(self, row: int, col: int) -> Region:
-        """The part of a patch that is kept; may reach outside the canvas."""
+        """Return the region of a patch without halo; may reach outside the canvas."""
         return Region(self.rows.start(row), self.cols.start(col), self.rows.stride, self.cols.stride)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftPlan:
-    """How the grid moves.
+    """How the patch grid moves from step to step.
 
     Args:
         mode: "none"; "half": every other step half a patch further; "random": rows and columns random at
             every step (Harb et al. 2024); "drift": columns random, and row lines move up by ``drift`` at
-            every step, so that a step follows ``drift`` rows behind the one before instead of half a patch
-            on average.
+            every step, so that each step follows ``drift`` rows behind the previous one instead of half a
+            patch on average.
         drift: of "drift", as a fraction of the patch, in [0, 1); rounded to a multiple of k, at least k
             unless 0.
         halo: pixels that are denoised but not kept on each side of a patch, a multiple of k, under half a
@@ -112,17 +112,17 @@ class ShiftPlan:
             )
 
     def drift_rows(self, patch: int, k: int) -> int:
-        """Rows by which a step of mode "drift" moves up."""
+        """Return the rows by which mode "drift" moves up per step."""
         return max(round(self.drift * patch / k), 1) * k if self.drift else 0
 
     def halo_at(self, step: int, steps: int) -> int:
-        """The halo of one step."""
+        """Return the halo of a step."""
         return self.halo if step >= steps - self.halo_steps else 0
 
     def grids(
         self, *, seed: int, stage: int, steps: int, extent: int, patch: int, k: int
     ) -> tuple[StepGrid, ...]:
-        """The grid of every step of a stage.
+        """Return the grid of every step of a stage.
 
         Args:
             seed: of the slide.
@@ -133,7 +133,7 @@ class ShiftPlan:
             k: factor between the stages; lines lie at its multiples, so that patches align with the guide.
 
         Raises:
-            InvalidValueError: a halo that is no multiple of k or leaves nothing of the patch.
+            InvalidValueError: the halo is no multiple of k or leaves nothing of the patch.
 
         Determinism: a function of (seed, stage, step) and the sizes.
         """
@@ -177,10 +177,11 @@ def uniform_integer(seed: int, stage: int, step: int, axis: int, below: int) -> 
         axis: 0 for rows, 1 for columns.
         below: one more than the largest.
     """
-    # Raw words, not a distribution: NumPy promises those for good. The top bit keeps the keys apart from
-    # the noise's.
+    # Raw words, whose stability NumPy guarantees, unlike that of distributions. The top bit of the key
+    # separates these streams from those of the noise.
     key = np.array([check_seed(seed), (1 << 63) + stage], np.uint64)
     bits = np.random.Philox(key=key, counter=np.array([0, 0, step, axis], np.uint64))
     limit = 2**64 - 2**64 % below
+    # Words at or above the largest multiple of ``below`` are rejected, so that the result is exactly uniform.
     words = (int(word) for word in iter(bits.random_raw, None))
     return next(word % below for word in words if word < limit)

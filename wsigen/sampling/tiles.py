@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -76,6 +76,7 @@ def _bounds(first: int, count: int, start: int, length: int, margin: int) -> tup
     return np.clip(edges[:-1] - margin, 0, length), np.clip(edges[1:] + margin, 0, length)
 
 
+@runtime_checkable
 class Convolution(Protocol):
     """A network of limited reach."""
 

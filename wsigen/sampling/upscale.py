@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from wsigen.arrays import paste
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Colour, Region
 from wsigen.nn.images import to_unit
@@ -45,6 +46,7 @@ from wsigen.sampling.tiles import (
 _AHEAD = 4
 
 
+@runtime_checkable
 class UpscalerFunction(Convolution, Protocol):
     """An upscaler in the precision that it runs in, such as `wsigen.nn.upscaler.Upscaler`."""
 
@@ -191,10 +193,7 @@ class UpscaledStage:
         for tile, value in zip(tiles, values, strict=True):
             k, core = self.spec.k, tile.core
             whole = Region(k * core.y, k * core.x, k * core.height, k * core.width)
-            inside = whole.intersect(region)
-            spot, source = inside.shift(-region.y, -region.x), inside.shift(-whole.y, -whole.x)
-            pixels = tile.pixels(value, k)[source.y : source.y1, source.x : source.x1]
-            out[spot.y : spot.y1, spot.x : spot.x1] = pixels
+            paste(tile.pixels(value, k), whole, out, region)
             self.options.done(int(value is not None))
 
     @torch.inference_mode()

@@ -1,12 +1,11 @@
-"""Which row of patches comes next. The order is data: what denoises the patches does not know it.
+"""The order in which rows of patches are denoised, as data: `StageRun` executes whatever order it is given.
 
 A row of patches of step i may be denoised once step i - 1 has finished every canvas row that it reads. Any
-order that respects this gives the same canvas, bit for bit, because patches of one step share nothing. The
-unit here is a row of patches, since steps advance from the top down.
+order that respects this gives the same canvas, bit for bit, because patches of one step are independent.
 
 * "steps": each step over the whole canvas before the next begins.
-* "wavefront": always advance the latest step that can advance. Each canvas row is then at exactly one
-  step, rows are finished in order, and only those between the last step's front and the first's are alive.
+* "wavefront": always advance the latest step that can advance. Each canvas row is then at exactly one step,
+  rows are finished in order, and only the rows between the fronts of the last and the first step are alive.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class RowTask:
     Args:
         step: of the solver.
         row: index of the patch row in that step's grid.
-        keep_from: no task from this one on reads a canvas row above; what holds the canvas may forget them.
+        keep_from: first canvas row that this task or a later one reads; rows above may be dropped.
     """
 
     step: int
@@ -36,9 +35,9 @@ class RowTask:
 
 
 def first_rows(lines: Sequence[Lines], from_row: int = 0) -> list[int]:
-    """The topmost patch row of each step that canvas rows ≥ ``from_row`` of the result depend on.
+    """Return the topmost patch row of each step that canvas rows ≥ ``from_row`` of the result depend on.
 
-    Everything below belongs to the cone as well, so this is all that a resumed run must know.
+    They depend on all patch rows below as well, so this is all that a resumed run must know.
 
     Args:
         lines: the rows of each step's grid.
@@ -52,15 +51,15 @@ def first_rows(lines: Sequence[Lines], from_row: int = 0) -> list[int]:
 
 
 def row_tasks(lines: Sequence[Lines], order: str = "wavefront", from_row: int = 0) -> Iterator[RowTask]:
-    """All rows of patches that canvas rows ≥ ``from_row`` depend on, in an order that respects dependencies.
+    """Yield the rows of patches that canvas rows ≥ ``from_row`` depend on, in a valid order.
 
     Args:
         lines: the rows of each step's grid.
         order: "wavefront" or "steps".
-        from_row: rows above are finished already (an interrupted run goes on here).
+        from_row: rows above are finished already (where an interrupted run resumes).
 
     Raises:
-        InvalidValueError: no such order.
+        InvalidValueError: unknown order.
     """
     if order not in ORDERS:
         raise InvalidValueError(f"schedule must be one of {', '.join(ORDERS)}, got {order!r}")
@@ -74,7 +73,7 @@ def row_tasks(lines: Sequence[Lines], order: str = "wavefront", from_row: int = 
 
 
 class _Front:
-    """How far each step has come."""
+    """Progress of each step."""
 
     def __init__(self, lines: Sequence[Lines], first: list[int]) -> None:
         self.lines, self.first, self.next_row = lines, first, list(first)
@@ -83,7 +82,7 @@ class _Front:
         return self.next_row[step] < self.lines[step].count
 
     def ready(self, step: int) -> bool:
-        """Whether the step's next row may be denoised: the step before is done with all that it reads."""
+        """Return whether the previous step has finished all that the step's next row reads."""
         if not self.unfinished(step):
             return False
         if step == 0 or not self.unfinished(step - 1):
@@ -95,8 +94,7 @@ class _Front:
         return min(self._reads(step) for step in range(len(self.lines)) if self.unfinished(step))
 
     def _reads(self, step: int) -> int:
-        # Rows of the upper halo are saved by the task above (`wsigen.sampling.canvas`), except at the
-        # first one.
+        # `Canvas` keeps copies of the rows of the upper halo, except for the first row of patches.
         row, lines = self.next_row[step], self.lines[step]
         return lines.read_start(row) if row == self.first[step] else max(lines.start(row), 0)
 
@@ -111,7 +109,7 @@ def _by_wavefront(front: _Front) -> Iterator[int]:
     last = len(front.lines) - 1
     step = 0
     while front.unfinished(last):
-        # Only the step after the one just advanced can have become ready above it.
+        # Of the later steps only the next one can have become ready.
         step = min(step + 1, last)
         while not front.ready(step):
             step -= 1
@@ -119,9 +117,9 @@ def _by_wavefront(front: _Front) -> Iterator[int]:
 
 
 def rows_alive(lines: Sequence[Lines], order: str = "wavefront", from_row: int = 0) -> int:
-    """The most canvas rows that are in use at once, found by going through the tasks.
+    """Return the largest number of canvas rows in use at once, by going through the tasks.
 
-    A row is in use from when step 0 first reads it until nothing reads it any more.
+    A row is in use from when step 0 first reads it until no later task reads it.
 
     Args:
         lines: the rows of each step's grid.

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from openslide import OpenSlideCache
 
+from wsigen.arrays import ArrayCache
 from wsigen.errors import SlideError
 from wsigen.slide.backend import PICTURE_SUFFIXES, Backend, OpenSlideBackend, PictureBackend, vendor
-from wsigen.slide.tiff_backend import SegmentCache, TiffBackend, is_tiff
+from wsigen.slide.tiff_backend import TiffBackend, is_tiff
 
 CACHE_BYTES = 128 * 2**20
 OPEN_FILES = 64
@@ -33,7 +34,7 @@ class Handles:
         self.cache_bytes, self.open_files, self.held_bytes = cache_bytes, open_files, held_bytes
         self._lock = threading.RLock()
         self._tiles = OpenSlideCache(cache_bytes)
-        self._segments = SegmentCache(cache_bytes)
+        self._segments = ArrayCache(cache_bytes)
         self._open: OrderedDict[Path, Backend] = OrderedDict()
 
     def get(self, path: Path) -> Backend:

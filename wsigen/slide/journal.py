@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wsigen.arrays import ArrayCache, paste
 from wsigen.errors import InvalidValueError, OutputError
 from wsigen.files import TEMPORARY_SUFFIX, disk_errors, make_folder, sync_folder, write_bytes
 from wsigen.geometry import Region, Size
@@ -75,7 +76,7 @@ class BlockJournal:
         self.grid = BlockGrid(size, tile, block, levels)
         self.fingerprint = fingerprint
         self._pool = ThreadPoolExecutor(threads or min(4, usable_cpus()), "wsigen-tiles")
-        self._cache: dict[tuple[int, int, int], np.ndarray] = {}
+        self._cache = ArrayCache(_CACHED_TILES * 3 * tile**2)
         self._band: _BlockRow | None = None
         self._indexes: list[list[np.ndarray]] = []
         self._open()
@@ -287,19 +288,15 @@ class BlockJournal:
     def _read_tile_row(self, region: Region, level: int, row: int, out: np.ndarray) -> None:
         tile = self.grid.tile
         keys = [(level, row, col) for col in range(region.x // tile, ceil_div(region.x1, tile))]
-        missing = [key for key in keys if key not in self._cache]
+        cached = {key: self._cache.get(key) for key in keys}
+        missing = [key for key, pixels in cached.items() if pixels is None]
         fresh = dict(zip(missing, self._pool.map(self._decoded, missing), strict=True))
         for key in keys:
-            # Popped and put back: a dict keeps its order, so the first keys are the least recently used.
-            pixels = fresh[key] if key in fresh else self._cache.pop(key)
-            self._cache[key] = pixels
-            spot = Region(row * tile, key[2] * tile, *pixels.shape[:2]).intersect(region)
-            source, target = spot.shift(-row * tile, -key[2] * tile), spot.shift(-region.y, -region.x)
-            out[target.y : target.y1, target.x : target.x1] = pixels[
-                source.y : source.y1, source.x : source.x1
-            ]
-        for key in list(self._cache)[:-_CACHED_TILES]:
-            del self._cache[key]
+            pixels = cached[key]
+            if pixels is None:
+                pixels = fresh[key]
+                self._cache.put(key, pixels)
+            paste(pixels, Region(row * tile, key[2] * tile, *pixels.shape[:2]), out, region)
 
 
 class _BlockRow:

@@ -18,6 +18,7 @@ import numpy as np
 from openslide import AbstractSlide
 from PIL import Image
 
+from wsigen.arrays import part
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.read import BACKGROUND, FINEST_REQUEST, Level, WholeSlide, padded, read_scaled
@@ -148,9 +149,8 @@ class Slide(AbstractSlide):
         shown = np.zeros((height, width, 4), np.uint8)
         if inside:
             pixels = np.zeros((wanted.height, wanted.width, 4), np.uint8)
-            spot = inside.shift(-y, -x)
-            pixels[spot.y : spot.y1, spot.x : spot.x1, :3] = self._open().read(inside, level)
-            pixels[spot.y : spot.y1, spot.x : spot.x1, 3] = 255
+            shown_part = part(pixels, wanted, inside)
+            shown_part[..., :3], shown_part[..., 3] = self._open().read(inside, level), 255
             shown[top:, left:] = _between(pixels, down, across) if down or across else pixels
         return Image.fromarray(shown)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ LEVEL_TOLERANCE = 1.02
 BLOCK_PIXELS = 2**24
 
 
+@runtime_checkable
 class SlideReader(Protocol):
     """A slide that can be read at any µm/px; picklable, since the reading process opens the file."""
 

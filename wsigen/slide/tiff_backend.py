@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any, cast
 from xml.etree import ElementTree
@@ -12,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
+from wsigen.arrays import ArrayCache, paste
 from wsigen.errors import SlideError
 from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.backend import over_background
@@ -22,38 +22,6 @@ _UNIT_UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "\u03bcm": 1.0, "um": 1.
 
 # It logs what is raised here as an error that names the fix.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-
-
-class SegmentCache:
-    """Least-recently-used cache of the decoded tiles and strips of a process.
-
-    Args:
-        capacity: bytes.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self._held: OrderedDict[tuple[Path, int], np.ndarray] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[Path, int]) -> np.ndarray | None:
-        """Return the segment of a file at a byte offset, if it is cached."""
-        with self._lock:
-            if key not in self._held:
-                return None
-            self._held.move_to_end(key)
-            return self._held[key]
-
-    def put(self, key: tuple[Path, int], segment: np.ndarray) -> None:
-        """Cache a segment, unless it is larger than the cache."""
-        with self._lock:
-            if segment.nbytes > self.capacity or key in self._held:
-                return
-            self._held[key] = segment
-            self._bytes += segment.nbytes
-            while self._bytes > self.capacity:
-                self._bytes -= self._held.popitem(last=False)[1].nbytes
 
 
 class TiffBackend:
@@ -74,7 +42,7 @@ class TiffBackend:
 
     nbytes = 0
 
-    def __init__(self, path: Path, cache: SegmentCache) -> None:
+    def __init__(self, path: Path, cache: ArrayCache) -> None:
         self._path, self._cache, self._lock = path, cache, threading.Lock()
         # Damaged files can make tifffile raise any exception, hence `except Exception` here and below.
         try:
@@ -143,7 +111,8 @@ class TiffBackend:
                     segment = self._segment(page, plane * per_plane + row * columns + column)
                     if segment is not None:
                         channels = slice(plane, plane + 1) if planes > 1 else slice(None)
-                        _paste(segment, row * height, column * width, out[..., channels], region)
+                        at = Region(row * height, column * width, *segment.shape[:2])
+                        paste(segment, at, out[..., channels], region)
         return out
 
     def _segment(self, page: Any, index: int) -> np.ndarray | None:
@@ -251,10 +220,3 @@ def _segment_shape(page: Any) -> tuple[int, int]:
     if page.is_tiled:
         return page.tilelength, page.tilewidth
     return min(page.rowsperstrip or page.imagelength, page.imagelength), page.imagewidth
-
-
-def _paste(segment: np.ndarray, y: int, x: int, out: np.ndarray, region: Region) -> None:
-    common = region.intersect(Region(y, x, *segment.shape[:2]))
-    source = common.shift(-y, -x)
-    target = common.shift(-region.y, -region.x)
-    out[target.y : target.y1, target.x : target.x1] = segment[source.y : source.y1, source.x : source.x1]

@@ -285,7 +285,7 @@ def test_patches_that_a_domain_cannot_serve_are_refused(config):
 
 def test_slides_that_are_not_there_are_refused(config):
     data = replace(config.data, target="nowhere/*_SYN.tif")
-    with pytest.raises(SlideError, match="no slide fits this pattern"):
+    with pytest.raises(SlideError, match="no slide matches this pattern"):
         train_stainer(replace(config, data=data))
 
 

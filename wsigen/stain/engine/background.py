@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ NEAR, FAR = 2, 4
 _WINDOW = 1024
 
 
+@runtime_checkable
 class AnyBackground(Protocol):
     """Where a slide is bare background, as a function of position; see `BackgroundMap`."""
 

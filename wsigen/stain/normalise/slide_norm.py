@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 from wsigen.stain.normalise.blocks import Affine
 
 
+@runtime_checkable
 class Pass(Protocol):
     """What the norm layers of a network do during one forward pass."""
 

@@ -1,0 +1,15 @@
+"""Shape and type checks at every call of the numerical packages, by jaxtyping and beartype."""
+
+from __future__ import annotations
+
+from beartype import BeartypeConf, beartype
+from jaxtyping import install_import_hook
+
+PACKAGES = ("wsigen.diffusion", "wsigen.nn", "wsigen.sampling", "wsigen.stain")
+
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for static type checkers
+
+
+def check_shapes() -> None:
+    """Check `PACKAGES`, which must not have been imported yet. Child processes do not inherit this."""
+    install_import_hook(PACKAGES, "tests.typecheck.check")
