@@ -69,6 +69,7 @@ class Variation:
         """
         fine = FINER * size
         matrix = self._matrix()
+        # cv2 maps pixel centres of the result to the source; both centres must coincide.
         offset = (np.array(source.shape[1::-1]) - 1) / 2 - matrix @ np.full(2, (fine - 1) / 2)
         warped = cv2.warpAffine(
             source,
@@ -108,6 +109,7 @@ def draw_variation(config: AugmentConfig, rng: np.random.Generator) -> Variation
         config: how much of each.
         rng: source of randomness; the same number of values is always drawn.
     """
+    # All values are drawn whether used or not, so that options do not change later draws.
     turned, angle, stretch = rng.random(3)
     gains = config.stain * rng.standard_normal(2).clip(-2, 2)
     if turned >= config.rotate:

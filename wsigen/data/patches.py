@@ -144,6 +144,7 @@ class PatchDataset(Dataset[Patch]):
                 break
         else:
             raise self._nothing(key.size, key.mpp_range)
+        # The eight symmetries of the square: a quarter turn, then a reflection.
         if self.augment:
             image = np.rot90(image, int(rng.integers(4)))
             image = image[:, ::-1] if rng.random() < 0.5 else image
@@ -169,6 +170,7 @@ class PatchDataset(Dataset[Patch]):
     def _draw_slide(self, usable: list[SlideEntry], rng: np.random.Generator) -> SlideEntry:
         if self.weight == "slide":
             return usable[int(rng.integers(len(usable)))]
+        # Inverse of the cumulative distribution of tissue over slides.
         areas = np.cumsum([e.tissue_um2 for e in usable])
         return usable[int(np.searchsorted(areas / areas[-1], rng.random(), side="right"))]
 
@@ -259,6 +261,7 @@ def place(
         anchor = ((rows[i] + v_y) * entry.mask_mpp, (cols[i] + v_x) * entry.mask_mpp)
     centre = []
     for a, u, side in zip(anchor, (u_y, u_x), extent, strict=True):
+        # The anchor lies anywhere in the patch, which is moved into the slide where it fits.
         c = a + (u - 0.5) * extent_um
         half = kept / 2
         centre.append(min(max(c, half), side - half) if side >= kept else c)

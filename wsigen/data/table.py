@@ -57,6 +57,7 @@ class SlideTable:
             PathError: it cannot be read, lacks columns, or has an invalid value.
         """
         try:
+            # Spreadsheet programs begin a file with a byte-order mark, hence utf-8-sig.
             with path.open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file, skipinitialspace=True)
                 columns = [(c or "").strip().lower() for c in reader.fieldnames or ()]
@@ -159,6 +160,7 @@ def group_splits(
         count = max(1, count)
     if "val" in said.values():
         count = 0
+    # In the order of the hashes, unless a domain would lose its last training group.
     held: set[str] = set()
     train = {g for g in groups if said.get(g, "train") == "train"}
     for group in free:

@@ -46,6 +46,7 @@ def project(u: Float[Tensor, "b c h w"], y: Float[Tensor, "b c gh gw"], k: int) 
         y: the guide, k times smaller than ``u``.
         k: factor between the stages, at least 2.
     """
+    # In place and by strided rows: u has the size of a batch of patches.
     wide = (y - pool(u, k)).repeat_interleave(k, dim=3)
     for i in range(k):
         u[:, :, i::k] += wide

@@ -38,6 +38,7 @@ def karras_sigmas(
         return (sigma_max, 0.0)
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     inner = ((high + i / (steps - 1) * (low - high)) ** rho for i in range(1, steps - 1))
+    # The ends are set, not computed: a root and its power would not return exactly there.
     return (sigma_max, *inner, sigma_min, 0.0)
 
 

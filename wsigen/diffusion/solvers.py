@@ -143,6 +143,8 @@ class DPMSolverPP2M:
         if i == 0:
             return x.mul_(ratio).add_(denoised, alpha=1 - ratio), denoised
         assert history is not None, "steps after the first need a history"
+        # 1/2r: how far the linear extrapolation in ln σ reaches, from the last two estimates to the step's
+        # middle.
         half_inverse_r = math.log(sigmas[i] / sigmas[i + 1]) / math.log(sigmas[i - 1] / sigmas[i]) / 2
         x = x.mul_(ratio).add_(denoised, alpha=(1 - ratio) * (1 + half_inverse_r))
         return x.add_(history, alpha=-(1 - ratio) * half_inverse_r), denoised

@@ -180,6 +180,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         noise_label, mpp_label = EMBEDDING_SCALE * log_sigma, EMBEDDING_SCALE * log_mpp
         cells = F.pixel_unshuffle(x, p).contiguous(memory_format=torch.channels_last)
         out = self.unet(cells, noise_label, class_labels=mpp_label, return_dict=False)[0]
+        # Three further channels: a smooth image, which the full-resolution path need not carry.
         colour = F.interpolate(out[:, -3:], scale_factor=p, mode="bilinear")
         labels = torch.cat([self.unet.time_proj(noise_label), self.unet.time_proj(mpp_label)], dim=1)
         scale, shift = self.pixel_modulation(labels)[:, :, None, None].chunk(2, dim=1)

@@ -171,6 +171,7 @@ def enlarged(y: Float[Tensor, "b c h w"], k: int) -> Float[Tensor, "b c kh kw"]:
         y: images.
         k: factor.
     """
+    # Neighbouring rows, the edge repeated, mixed at the centres of the k new rows; then the same for columns.
     for axis in (2, 3):
         last = y.shape[axis] - 1
         above = torch.cat([y.narrow(axis, 0, 1), y.narrow(axis, 0, last)], dim=axis)

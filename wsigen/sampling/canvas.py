@@ -46,6 +46,8 @@ class Canvas:
         self.bounds = Region(0, 0, extent, extent)
         self.state = RowBand(3, capacity, extent, torch.float32, device)
         self.history = RowBand(3, capacity, extent, history_dtype, device) if history_dtype else None
+        # Rows below a patch row of each step, as they were before it: what the next row reads as its upper
+        # halo.
         self._above: list[Tensor | None] = [None] * steps
         self._below: Tensor | None = None
         self._left: Tensor | None = None
@@ -93,6 +95,7 @@ class Canvas:
                 view[:, : above.shape[1]] = above[:, :, inside.x : inside.x1]
             if self._left is not None:
                 out[:, :, :halo] = self._left
+            # The next patch begins ``stride`` further right: these columns are its left halo.
             self._left = out[:, :, grid.cols.stride : grid.cols.stride + halo].clone()
         return spot
 
@@ -175,6 +178,7 @@ class GuideRows(HeldRows):
         inside = region.intersect(self._bounds)
         spot = inside.shift(-region.y, -region.x)
         self._rows.read(inside, out[:, spot.y : spot.y1, spot.x : spot.x1])
+        # Rows first and columns second, so that corners repeat the corner pixel.
         out[:, : spot.y] = out[:, spot.y : spot.y + 1]
         out[:, spot.y1 :] = out[:, spot.y1 - 1 : spot.y1]
         out[:, :, : spot.x] = out[:, :, spot.x : spot.x + 1]

@@ -63,6 +63,7 @@ def run_cascade(
                 spec, upscaler, above, current, background=background, execution=execution, progress=progress
             ).run()
         assert current.rows_done == spec.extent or spec.stage, "a picture is complete"
+        # Later stages skip background by the colour that the base image shows.
         if spec.stage == 0 and len(specs) > 1:
             background = background_of(current.read(Region(0, 0, spec.extent, spec.extent)), background)
         above = current

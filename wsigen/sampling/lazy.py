@@ -48,6 +48,8 @@ class CachedStage:
         tiles = {at: self._cache.get((number, *at)) for at in _tiles(region)}
         missing = [at for at, tile in tiles.items() if tile is None]
         if missing:
+            # One read for all missing tiles, and those between them: most of the work of a small read is
+            # halo.
             box = _box(missing).intersect(bounds)
             pixels = self._stage.read(box)
             for at in _tiles(box):
@@ -149,6 +151,7 @@ class LazyCascade:
         """
         with self._lock:
             self._begin()
+            # `_sources` cache what is read of upscaled stages, `_stages` do not.
             whole = keep or stage < len(self.specs) - 1
             return (self._sources if whole else self._stages)[stage].read(region)
 

@@ -100,6 +100,8 @@ def plan_stage(spec: StageSpec, order: str = "wavefront") -> StagePlan:
     """
     capacity = spec.capacity(order)
     history = spec.history_dtype.itemsize if spec.solver.needs_history else 0
+    # Three channels: of the state in float32, of the history; the guide in uint8 and a byte for the skip
+    # rule.
     canvas = 3 * capacity * spec.extent * (4 + history)
     above = spec.extent // spec.k if spec.stage else 0
     guide = (

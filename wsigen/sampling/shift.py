@@ -160,8 +160,11 @@ class ShiftPlan:
         if self.mode == "half":
             half = (stride // (2 * k)) * k if step % 2 else 0
             return half, half
+        # Multiples of k, so that patches align with the pixels of the guide.
         y, x = (k * uniform_integer(seed, stage, step, axis, stride // k) for axis in (0, 1))
         if self.mode == "drift":
+            # Rows move up by a fixed amount from a random start: a step follows closely behind the previous
+            # one.
             first = k * uniform_integer(seed, stage, 0, 0, patch // k)
             y = (first - step * self.drift_rows(patch, k)) % stride
         return y, x

@@ -66,11 +66,13 @@ class StageSpec:
 
     def capacity(self, order: str, from_row: int = 0) -> int:
         """Return how many canvas rows to hold: those alive, and the rest of a block of noise."""
+        # Noise is made in blocks of rows, so up to a block more than needed is on the canvas.
         alive = rows_alive([grid.rows for grid in self.grids], order, from_row)
         return min(alive + BLOCK_HEIGHT, self.extent)
 
     def guide_rows(self, capacity: int) -> int:
         """Return how many guide rows patches may need while ``capacity`` canvas rows are held."""
+        # Two more, because the first and the last canvas row need not align with guide rows.
         return -(-(capacity + max(grid.rows.halo for grid in self.grids)) // self.k) + 2
 
 
@@ -197,6 +199,7 @@ def patch_size(size: int, stages: int, k: int = 2, *, multiple: int = 1, trained
         raise InvalidValueError(
             f"size must be at least 1, stages at least 0, k at least 2; got {size}, {stages} and {k}"
         )
+    # With upscalings the patch is also a patch of guided stages, whose guide has M/k pixels.
     step = math.lcm(multiple, k) if stages else multiple
     scale = k**stages
     if size % (step * scale) == 0:
@@ -247,6 +250,7 @@ def stage_specs(
     scales = [mpp * k ** (stages - stage) for stage in range(stages + 1)]
     upscaled = [preset.upscaler.makes(stage, scale) for stage, scale in enumerate(scales)]
     if given:
+        # An upscaler takes any size; the denoiser needs multiples of its stride.
         side = size // k**stages
         _check_picture(side, 1 if all(upscaled[1:]) else math.lcm(multiple, k))
     else:

@@ -99,6 +99,7 @@ class StageRun:
         spec, device = self.spec, self.execution.device
         capacity = spec.capacity(self.execution.order, self._first_row)
         rows = [grid.rows for grid in spec.grids]
+        # Canvas rows above are never needed: no patch that the wanted rows depend on reads them.
         self._begun = rows[0].read_start(first_rows(rows, self._first_row)[0])
         history = spec.history_dtype if spec.solver.needs_history else None
         self._canvas = Canvas(spec.extent, capacity, spec.steps, history_dtype=history, device=device)
@@ -133,6 +134,7 @@ class StageRun:
         row = self._patch_row(task)
         self._begin_rows(row.grid.rows.read_end(row.index))
         self._canvas.begin_row(row.grid, row.index)
+        # Left to right, since the canvas keeps the halo of the previous column only.
         for col, background in enumerate(self._background_patches(row)):
             batch = self._batches[background]
             self._gather(batch, row, col)
@@ -141,6 +143,7 @@ class StageRun:
         for batch in self._batches:
             if batch.cols:
                 self._advance(batch, row)
+        # Only now: all patches of the row have read the halo that the row above left.
         self._canvas.end_row(row.step)
         if row.finished is not None and len(row.finished.values):
             self._sink.append(row.finished.values)
@@ -168,6 +171,7 @@ class StageRun:
                 strips.append(Region(self._begun, x, end - self._begun, width))
             self._begun = end
         list(self._pool.map(self._begin_strip, strips))
+        # The next row of patches needs about one patch more; its noise is made while the network runs.
         ahead = min(self.spec.patch, self.spec.extent - row)
         self._noise.prefetch(Region(row, 0, ahead, self.spec.extent))
 
@@ -217,6 +221,7 @@ class StageRun:
             flat = replicate(y[None], self.spec.k)[0]
         else:
             flat = to_unit(x.new_tensor(self._background))[:, None, None].expand_as(x)
+        # The noise that the canvas would have there at this σ, had it been that large.
         for part in outside(region.shift(-region.y, -region.x), spot):
             noise = self._noise.region(part.shift(region.y, region.x)) * np.float32(sigma)
             there = (slice(None), slice(part.y, part.y1), slice(part.x, part.x1))
@@ -228,6 +233,7 @@ class StageRun:
         before = batch.history[:count] if self._canvas.history and step else None
         denoise = self._denoise_function(batch.y[:count], step, batch.background)
         x, history = self.spec.solver.step(denoise, batch.x[:count], self.spec.sigmas, step, before)
+        # Converted on the device: a quarter of the bytes to copy.
         if row.finished is not None:
             x = to_pixels(x, self.spec.stage, self.spec.mpp)
         for i, col in enumerate(batch.cols):

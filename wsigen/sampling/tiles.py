@@ -126,12 +126,14 @@ class Tiling:
             box: the part of ``core`` that is evaluated.
             core: of the tile. The result for a part never reaches beyond that for the whole.
         """
+        # A small box is widened to the least input size; shifted back so that it stays within the tile's.
         outer, own = self._with_halo(core), self._with_halo(box)
         return own.shift(min(0, outer.y1 - own.y1), min(0, outer.x1 - own.x1))
 
     def read(self, core: Region) -> Region:
         """Return the region of the guide to read for a tile: network input, and the cells that touch it."""
         margin = self.spec.skip.margin if self.spec.skip else 0
+        # At least one pixel around the cells, for bilinear interpolation at their edges.
         cells = pixels_of(cells_of(core)).pad(max(margin, 1))
         return _around([self._with_halo(core), cells]).intersect(self.spec.guide_bounds)
 
@@ -145,6 +147,7 @@ class Tiling:
         return Region(y, x, y1 - y, x1 - x)
 
     def _span(self, start: int, end: int) -> tuple[int, int]:
+        # Aligned with the stride, so that the network's coarser grids lie the same in every tile.
         first = (start - self.radius) // self.stride * self.stride
         last = -(-(end + self.radius) // self.stride) * self.stride
         return first, max(last, first + -(-LEAST // self.stride) * self.stride)

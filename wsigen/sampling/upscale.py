@@ -154,6 +154,7 @@ class UpscaledStage:
         for tile in self._tiles(region):
             batch = waiting.setdefault(tile.shape, [])
             batch.append(tile)
+            # Tiles without network input need no partners.
             if len(batch) == self.options.batch or not tile.given:
                 self._finish(waiting.pop(tile.shape), region, out)
         for batch in waiting.values():
@@ -182,6 +183,7 @@ class UpscaledStage:
             needed = needed_cells(skip.occupied(pixels, self._background), held, cells, skip.margin)
         box = box_of(needed, cells).intersect(core)
         given = self.tiling.network_input(box, core) if box else box
+        # One pixel more on each side, from which `bilinear` interpolates.
         flat = None if needed.all() else bilinear(crop(pixels, held, core.pad(1)), self.spec.k)
         guide = crop(pixels, held, given) if given else None
         noise = self._noise.region(given) if given else None
@@ -316,6 +318,7 @@ class UpscaleRun:
             return self._report()
         threads = self.execution.threads or usable_cpus()
         ahead = ThreadPoolExecutor(threads, "wsigen-noise") if self.execution.prefetches else nullcontext()
+        # Each band of tiles reads guide rows with a halo; the guide holds as many as the largest needs.
         reads = [self._tiling.guide_region(band) for band in self._bands]
         guide = HeldRows(
             self._source,

@@ -156,6 +156,7 @@ class BlockWriter:
         index = self._index.tobytes()
         self._pending += [index, FOOTER.pack(MAGIC, len(self._index), zlib.crc32(index))]
         self.flush()
+        # Synced before it is renamed: the name must never stand for data that a crash can lose.
         with self._temporary.open("rb+") as file:
             os.fsync(file.fileno())
         self._temporary.replace(self.path)

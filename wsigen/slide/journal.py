@@ -121,6 +121,7 @@ class BlockJournal:
                         self._indexes.append(band.finish())
                         self._band = None
         except BaseException:
+            # Also after an interrupt: a half-written row of blocks cannot be continued.
             self._forget()
             raise
 
@@ -250,6 +251,7 @@ class BlockJournal:
         for row in range(self.grid.blocks.height):
             indexes = []
             for col in range(self.grid.blocks.width):
+                # Rows of blocks after the first incomplete one are written again, to the same bytes.
                 index = verified_index(self.block_path(row, col), self.grid.tile_count(row, col))
                 if index is None:
                     return
@@ -328,6 +330,7 @@ class _BlockRow:
             for col, data in enumerate(self._journal.map_tiles(codec, strip)):
                 _, block_col, position = grid.locate(level, tile_row, col)
                 self._writers[block_col].add(position, data)
+            # After every row of tiles, so that memory holds the encoded tiles of one.
             for writer in self._writers:
                 writer.flush()
 

@@ -143,6 +143,7 @@ def _close(mask: np.ndarray, radius: float) -> np.ndarray:
     reach = round(radius)
     if reach < 1:
         return mask
+    # Padded; otherwise tissue near the edge of the image would be extended to it.
     padded = np.pad(mask.astype(np.uint8), reach)
     closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, _disk(reach))
     return closed[reach:-reach, reach:-reach].astype(bool)
@@ -158,7 +159,7 @@ def _drop_small(mask: np.ndarray, pixels: float, counted: np.ndarray | None = No
     labels = np.asarray(labels, np.intp)
     area = np.bincount(labels.ravel() if counted is None else labels[counted], minlength=count)
     large = area >= min(pixels, SMALL_SHARE * mask.size)
-    large[0] = False
+    large[0] = False  # label 0 is what the mask leaves out
     return large[labels]
 
 

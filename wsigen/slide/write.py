@@ -145,6 +145,7 @@ def write_slide(
     check_output(path, overwrite)
     facts = complete_provenance(provenance, mpp, journal.size.height, journal.size.width)
     files = SlideFiles(path, beside(path, ".json"), beside(path, ".jpg"))
+    # The slide is renamed last, when its companions are complete.
     with atomic_path(path) as temporary:
         with _upper_levels(journal, path.parent) as upper:
             _write_tiff(temporary, journal, upper, _Tags(layout, mpp, facts, beside(path, "").name))
