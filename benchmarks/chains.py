@@ -205,6 +205,7 @@ def sheet(chains: Sequence[Chain], most: int = 1_500_000) -> bytes:
     """A row a case: real at 8, real and made at 2 and 0.5 µm/px. A JPEG of at most so many bytes."""
     rows = [np.concatenate([_panel(*p) for p in _panels(c)], axis=1) for c in chains]
     picture = np.concatenate(rows)[..., ::-1]
+    data = b""
     for quality in range(92, 20, -6):
         data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
         if len(data) <= most:

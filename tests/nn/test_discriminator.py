@@ -34,6 +34,7 @@ def test_it_learns_to_tell_sharp_from_blurred():
     torch.manual_seed(0)
     judge, mpp = Discriminator((8, 16)), torch.ones(8)
     adam = torch.optim.Adam(judge.parameters(), lr=2e-3, betas=(0.5, 0.99))
+    loss = torch.tensor(torch.inf)
     for _ in range(60):
         sharp = 0.05 * torch.randn(8, 3, 32, 32)
         blurred = F.interpolate(F.avg_pool2d(sharp, 2), scale_factor=2, mode="bilinear")

@@ -36,7 +36,7 @@ def stainers(count=1, **rendering):
 def test_less_memory_means_smaller_tiles_until_there_are_none():
     plenty = plan_stains(stainers(), SIZE, allowed=2**40)
     assert plenty.translation.tile == 1024
-    tiles, allowed = [1024], plenty.host_bytes
+    plan, tiles, allowed = plenty, [1024], plenty.host_bytes
     while tiles[-1] > 256:
         plan = plan_stains(stainers(), SIZE, allowed=allowed - 1)
         tiles.append(plan.translation.tile)

@@ -101,7 +101,9 @@ def guided_spec(
 ) -> StageSpec:
     """The last stage of a small cascade; ``changes`` are fields of its `GuidedConfig`."""
     preset = Preset(base=SMALL.base, guided=replace(SMALL.guided, **changes))  # type: ignore[arg-type]
-    return stage_specs(preset, size=patch * k**stages, stages=stages, k=k, mpp=mpp, seed=seed)[-1]
+    spec = stage_specs(preset, size=patch * k**stages, stages=stages, k=k, mpp=mpp, seed=seed)[-1]
+    assert isinstance(spec, StageSpec)
+    return spec
 
 
 def run_stage(

@@ -171,7 +171,7 @@ def test_sizes_and_thresholds_must_match():
     with pytest.raises(InvalidValueError, match="one grid"):
         haematoxylin_correlation(a, b)
     with pytest.raises(InvalidValueError, match="thresholds"):
-        density_summary(np.ones(4), 0.1) + density_summary(np.ones(4), 0.2)
+        _ = density_summary(np.ones(4), 0.1) + density_summary(np.ones(4), 0.2)
 
 
 histograms = st.lists(st.integers(0, 1000), min_size=6, max_size=6).filter(any)

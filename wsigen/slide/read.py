@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import cv2
 import numpy as np
 
+from wsigen.arrays import part, paste
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.handles import handles
@@ -167,6 +168,7 @@ class WholeSlide:
         open_files = handles()
 
         def read(inside: Region) -> np.ndarray:
+            # A file that failed is opened again next time: the user may have replaced it.
             try:
                 return open_files.get(self.path).read(self.first + level, inside, background)
             except SlideError:
@@ -201,10 +203,9 @@ def read_scaled(
     out = np.empty((region.height, region.width, 3), np.uint8)
     out[...] = background
     height, width = math.ceil(stored.size.height / ratio), math.ceil(stored.size.width / ratio)
+    # In blocks, so that a coarse read of a slide without pyramid does not load all of level 0.
     for block in _blocks(region.intersect(Region(0, 0, height, width)), ratio):
-        target = block.shift(-region.y, -region.x)
-        pixels = _resize(read(level, _scaled(block, ratio)), block.size)
-        out[target.y : target.y1, target.x : target.x1] = pixels
+        paste(_resize(read(level, _scaled(block, ratio)), block.size), block, out, region)
     return out
 
 
@@ -218,8 +219,7 @@ def padded(
     out = np.empty((region.height, region.width, 3), np.uint8)
     out[...] = background
     if inside:
-        target = inside.shift(-region.y, -region.x)
-        out[target.y : target.y1, target.x : target.x1] = read(inside)
+        part(out, region, inside)[...] = read(inside)
     return out
 
 
