@@ -192,7 +192,7 @@ def test_unknown_config_key(refusal, tmp_path):
     [
         ("guided: {steps: 3, relax_step: 1, stepz: 4}", "unknown preset key guided.stepz"),
         ("[1, 2]", "must hold the keys base, guided and upscaler"),
-        ("a: b: c", "is no YAML"),
+        ("a: b: c", "is not valid YAML"),
     ],
 )
 def test_preset_that_cannot_be(refusal, tmp_path, text, says):

@@ -63,16 +63,16 @@ class Denoiser(ModelMixin, ConfigMixin):
     def __init__(
         self,
         patchify: int = 4,
-        block_out_channels: tuple[int, ...] = (96, 160, 224),
+        block_out_channels: Sequence[int] = (96, 160, 224),
         layers_per_block: int = 1,
         pixel_channels: int = 12,
         context_channels: int = 12,
         sigma_data: float = 0.5,
         octave_std: OctaveStd | Sequence[OctaveStd] | None = None,
         octave_mpp: Sequence[float] | None = None,
-        patch_sizes: tuple[int, ...] = (128,),
-        mpp_range: tuple[float, float] = (0.25, 150.0),
-        background: tuple[int, int, int] = (243, 243, 243),
+        patch_sizes: Sequence[int] = (128,),
+        mpp_range: Sequence[float] = (0.25, 150.0),
+        background: Sequence[int] = (243, 243, 243),
     ) -> None:
         super().__init__()
         levels = len(block_out_channels)

@@ -9,6 +9,7 @@ bilinear guide. Each block is modulated by µm/px (FiLM, Perez et al. 2018).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -79,13 +80,13 @@ class Upscaler(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        channels: tuple[int, ...] = (48, 96, 128),
-        blocks: tuple[int, ...] = (2, 3, 2),
-        head_channels: tuple[int, int] = (48, 24),
+        channels: Sequence[int] = (48, 96, 128),
+        blocks: Sequence[int] = (2, 3, 2),
+        head_channels: Sequence[int] = (48, 24),
         noise_channels: int = 9,
         k: int = 2,
-        mpp_range: tuple[float, float] = (0.25, 80.0),
-        background: tuple[int, int, int] = (243, 243, 243),
+        mpp_range: Sequence[float] = (0.25, 80.0),
+        background: Sequence[int] = (243, 243, 243),
     ) -> None:
         super().__init__()
         first, (wide, thin) = channels[0], head_channels

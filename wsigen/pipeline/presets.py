@@ -44,7 +44,7 @@ def load_preset(name_or_path: str) -> Preset:
         values = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise InvalidValueError(
-            f"--preset {name_or_path} is no YAML: {' '.join(str(error).split())}"
+            f"--preset {name_or_path} is not valid YAML: {' '.join(str(error).split())}"
         ) from error
     if not isinstance(values, dict):
         raise InvalidValueError(

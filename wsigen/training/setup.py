@@ -76,7 +76,7 @@ def make_network(config: TrainConfig, index: SlideIndex) -> Denoiser:
         index: all slides of the run.
 
     Raises:
-        SnapshotError: if the weights of ``init`` cannot be had.
+        SnapshotError: if the weights of ``init`` cannot be loaded.
         InvalidValueError: if they are of a network of another shape than ``config.model``.
 
     Determinism:

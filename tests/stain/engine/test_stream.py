@@ -267,7 +267,7 @@ class Broken(OneNorm):
 
 
 def test_values_that_are_no_numbers_are_refused():
-    with pytest.raises(InvalidValueError, match="not numbers"):
+    with pytest.raises(InvalidValueError, match="NaN or infinity"):
         translate([Broken()], texture(64))
 
 

@@ -131,7 +131,7 @@ def test_without_a_network_the_error_says_what_to_fetch(monkeypatch, tmp_path):
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(
-        SnapshotError, match=r"vgg19: weights cannot be had from https://\S+/vgg19-\w+\.pth"
+        SnapshotError, match=r"vgg19: could not download weights from https://\S+/vgg19-\w+\.pth"
     ) as info:
         load_vgg(["relu4_1"], name="vgg19")
     assert "name resolution" in str(info.value)

@@ -157,9 +157,8 @@ class _Pending:
             self.done.synchronize()
         if not self.finite.item():
             raise InvalidValueError(
-                f"the stainer returned values that are not numbers, near {self.tiles[0].core}; its "
-                "weights are damaged, or its number format is too narrow: choose another --stainer, or "
-                "--dtype float32"
+                f"the network returned NaN or infinity near {self.tiles[0].core}: weights are damaged, or "
+                "bfloat16 overflowed; try --dtype float32, or another --stainer"
             )
         for tile, pixels in zip(self.tiles, self.pixels, strict=True):
             core = tile.core.shift(-there.y, -there.x)

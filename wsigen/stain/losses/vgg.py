@@ -117,7 +117,7 @@ def load_vgg(
 
     Raises:
         InvalidValueError: there is no such network or layer.
-        SnapshotError: the weights cannot be had, cannot be read, or are of another network.
+        SnapshotError: the weights cannot be downloaded, cannot be read, or are of another network.
     """
     if name not in PLANS:
         raise InvalidValueError(f"no network {name!r}; choose from {', '.join(PLANS)}")
@@ -134,7 +134,7 @@ def vgg_state(name: str, weights: str | Path = TORCHVISION) -> dict[str, Tensor]
         weights: as for `load_vgg`.
 
     Raises:
-        SnapshotError: the weights cannot be had or cannot be read.
+        SnapshotError: the weights cannot be downloaded or cannot be read.
     """
     return _download(name) if str(weights) == TORCHVISION else read_tensors(Path(weights))
 
@@ -174,7 +174,7 @@ def _download(name: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
         raise SnapshotError(
             name,
-            f"weights cannot be had from {weights.url} ({_first_line(error)}); "
+            f"could not download weights from {weights.url} ({_first_line(error)}); "
             "download that file where there is a network and give its path",
         ) from error
 

@@ -124,7 +124,7 @@ class StyleModel(Network):
         self,
         width: int = 64,
         mpp: float | None = None,
-        mpp_range: tuple[float, float] | None = None,
+        mpp_range: Sequence[float] | None = None,
         source: str | None = None,
     ) -> None:
         super().__init__()

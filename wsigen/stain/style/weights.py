@@ -96,7 +96,7 @@ def untrained_style(encoder: str = TORCHVISION, *, width: int = 64, seed: int = 
         In training mode; an encoder that has learnt already is in evaluation mode and takes no gradients.
 
     Raises:
-        SnapshotError: the weights cannot be had, or are of no known layout.
+        SnapshotError: the weights cannot be downloaded, or are of no known layout.
     """
     state, width, source = _encoder_state(encoder, width)
     net = initialise(StyleModel(width=width, source=source), seed, "xavier", RELU_GAIN)

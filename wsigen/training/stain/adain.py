@@ -32,7 +32,7 @@ class Adain(Method):
         machine: what it computes with.
 
     Raises:
-        SnapshotError: the encoder's weights cannot be had.
+        SnapshotError: the encoder's weights cannot be downloaded.
     """
 
     def __init__(self, config: AdainConfig, machine: Machine) -> None:

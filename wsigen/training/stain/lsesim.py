@@ -27,7 +27,7 @@ class LSeSim(Method):
         machine: what it computes with.
 
     Raises:
-        SnapshotError: VGG's weights cannot be had.
+        SnapshotError: VGG's weights cannot be downloaded.
     """
 
     def __init__(self, config: LSeSimConfig, machine: Machine) -> None:

@@ -72,7 +72,7 @@ def train_upscaler(config: UpscalerTrainConfig) -> Path:
 
     Raises:
         SlideError: if there is nothing to learn from.
-        SnapshotError: if the weights of ``init`` cannot be had.
+        SnapshotError: if the weights of ``init`` cannot be loaded.
         InvalidValueError: if the run folder holds a run of another network, loss or seed.
         OutputError: if another process trains in the run folder, or the disk refuses.
         DivergedError: if a loss becomes NaN; the last good checkpoint is kept.
@@ -97,7 +97,7 @@ def make_upscaler(config: UpscalerTrainConfig, index: SlideIndex) -> Upscaler:
         index: all slides of the run.
 
     Raises:
-        SnapshotError: if the weights of ``init`` cannot be had.
+        SnapshotError: if the weights of ``init`` cannot be loaded.
         InvalidValueError: if they are of a network of another shape than ``config.model``.
 
     Determinism:
