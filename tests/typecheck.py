@@ -5,7 +5,11 @@ from __future__ import annotations
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-PACKAGES = ("wsigen.diffusion", "wsigen.nn", "wsigen.sampling")
+PACKAGES = (
+    "wsigen.diffusion",
+    "wsigen.sampling",
+    *(f"wsigen.nn.{module}" for module in ("denoiser", "discriminator", "ema", "upscaler")),
+)
 
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for static type checkers
 

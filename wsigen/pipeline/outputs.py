@@ -16,10 +16,8 @@ from wsigen import __version__
 from wsigen.files import disk_errors
 from wsigen.geometry import Region, Size
 from wsigen.pipeline.source import Overview
-from wsigen.sampling.plan import AnySpec
 from wsigen.sampling.preset import Preset
-from wsigen.sampling.spec import UpscaleSpec, stage_specs
-from wsigen.sampling.stage import StageSpec
+from wsigen.sampling.spec import AnySpec, StageSpec, UpscaleSpec, stage_specs
 from wsigen.sampling.tiles import CELL
 from wsigen.slide.codec import ZSTD
 from wsigen.slide.journal import BlockJournal

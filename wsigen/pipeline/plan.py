@@ -22,8 +22,7 @@ from wsigen.pipeline.stainers import Stainers
 from wsigen.runtime import format_bytes, memory_flag, parse_bytes
 from wsigen.sampling.pixels import background_of
 from wsigen.sampling.plan import StagePlan, plan_any
-from wsigen.sampling.spec import Execution, UpscaleSpec
-from wsigen.sampling.stage import StageSpec
+from wsigen.sampling.spec import Execution, StageSpec, UpscaleSpec
 from wsigen.sampling.tiles import CELL as SKIP_CELL
 from wsigen.sampling.tiles import Tiling, default_tile, tile_of
 from wsigen.sampling.upscale import UpscalerFunction

@@ -47,10 +47,8 @@ from wsigen.pipeline.stainers import Rendering, Stainers, open_stainers
 from wsigen.runtime import choose_batch_size, choose_device, choose_dtype, format_bytes, parse_bytes
 from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.pixels import background_of
-from wsigen.sampling.plan import AnySpec, GivenSpec
 from wsigen.sampling.rows import RowSink, RowStore
-from wsigen.sampling.spec import Execution, UpscaleSpec, diffused
-from wsigen.sampling.stage import StageProgress
+from wsigen.sampling.spec import AnySpec, Execution, GivenSpec, StageProgress, UpscaleSpec, diffused
 from wsigen.sampling.upscale import UpscalerFunction
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.provenance import beside

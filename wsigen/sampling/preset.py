@@ -132,8 +132,6 @@ class UpscalerConfig:
     skip_margin: int = 8
 
     def __post_init__(self) -> None:
-        if self.from_mpp == "inf":  # in JSON, and in YAML without the dot
-            object.__setattr__(self, "from_mpp", math.inf)
         if self.from_mpp is not None and not self.from_mpp > 0:
             raise InvalidValueError(
                 f"from_mpp must be a positive number of µm/px, .inf for all stages or null for none, got "
@@ -203,7 +201,8 @@ def _section(config: type[Section], values: Any, name: str) -> Section:
         raise InvalidValueError(f"{name} must hold keys and values, got {values!r}")
     _check_keys(values, tuple(f.name for f in fields(config)), f"{name}.")
     try:
-        return config(**values)
+        # Infinity is "inf" in JSON, which has no number for it, and in YAML without the dot.
+        return config(**{key: math.inf if value == "inf" else value for key, value in values.items()})
     except TypeError as error:
         raise InvalidValueError(f"{name}: a value has the wrong type ({error})") from error
     except InvalidValueError as error:
