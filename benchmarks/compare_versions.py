@@ -42,7 +42,7 @@ TOLERANCE = 1e-6
 
 def main() -> None:
     """Run the commands in both checkouts and print one row a file."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("--work", type=Path, default=Path("runs/versions"))

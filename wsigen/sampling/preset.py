@@ -202,7 +202,8 @@ def _section(config: type[Section], values: Any, name: str) -> Section:
     _check_keys(values, tuple(f.name for f in fields(config)), f"{name}.")
     try:
         # Infinity is "inf" in JSON, which has no number for it, and in YAML without the dot.
-        return config(**{key: math.inf if value == "inf" else value for key, value in values.items()})
+        plain: dict[str, Any] = {k: math.inf if v == "inf" else v for k, v in values.items()}
+        return config(**plain)
     except TypeError as error:
         raise InvalidValueError(f"{name}: a value has the wrong type ({error})") from error
     except InvalidValueError as error:

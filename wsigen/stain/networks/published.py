@@ -168,7 +168,11 @@ def _check_blur(net: Generator, blur: Mapping[str, Tensor]) -> None:
     layers = {f"{name}.filt": layer for name, layer in net.named_modules() if hasattr(layer, "filt")}
     for name, filt in blur.items():
         known = type(layers[name])().filt if name in layers else None
-        if known is None or known.shape[2:] != filt.shape[2:] or (filt - known).abs().max() > 1e-3:
+        if (
+            not isinstance(known, Tensor)
+            or known.shape[2:] != filt.shape[2:]
+            or (filt - known).abs().max() > 1e-3
+        ):
             raise InvalidValueError(f"{name} must be [1, 2, 1] on the way down, [1, 3, 3, 1] up")
 
 

@@ -58,7 +58,7 @@ class Cut(Method):
         """Have the networks compiled."""
         options = self.machine.compile_options
         self.discriminator.compile(**options)
-        self.features = torch.compile(self.generator.features, **options)
+        self.features = torch.compile(self.generator.features, **options)  # pyright: ignore
 
     def update(self, batch: Batch) -> Scalars:
         """The discriminator first, then generator and heads, on the same translations."""
