@@ -26,9 +26,9 @@ from wsigen.evaluation.seams import seam_ratio
 from wsigen.geometry import Region, Size
 from wsigen.nn.model import Model, load_model
 from wsigen.pipeline.networks import InPrecision, UpscalerInPrecision
-from wsigen.pipeline.presets import load_preset
 from wsigen.runtime import choose_batch_size, choose_device, choose_dtype
 from wsigen.sampling.cascade import run_cascade
+from wsigen.sampling.preset import load_preset
 from wsigen.sampling.spec import AnySpec, Execution, StageProgress, StageSpec, stage_specs
 from wsigen.sampling.tiles import CELL
 from wsigen.slide.codec import ZSTD

@@ -15,8 +15,7 @@ from wsigen.config import STAIN_METHODS, StainDataConfig, UpscalerTrainConfig
 from wsigen.errors import InvalidValueError
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.upscaler import Upscaler
-from wsigen.pipeline.presets import load_preset, preset_names
-from wsigen.sampling.preset import Preset, preset_from_dict
+from wsigen.sampling.preset import Preset, load_preset, preset_from_dict, preset_names
 from wsigen.sampling.spec import stage_specs
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

@@ -40,3 +40,16 @@ def test_translating_needs_torch_and_no_diffusers():
 def test_a_stainer_is_loaded_without_diffusers():
     code = "from wsigen.stain.stainer import load_stainer; load_stainer('SYN')"
     assert not imported(code) & set(HEAVY)
+
+
+def test_stainers_are_planned_and_prepared_without_the_compiler_of_torch():
+    code = """
+import torch
+from wsigen.stain.engine.plan import activation_bytes
+from wsigen.stain.engine.render import prepare
+from wsigen.stain.stainer import load_stainer
+net = load_stainer("SYN")
+activation_bytes(net, torch.float32)
+prepare(net, torch.device("cpu"), torch.float32)
+"""
+    assert not imported(code) & {"torch._dynamo", "sympy"}

@@ -17,10 +17,9 @@ from wsigen.evaluation.seams import jump, step8
 from wsigen.geometry import Colour, Region
 from wsigen.nn.denoiser import Denoiser, load_denoiser
 from wsigen.pipeline.networks import InPrecision
-from wsigen.pipeline.presets import load_preset
 from wsigen.runtime import choose_batch_size
 from wsigen.sampling.pixels import background_of
-from wsigen.sampling.preset import GuidedConfig, Preset
+from wsigen.sampling.preset import GuidedConfig, Preset, load_preset
 from wsigen.sampling.spec import Execution, StageProgress, StageSpec, diffused, stage_specs
 from wsigen.sampling.stage import StageRun
 

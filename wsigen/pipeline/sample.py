@@ -39,7 +39,6 @@ from wsigen.pipeline.plan import (
     plan_stains,
     time_text,
 )
-from wsigen.pipeline.presets import load_preset
 from wsigen.pipeline.rows import BackgroundWriter, IHCRows, PairStore
 from wsigen.pipeline.run import Progress, Run
 from wsigen.pipeline.source import open_overview, size_and_stages
@@ -47,6 +46,7 @@ from wsigen.pipeline.stainers import Rendering, Stainers, open_stainers
 from wsigen.runtime import choose_batch_size, choose_device, choose_dtype, format_bytes, parse_bytes
 from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.pixels import background_of
+from wsigen.sampling.preset import load_preset
 from wsigen.sampling.rows import RowSink, RowStore
 from wsigen.sampling.spec import AnySpec, Execution, GivenSpec, StageProgress, UpscaleSpec, diffused
 from wsigen.sampling.upscale import UpscalerFunction

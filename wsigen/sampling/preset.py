@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import yaml
 
 from wsigen.diffusion.schedule import karras_sigmas, relax_index
 from wsigen.diffusion.solvers import solver_by_name
 from wsigen.errors import InvalidValueError
 from wsigen.sampling.pixels import SkipRule
 from wsigen.sampling.shift import ShiftPlan
+
+_FOLDER = resources.files("wsigen") / "config" / "presets"
 
 HISTORY_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -215,3 +220,37 @@ def _check_keys(values: Mapping[str, Any], known: tuple[str, ...], prefix: str) 
     if unknown:
         names = ", ".join(f"{prefix}{key}" for key in unknown)
         raise InvalidValueError(f"unknown preset key {names}; expected one of {', '.join(known)}")
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that come with the package."""
+    return sorted(Path(file.name).stem for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
+
+
+def load_preset(name_or_path: str) -> Preset:
+    """Load a preset by its name, or from a YAML file.
+
+    Raises:
+        InvalidValueError: there is no such preset, or it holds unknown keys or values.
+    """
+    names, path = preset_names(), Path(name_or_path)
+    if name_or_path not in names and not path.is_file():
+        raise InvalidValueError(
+            f"--preset must be one of {', '.join(names)}, or a YAML file, got {name_or_path!r}"
+        )
+    try:
+        file = _FOLDER / f"{name_or_path}.yaml" if name_or_path in names else path
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidValueError(
+            f"--preset {path} cannot be read ({error}); give a YAML file in UTF-8"
+        ) from error
+    except yaml.YAMLError as error:
+        raise InvalidValueError(
+            f"--preset {path} is not valid YAML: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(values, dict):
+        raise InvalidValueError(
+            f"--preset {path} must hold the keys base, guided and upscaler, got {values!r}"
+        )
+    return preset_from_dict(values)

@@ -247,8 +247,8 @@ class _Alive(TorchDispatchMode):
 def activation_bytes(net: nn.Module, dtype: torch.dtype) -> float:
     """Return the bytes of features that are alive at once, for each pixel of the input.
 
-    A copy of the network, with weights of 0, is run on a small picture. Memory that kernels need beside inputs
-    and outputs is not counted.
+    A copy of the network, with weights of 0, is run on a small picture. Memory that kernels need beside
+    inputs and outputs is not counted.
 
     Args:
         net: any fully convolutional network of RGB images.
