@@ -283,7 +283,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         """Return the rows as a table, for notebooks."""
-        return self.to_frame()._repr_html_()  # pyright: ignore[reportCallIssue]
+        return self.to_frame()._repr_html_()  # pyright: ignore[reportCallIssue, reportReturnType]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON-like values; numbers that are not finite become None."""

@@ -165,7 +165,7 @@ class TranslatedPair(Pair):
         self._config, self._networks = config, networks
 
     @cached_property
-    def he(self) -> Slide:
+    def he(self) -> Slide:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The H&E slide that is translated."""
         return FileSlide(open_slide(self._config.slide, self._config.mpp))
 
