@@ -24,8 +24,7 @@ from wsigen.diffusion.spectrum import combine
 from wsigen.nn.denoiser import load_denoiser
 from wsigen.pipeline.networks import InPrecision
 from wsigen.runtime import choose_device, choose_dtype
-from wsigen.training.preview import sample_sheet
-from wsigen.training.validate import SIGMAS, Table, held_out, mean_over, validation_loss
+from wsigen.training.validate import SIGMAS, Losses, held_out, mean_over, sample_sheet, validation_loss
 
 
 def main() -> None:
@@ -75,7 +74,7 @@ def _index(args: argparse.Namespace) -> SlideIndex:
     )
 
 
-def markdown(table: Table) -> str:
+def markdown(table: Losses) -> str:
     """Rows are bands of µm/px, columns noise levels."""
     lines = ["| µm/px | " + " | ".join(f"σ {s:g}" for s in SIGMAS) + " |", "|---" * (len(SIGMAS) + 1) + "|"]
     lines += [

@@ -11,7 +11,7 @@ import torch
 from wsigen.cli import main
 from wsigen.nn.denoiser import load_denoiser
 from wsigen.nn.snapshot import WEIGHTS, resolve
-from wsigen.training.preview import samples
+from wsigen.training.validate import samples
 
 
 def test_it_is_small_enough_to_ship_and_covers_the_default_slide():

@@ -33,9 +33,8 @@ from wsigen.nn.ema import PowerEMA
 from wsigen.nn.images import to_unit
 from wsigen.training.denoiser import TrainingStep
 from wsigen.training.loop import averaged
-from wsigen.training.preview import samples
 from wsigen.training.setup import make_network
-from wsigen.training.validate import Band, held_out, mean_over, validation_loss
+from wsigen.training.validate import Band, held_out, mean_over, samples, validation_loss
 
 TEXT = """
 Networks trained from the same random weights on the same images for the same time, loading included; every

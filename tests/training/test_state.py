@@ -4,23 +4,25 @@ from torch import nn
 
 from wsigen.errors import OutputError
 from wsigen.nn.ema import PowerEMA
-from wsigen.training.state import CHECKPOINT, TrainState
+from wsigen.training.state import CHECKPOINT, RunState
 
 
 def make_state(width=4):
     torch.manual_seed(0)
     step = nn.Sequential(nn.Linear(width, width))
-    return TrainState(step, PowerEMA(step), torch.optim.AdamW(step.parameters(), lr=0.01))
+    optimizer = torch.optim.AdamW(step.parameters(), lr=0.01)
+    return RunState({"step": step, "ema": PowerEMA(step), "optimizer": optimizer})
 
 
 def update(state, seed):
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(seed))
-    state.step(x).square().mean().backward()
-    state.optimizer.step()
-    state.optimizer.zero_grad()
+    step, ema, optimizer = state.parts.values()
+    step(x).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
     state.update += 1
     state.images += 8
-    state.ema.update(state.step, state.update)
+    ema.update(step, state.update)
 
 
 def test_continuing_equals_never_stopping(tmp_path):
@@ -36,10 +38,9 @@ def test_continuing_equals_never_stopping(tmp_path):
     assert (second.update, second.images) == (3, 24)
     for seed in range(3, 6):
         update(second, seed)
-    for a, b in zip(straight.step.parameters(), second.step.parameters(), strict=True):
-        assert torch.equal(a, b)
-    for name, value in straight.ema.state_dict().items():
-        assert torch.equal(value, second.ema.state_dict()[name])
+    for name in ("step", "ema"):
+        for key, value in straight.parts[name].state_dict().items():
+            assert torch.equal(value, second.parts[name].state_dict()[key])
 
 
 def test_nothing_to_continue(tmp_path):

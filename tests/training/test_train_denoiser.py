@@ -25,7 +25,7 @@ from wsigen.nn.images import to_unit
 from wsigen.nn.snapshot import WEIGHTS
 from wsigen.training import denoiser, setup
 from wsigen.training.denoiser import train
-from wsigen.training.state import CHECKPOINT, TrainState
+from wsigen.training.state import CHECKPOINT, RunState
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,7 +127,7 @@ def test_accumulated_gradient_is_that_of_the_whole_batch(config, tmp_path, monke
     clip = denoiser._Run._clip
 
     def keep_and_clip(self):
-        grads = [p.grad.flatten() for p in self.state.step.parameters() if p.grad is not None]
+        grads = [p.grad.flatten() for p in self.step.parameters() if p.grad is not None]
         gradients.append(torch.cat(grads).clone())
         return clip(self)
 
@@ -238,7 +238,7 @@ def test_other_slides_in_a_run_folder_are_warned_of(config, slides, caplog):
     train(config)
     assert "index.parquet" not in caplog.text
     train(replace(config, data=replace(config.data, slides=slides / "slide0.tif")))
-    assert "goes on with the slides of its index.parquet" in caplog.text
+    assert "continues with the slides of its index.parquet" in caplog.text
 
 
 def test_without_validation_slides_there_is_no_validation_loss(config, slides, caplog):
@@ -404,7 +404,7 @@ def test_other_processes_wait_while_the_main_one_validates(short, monkeypatch):
 def test_full_disk_ends_the_run_on_one_line(short, small_disk, monkeypatch, snapshot):
     run_dir = small_disk / "run"
     if snapshot:
-        monkeypatch.setattr(TrainState, "save", lambda self, run_dir: None)
+        monkeypatch.setattr(RunState, "save", lambda self, run_dir: None)
     with pytest.raises(OutputError, match=r"free some space|make room") as caught:
         train(replace(short, run_dir=run_dir))
     assert caught.value.path == run_dir / ("snapshot" if snapshot else CHECKPOINT)

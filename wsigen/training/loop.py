@@ -1,7 +1,7 @@
-"""What every training run does around its updates: progress, reports, checkpoints, validation, stopping.
+"""The loop that every training run shares: progress, reports, checkpoints, validation, stopping.
 
-A run is a subclass of `Loop` that says what an update is, what is looked at, and what is kept. Progress is
-counted in images seen; the same command again continues where the last checkpoint left off.
+A run is a subclass of `Loop` that defines what it trains on, how, at which rates, and what validation shows.
+Progress is counted in images seen; the same command again continues from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import copy
 import json
 import logging
 import math
+import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -22,18 +25,21 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from wsigen.errors import OutputError
+from wsigen.errors import DivergedError, OutputError
 from wsigen.files import disk_errors
 from wsigen.nn.ema import PowerEMA
-from wsigen.training.folder import STATS, drop_lost_stats, save_config
-from wsigen.training.interrupt import interruptible
-from wsigen.training.state import RunState
+from wsigen.nn.network import Network
+from wsigen.nn.snapshot import save_snapshot
+from wsigen.training.state import STATS, RunState, drop_lost_stats, save_config
+
+if TYPE_CHECKING:
+    from diffusers.models.modeling_utils import ModelMixin
 
 log = logging.getLogger(__name__)
 
 
 class RunConfig(Protocol):
-    """What any run wants to know of its configuration."""
+    """The settings that every run has."""
 
     @property
     def mixed_precision(self) -> str: ...  # noqa: D102
@@ -46,65 +52,89 @@ class RunConfig(Protocol):
     @property
     def validate_every(self) -> float: ...  # noqa: D102
     @property
+    def run_dir(self) -> Path | None: ...  # noqa: D102
+    @property
     def tracker(self) -> str | None: ...  # noqa: D102
 
 
 Config = TypeVar("Config", bound=RunConfig)
-State = TypeVar("State", bound=RunState)
+Net = TypeVar("Net", bound=nn.Module)
 Scalars = dict[str, Tensor]
 
 
-def images_of(config: RunConfig) -> int:
-    """Images that a run sees in all."""
-    return math.ceil(config.kimg * 1000)
-
-
-class Loop(ABC, Generic[Config, State]):
+class Loop(ABC, Generic[Config]):
     """One call of a training command.
 
     Args:
         config: the run.
         run_dir: its folder.
         accelerator: its processes and devices.
-        state: where to begin.
+        state: what a checkpoint holds, as at the start of a run.
+        net: the network that is averaged and saved.
+        ema: its average.
+        trained: all networks that are trained.
     """
 
-    def __init__(self, config: Config, run_dir: Path, accelerator: Accelerator, state: State) -> None:
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        accelerator: Accelerator,
+        *,
+        state: RunState,
+        net: Network | ModelMixin,
+        ema: PowerEMA,
+        trained: nn.Module,
+    ) -> None:
         self.config, self.run_dir, self.accelerator, self.state = config, run_dir, accelerator, state
-        self.images = images_of(config)
-        self.wait_seconds = self.step_seconds = 0.0
+        self.net, self.ema, self.trained = net, ema, trained
+        self.images = math.ceil(config.kimg * 1000)
+        self.lr = self.wait_seconds = self.step_seconds = 0.0
         self.reported_at = (time.perf_counter(), state.images)
-        if accelerator.is_main_process:
-            save_config(config, run_dir, state.images)
-            drop_lost_stats(run_dir, state.images)
-            if config.tracker:
-                accelerator.init_trackers("wsigen")
 
     @abstractmethod
     def _begin(self) -> Iterable[Any]:
-        """Last preparations; the batches that are to come."""
+        """Prepare for the first update; return the batches, each ending with its images' numbers."""
 
     @abstractmethod
-    def _update(self, batches: Iterator[Any]) -> tuple[Scalars, Scalars]:
-        """One update, which counts its images: losses to report as means, numbers to report as they are."""
+    def _train_on(self, batch: Any) -> Scalars:
+        """Train on one batch; return the losses to report, detached."""
+
+    @abstractmethod
+    def _rates(self) -> Sequence[tuple[Any, float]]:
+        """Return the optimisers and their learning rates for the next update; the first one is reported."""
 
     @abstractmethod
     def _write_validation(self) -> None:
-        """Look at the averaged weights."""
+        """Write statistics and pictures of the averaged weights."""
 
-    @abstractmethod
-    def _save_snapshot(self, folder: Path) -> None:
-        """Write the averaged weights as a model to use."""
+    def _latest(self) -> Scalars:
+        """Return numbers of the last update, reported as they are."""
+        return {}
 
-    def _learning_rate(self) -> float:
-        """The rate of the last update."""
-        raise NotImplementedError
+    def run(self) -> None:
+        """Begin a run, continue it, or leave it as it is if it is finished.
 
-    def _before_save(self) -> None:
-        """Refuse to keep weights that are no good."""
+        Raises:
+            OutputError: the checkpoint belongs to another network, or the disk refuses.
+            DivergedError: weights or losses are NaN or infinite; the last good checkpoint is kept.
+        """
+        resumed = self.state.load(self.run_dir)
+        if self.state.validated == self.state.images >= self.images:
+            log.info("%s is finished; raise --kimg to train it further", self.run_dir)
+            return
+        if resumed:
+            log.info("continuing %s at %.1f kimg", self.run_dir, self.state.images / 1000)
+        if self.accelerator.is_main_process:
+            save_config(self.config, self.run_dir, self.state.images)
+            drop_lost_stats(self.run_dir, self.state.images)
+            if self.config.tracker:
+                self.accelerator.init_trackers("wsigen")
+        self.reported_at = (time.perf_counter(), self.state.images)
+        self._loop()
 
-    def loop(self) -> None:
-        """Updates until enough images are seen."""
+    def _loop(self) -> None:
+        """Update until enough images are seen."""
         config, state, accelerator = self.config, self.state, self.accelerator
         batches = iter(self._begin())
         bar = tqdm(
@@ -123,11 +153,10 @@ class Loop(ABC, Generic[Config, State]):
                 if stopped:
                     break
                 before = state.images
-                means, latest = self._update(batches)
-                losses.append(means)
+                losses.append(self._update(batches))
                 bar.update(state.images - before)
                 if state.update % config.report_every == 0:
-                    self._report(losses, latest, bar)
+                    self._report(losses, bar)
                     losses = []
                 if accelerator.is_main_process and time.monotonic() > checkpoint_at:
                     self._save()
@@ -143,6 +172,24 @@ class Loop(ABC, Generic[Config, State]):
         self._validate()
         if accelerator.is_main_process:
             self._save()  # once more: only now is the run finished
+
+    def _update(self, batches: Iterator[Any]) -> Scalars:
+        """Change the weights once, from as many batches as the run accumulates; return their mean losses."""
+        state, losses = self.state, []
+        rates = self._rates()
+        for optimizer, lr in rates:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+        self.lr = rates[0][1]
+        for _ in range(getattr(self.config, "accumulation", 1)):
+            batch = self._next(batches)
+            start = time.perf_counter()
+            losses.append(self._train_on(batch))
+            self.step_seconds += time.perf_counter() - start
+            state.images += len(batch[-1]) * self.accelerator.num_processes
+        state.update += 1
+        self.ema.update(self.net, state.update)
+        return {name: torch.stack([one[name] for one in losses]).mean() for name in losses[0]}
 
     def _asked_to_stop(self, received: list[int]) -> bool:
         """Whether any process got a signal, so that all of them stop after the same update."""
@@ -160,15 +207,15 @@ class Loop(ABC, Generic[Config, State]):
     def _crossed(self, before: int, every: float) -> bool:
         return self.state.images // every > before // every
 
-    def _report(self, losses: list[Scalars], latest: Scalars, bar: tqdm[Any]) -> None:
+    def _report(self, losses: list[Scalars], bar: tqdm[Any]) -> None:
         means = torch.stack([torch.stack([one[name] for one in losses]).mean() for name in losses[0]])
         means = torch.as_tensor(self.accelerator.reduce(means, "mean")).tolist()
         now, (then, images) = time.perf_counter(), self.reported_at
         record: dict[str, Any] = {"kimg": self.state.images / 1000, "update": self.state.update}
         record |= {name: round(value, 5) for name, value in zip(losses[0], means, strict=True)}
-        record |= {name: round(float(value), 4) for name, value in latest.items()}
+        record |= {name: round(float(value), 4) for name, value in self._latest().items()}
         record |= {
-            "lr": self._learning_rate(),
+            "lr": self.lr,
             "images_per_second": round((self.state.images - images) / (now - then), 2),
             "data_wait_fraction": round(self.wait_seconds / (self.wait_seconds + self.step_seconds), 4),
         }
@@ -187,11 +234,19 @@ class Loop(ABC, Generic[Config, State]):
         self.accelerator.log(scalars, step=self.state.update)
 
     def _save(self) -> None:
-        self._before_save()
+        for name, value in self.trained.state_dict().items():
+            if not torch.isfinite(value).all():
+                raise DivergedError(f"{name} is not finite {self._advice()}")
         self.state.save(self.run_dir)
 
+    def _advice(self) -> str:
+        return (
+            f"at update {self.state.update}; the last good checkpoint is kept in {self.run_dir}: "
+            "continue from it with a lower --optim.lr"
+        )
+
     def _keep(self) -> None:
-        """Checkpoint first: it is what cannot be made again."""
+        """Save the checkpoint first, since it cannot be recreated, then the snapshot."""
         self._save()
         self._snapshot()
 
@@ -199,12 +254,12 @@ class Loop(ABC, Generic[Config, State]):
         folder = self.run_dir / "snapshot"
         try:
             with disk_errors(folder):
-                self._save_snapshot(folder)
+                save_snapshot(averaged(self.net, self.ema), folder)
         except SafetensorError as error:  # how its writer reports a full disk
             raise OutputError(folder, f"cannot be written ({error}); free some space") from error
 
     def _validate(self) -> None:
-        """Look at the averaged weights on the main process while the others wait; once for an image count."""
+        """Validate on the main process while the others wait; once for an image count."""
         state = self.state
         if state.validated == state.images:
             return
@@ -216,32 +271,8 @@ class Loop(ABC, Generic[Config, State]):
         self.reported_at = (time.perf_counter(), state.images)
 
 
-def run_to_end(config: RunConfig, run_dir: Path, state: RunState, make: Callable[[], Loop[Any, Any]]) -> None:
-    """Begin a run, go on with it, or leave it as it is where it is finished.
-
-    Args:
-        config: the run.
-        run_dir: its folder.
-        state: as at the start of a run; goes on from the folder's checkpoint, if there is one.
-        make: the loop around that state.
-
-    Raises:
-        OutputError: if the checkpoint belongs to another network, or the disk refuses.
-    """
-    resumed = state.load(run_dir)
-    if state.validated == state.images >= images_of(config):
-        log.info("%s is finished; raise --kimg to train it further", run_dir)
-        return
-    if resumed:
-        log.info("continuing %s at %.1f kimg", run_dir, state.images / 1000)
-    make().loop()
-
-
-Net = TypeVar("Net", bound=nn.Module)
-
-
 def averaged(net: Net, ema: PowerEMA) -> Net:
-    """A copy of a network with its averaged weights, ready to be used.
+    """Return a copy of a network with its averaged weights, in evaluation mode and without gradients.
 
     Args:
         net: left as it is.
@@ -250,3 +281,26 @@ def averaged(net: Net, ema: PowerEMA) -> Net:
     net = copy.deepcopy(net)
     net.load_state_dict(ema.state_dict())
     return net.eval().requires_grad_(False)
+
+
+@contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list, so that the current update ends; a second one interrupts."""
+    received: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {s: signal.signal(s, remember) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def ignore_ctrl_c(worker: int) -> None:
+    """Ignore SIGINT in a loader's process, which a terminal sends to it too: the current update needs it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

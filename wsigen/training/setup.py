@@ -1,4 +1,4 @@
-"""What a run needs before its first update: accelerator, slides, network, loader."""
+"""What runs need before their first update: accelerator, slides, denoiser, loader."""
 
 from __future__ import annotations
 
@@ -25,22 +25,52 @@ from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.images import to_unit
 from wsigen.nn.network import Network
 from wsigen.nn.snapshot import load_snapshot, resolve
-from wsigen.training.folder import check_same_run
-from wsigen.training.interrupt import ignore_ctrl_c
-from wsigen.training.loop import RunConfig
-from wsigen.training.state import CHECKPOINT, RunState
+from wsigen.training.loop import Loop, RunConfig, ignore_ctrl_c
+from wsigen.training.state import CHECKPOINT, RunState, check_same_run, only_run
 
 if TYPE_CHECKING:
     from diffusers.models.modeling_utils import ModelMixin
 
 # how long processes wait for the main one, which indexes slides and validates alone
 PATIENCE = timedelta(hours=2)
+IDENTITY = ("method", "model", "generator", "discriminator", "encoder", "encoder_width", "loss", "seed")
+"""Settings that a run cannot change on the way; each kind of run has some of them."""
+SLIDES = ("slides", "source", "target", "table", "val_fraction")
+"""Settings of a run's data that say which slides it has; likewise."""
 MEASURED = 64
 """Training patches from which the strength of detail at one µm/px is measured."""
 
 
+def run_training(config: Any, default: str, make: Callable[[Any, Path, Accelerator], Loop[Any]]) -> Path:
+    """Train until ``config.kimg``, continuing if the run folder holds a checkpoint.
+
+    A run that is finished is left as it is.
+
+    Args:
+        config: the run.
+        default: name of its folder in ``runs``, if it gives none.
+        make: makes the loop from the run, its folder and the accelerator.
+
+    Returns:
+        The folder of the last snapshot.
+
+    Raises:
+        SlideError: there is nothing to learn from.
+        SnapshotError: the weights to begin with could not be loaded.
+        InvalidValueError: the run folder holds a run of another network, loss or seed.
+        OutputError: another process trains in the run folder, or the disk refuses.
+        DivergedError: weights or losses are NaN or infinite; the last good checkpoint is kept.
+    """
+    run_dir = config.run_dir or Path("runs") / default
+    accelerator = make_accelerator(config, run_dir)
+    with only_run(run_dir, main=accelerator.is_main_process):
+        make(config, run_dir, accelerator).run()
+        accelerator.end_training()
+    return run_dir / "snapshot"
+
+
 def make_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
-    """The processes, devices, precision and tracker of a run.
+    """Return the processes, devices, precision and tracker of a run.
 
     Args:
         config: the run; where it has ``accumulation``, that many micro-batches make an update.
@@ -67,7 +97,7 @@ def make_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
 
 
 def make_network(config: TrainConfig, index: SlideIndex) -> Denoiser:
-    """The denoiser before its first update; its background is the middle one of the slides'.
+    """Return the denoiser before its first update; its background is the median of the slides'.
 
     Its preconditioning is measured on training patches, or that of ``init``.
 
@@ -76,8 +106,8 @@ def make_network(config: TrainConfig, index: SlideIndex) -> Denoiser:
         index: all slides of the run.
 
     Raises:
-        SnapshotError: if the weights of ``init`` cannot be loaded.
-        InvalidValueError: if they are of a network of another shape than ``config.model``.
+        SnapshotError: the weights of ``init`` could not be loaded.
+        InvalidValueError: they are of a network of another shape than ``config.model``.
 
     Determinism:
         Random weights follow from ``config.seed``.
@@ -104,7 +134,7 @@ def make_network(config: TrainConfig, index: SlideIndex) -> Denoiser:
 
 
 def background_of(index: SlideIndex) -> tuple[int, int, int]:
-    """The middle one of the slides' background colours, channel by channel."""
+    """Return the median of the slides' background colours, by channel."""
     red, green, blue = (
         sorted(e.background[c] for e in index.entries)[len(index.entries) // 2] for c in range(3)
     )
@@ -112,14 +142,14 @@ def background_of(index: SlideIndex) -> tuple[int, int, int]:
 
 
 def main_size(config: TrainConfig) -> int:
-    """The patch size that most images of the run have."""
+    """Return the patch size that most images of the run have."""
     return max(config.data.patches, key=lambda g: g.weight * g.batch).size
 
 
 def _octave_std(
     config: TrainConfig, index: SlideIndex, octaves: int
 ) -> tuple[list[list[list[float]]], list[float]]:
-    """σ_k of patches of the main size, at a µm/px of about each octave of the range; and these µm/px."""
+    """Return σ_k of patches of the main size, at about each octave of the µm/px range; and these µm/px."""
     low, high = config.data.mpp_range
     patches = PatchDataset(
         index.split("train"),
@@ -151,7 +181,7 @@ def _rounded(std: torch.Tensor) -> list[list[float]]:
 def check_alike(
     given: Network | ModelMixin, net: Network | ModelMixin, init: str, flags: Mapping[str, str]
 ) -> None:
-    """Refuse weights to begin with that are of a network of another shape.
+    """Refuse initial weights of a network of another shape.
 
     Args:
         given: the network of ``init``.
@@ -170,42 +200,60 @@ def check_alike(
             )
 
 
-def run_index(
-    config: TrainConfig | UpscalerTrainConfig,
+def run_indices(
+    config: Any,
     run_dir: Path,
     accelerator: Accelerator,
-    parts: Sequence[str] = ("model", "loss", "seed"),
-) -> SlideIndex:
-    """The slides of this run, indexed until there is a checkpoint and then kept in the run folder.
+    names: Sequence[str],
+    build: Callable[[], Sequence[SlideIndex]],
+) -> list[SlideIndex]:
+    """Return the slides of this run, indexed until there is a checkpoint and then kept in the run folder.
 
     Args:
         config: the run.
         run_dir: its folder.
         accelerator: the main process indexes, the others wait.
-        parts: of the configuration, which a run cannot change on the way.
+        names: of the indices.
+        build: indexes the slides.
 
     Raises:
-        InvalidValueError: if the folder holds a run of another network or seed.
-        SlideError: if there is nothing to learn from.
+        InvalidValueError: the folder holds a run of another method, network, loss or seed.
+        SlideError: a slide cannot be used.
     """
-    path = run_dir / "index.parquet"
+    paths = [run_dir / f"{name}.parquet" for name in names]
     if accelerator.is_main_process:
         check_same_run(
-            config,
-            run_dir,
-            parts=parts,
-            data=("slides", "table", "val_fraction"),
-            index=path.name,
+            config, run_dir, parts=IDENTITY, data=SLIDES, index=" and ".join(p.name for p in paths)
         )
-        if not (path.is_file() and (run_dir / CHECKPOINT).is_file()):
-            index = load_or_build_index(
-                config.data.slides, table=config.data.table, val_fraction=config.data.val_fraction
-            )
-            index.save(path)
+        if not (all(path.is_file() for path in paths) and (run_dir / CHECKPOINT).is_file()):
+            for path, index in zip(paths, build(), strict=True):
+                index.save(path)
     accelerator.wait_for_everyone()
-    index = SlideIndex.load(path)
+    return [SlideIndex.load(path) for path in paths]
+
+
+def run_index(
+    config: TrainConfig | UpscalerTrainConfig, run_dir: Path, accelerator: Accelerator
+) -> SlideIndex:
+    """Return the slides of a run on H&E alone; see `run_indices`.
+
+    Args:
+        config: the run.
+        run_dir: its folder.
+        accelerator: the main process indexes, the others wait.
+
+    Raises:
+        InvalidValueError: the folder holds a run of another network, loss or seed.
+        SlideError: there is nothing to learn from.
+    """
+    data = config.data
+
+    def build() -> list[SlideIndex]:
+        return [load_or_build_index(data.slides, table=data.table, val_fraction=data.val_fraction)]
+
+    (index,) = run_indices(config, run_dir, accelerator, ["index"], build)
     if not index.split("train").entries:
-        raise SlideError(config.data.slides, "no slide in the train split; check the table's split column")
+        raise SlideError(data.slides, "no slide in the train split; check the table's split column")
     return index
 
 
@@ -216,7 +264,7 @@ def make_loader(
     images: int,
     accelerator: Accelerator,
 ) -> DataLoader[Any]:
-    """The batches of this process from the update that ``state`` has reached to the end of the run.
+    """Return the batches of patches of this process, from the update that ``state`` has reached on.
 
     Args:
         config: the run.
@@ -226,7 +274,7 @@ def make_loader(
         accelerator: which share of every batch is this process's.
 
     Raises:
-        SlideError: if no slide can serve a patch size.
+        SlideError: no slide can serve a patch size.
     """
     dataset = PatchDataset(
         index,
@@ -239,14 +287,7 @@ def make_loader(
     for group in config.data.patches:
         dataset.require(group.size, group.mpp_range)
     return batches(
-        dataset,
-        collate,
-        config,
-        config.data.patches,
-        state=state,
-        images=images,
-        accumulation=getattr(config, "accumulation", 1),
-        accelerator=accelerator,
+        dataset, collate, config, config.data.patches, state=state, images=images, accelerator=accelerator
     )
 
 
@@ -259,19 +300,17 @@ def batches(
     state: RunState,
     images: int,
     accelerator: Accelerator,
-    accumulation: int = 1,
 ) -> DataLoader[Any]:
-    """The batches of this process, from the update that ``state`` has reached on; Ctrl-C does not end them.
+    """Return the batches of this process, from the update of ``state`` on; Ctrl-C does not end them.
 
     Args:
         dataset: images by key.
         collate: makes a batch of images.
-        config: the run, for its ``seed`` and ``data.workers``.
+        config: the run; where it has ``accumulation``, that many batches make an update.
         groups: patch sizes and batches.
         state: where to begin.
         images: images of the whole run.
         accelerator: which share of every batch is this process's; a GPU's gets pinned memory.
-        accumulation: micro-batches per update.
 
     Raises:
         InvalidValueError: if a batch cannot be shared out evenly.
@@ -282,7 +321,7 @@ def batches(
         images=images,
         first_update=state.update,
         first_image=state.images,
-        accumulation=accumulation,
+        accumulation=getattr(config, "accumulation", 1),
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
     )

@@ -12,7 +12,8 @@ from accelerate import Accelerator
 
 from tests.synthetic import he_image, write_tiff
 from wsigen.config import DiscriminatorConfig, GeneratorConfig, StainDataConfig
-from wsigen.training.stain.method import Batch, Machine
+from wsigen.training.processes import Processes
+from wsigen.training.stain.method import Batch
 
 
 def brown(image: np.ndarray) -> np.ndarray:
@@ -53,9 +54,9 @@ def options(folder: Path | None = None, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def machine() -> Machine:
+def processes() -> Processes:
     """One process, float32, on the CPU."""
-    return Machine(Accelerator(cpu=True))
+    return Processes(Accelerator(cpu=True))
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,9 @@ from wsigen.errors import InvalidValueError, SnapshotError
 from wsigen.stain.losses.style import stroke_loss, style_loss
 from wsigen.stain.style.adain import adain_map, feature_stats
 from wsigen.stain.style.weights import load_style
+from wsigen.training.processes import Processes
 from wsigen.training.stain.adain import Adain
-from wsigen.training.stain.method import Batch, Machine
+from wsigen.training.stain.method import Batch
 from wsigen.training.stain.train import train_stainer
 
 
@@ -44,7 +45,7 @@ def config(**more) -> AdainConfig:
 
 
 def method(**more) -> Adain:
-    return Adain(config(**more), Machine(Accelerator(cpu=True)))
+    return Adain(config(**more), Processes(Accelerator(cpu=True)))
 
 
 def tinted(image: np.ndarray) -> np.ndarray:

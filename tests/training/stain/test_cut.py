@@ -12,15 +12,16 @@ from tests.training.stain.conftest import options
 from wsigen.config import CutConfig, CutLossConfig, FastCutConfig
 from wsigen.errors import InvalidValueError
 from wsigen.stain.losses.adversarial import discriminator_loss, generator_loss
+from wsigen.training.processes import Processes
 from wsigen.training.stain.cut import Cut, feature_channels
-from wsigen.training.stain.method import Batch, Machine
+from wsigen.training.stain.method import Batch
 
 LAYERS = (0, 4, 8, 12)
 
 
-def make(machine: Machine, **loss: Any) -> Cut:
+def make(processes: Processes, **loss: Any) -> Cut:
     loss = {"layers": LAYERS, "places": 8, "heads": 8, **loss}
-    return Cut(CutConfig(**options(seed=3, loss=CutLossConfig(**loss))), machine)
+    return Cut(CutConfig(**options(seed=3, loss=CutLossConfig(**loss))), processes)
 
 
 def expected(cut: Cut, batch: Batch) -> dict[str, torch.Tensor]:
@@ -38,8 +39,8 @@ def expected(cut: Cut, batch: Batch) -> dict[str, torch.Tensor]:
     return losses
 
 
-def test_losses_are_those_of_the_paper(machine, batch):
-    cut = make(machine, lambda_gan=2.0, lambda_nce=3.0, lambda_identity=5.0)
+def test_losses_are_those_of_the_paper(processes, batch):
+    cut = make(processes, lambda_gan=2.0, lambda_nce=3.0, lambda_identity=5.0)
     losses = expected(cut, batch)
     found = cut.update(batch)
     for name, value in losses.items():
@@ -50,9 +51,9 @@ def test_losses_are_those_of_the_paper(machine, batch):
     assert not any(value.requires_grad for value in found.values())
 
 
-def test_one_update_is_one_step_of_adam_down_each_loss(machine, batch):
+def test_one_update_is_one_step_of_adam_down_each_loss(processes, batch):
     """Adam's first step is lr · g / (|g| + ε): weights move by the rate, against the gradient's sign."""
-    cut = make(machine)
+    cut = make(processes)
     before = {name: p.detach().clone() for name, p in cut.nets.named_parameters()}
     cut.update(batch)
     moved = 0
@@ -65,9 +66,9 @@ def test_one_update_is_one_step_of_adam_down_each_loss(machine, batch):
     assert moved > 1000
 
 
-def test_generator_and_heads_leave_the_discriminator_alone(machine, batch):
+def test_generator_and_heads_leave_the_discriminator_alone(processes, batch):
     """What the discriminator's parameters keep is the gradient of its own loss."""
-    cut = make(machine)
+    cut = make(processes)
     D, fake = copy.deepcopy(cut.discriminator), cut.generator(batch.source).detach()
     discriminator_loss(D(batch.target), D(fake)).backward()
     cut.update(batch)
@@ -76,8 +77,8 @@ def test_generator_and_heads_leave_the_discriminator_alone(machine, batch):
         torch.testing.assert_close(p.grad, mine.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_without_identity_target_images_are_not_translated(machine, batch, monkeypatch):
-    cut = make(machine, lambda_identity=0.0)
+def test_without_identity_target_images_are_not_translated(processes, batch, monkeypatch):
+    cut = make(processes, lambda_identity=0.0)
     seen, features = [], cut.features
 
     def watched(x: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
@@ -91,9 +92,9 @@ def test_without_identity_target_images_are_not_translated(machine, batch, monke
     assert seen == [(2, last), (2, 12)], "one pass to the end, one through the encoder"
 
 
-def test_flipped_images_are_compared_place_by_place(machine, batch, monkeypatch):
+def test_flipped_images_are_compared_place_by_place(processes, batch, monkeypatch):
     """Flip-equivariance: image 6 is flipped, its queries are flipped back, its keys are as they were."""
-    cut = make(machine, lambda_identity=0.0, flip_equivariance=True)
+    cut = make(processes, lambda_identity=0.0, flip_equivariance=True)
     flipped = torch.tensor([True, False])[:, None, None, None]
     monkeypatch.setattr(cut, "_draw_flips", lambda batch, x: flipped)
     G, H = copy.deepcopy(cut.generator), copy.deepcopy(cut.nce)
@@ -104,8 +105,8 @@ def test_flipped_images_are_compared_place_by_place(machine, batch, monkeypatch)
     torch.testing.assert_close(cut.update(batch)["nce"], nce.detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_half_of_the_images_are_flipped_whatever_the_batch(machine):
-    cut = make(machine, flip_equivariance=True)
+def test_half_of_the_images_are_flipped_whatever_the_batch(processes):
+    cut = make(processes, flip_equivariance=True)
     x = torch.zeros(1, 3, 4, 4)
 
     def drawn(numbers: list[int]) -> list[bool]:
@@ -122,17 +123,17 @@ def test_half_of_the_images_are_flipped_whatever_the_batch(machine):
     assert cut._draw_flips(Batch(x, x, [0]), x) is None
 
 
-def test_compiled_update_is_the_same(machine, batch, monkeypatch):
+def test_compiled_update_is_the_same(processes, batch, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda f, **options: compiled.append(f) or f)
-    plain, cut = make(machine), make(machine)
+    plain, cut = make(processes), make(processes)
     cut.compile()
     assert len(compiled) == 2, "discriminator and generator"
     assert torch.equal(cut.update(batch)["loss"], plain.update(batch)["loss"])
 
 
 def test_channels_of_features():
-    cut = make(Machine(None))  # pyright: ignore[reportArgumentType]
+    cut = make(Processes(None))  # pyright: ignore[reportArgumentType]
     assert feature_channels(cut.generator, (0, 4, 8, 12)) == (3, 8, 16, 16)
     with pytest.raises(InvalidValueError, match="layers must be rising numbers from 0 to"):
         feature_channels(cut.generator, (0, 99))

@@ -10,19 +10,20 @@ import torch
 
 from tests.training.stain.conftest import options
 from wsigen.config import CycleGanConfig, CycleGanLossConfig, GeneratorConfig
+from wsigen.training.processes import Processes
 from wsigen.training.stain.cyclegan import CycleGan
-from wsigen.training.stain.method import Batch, Machine
+from wsigen.training.stain.method import Batch
 
 
-def make(machine: Machine, **loss: Any) -> CycleGan:
+def make(processes: Processes, **loss: Any) -> CycleGan:
     network = GeneratorConfig(family="cyclegan", width=4, blocks=1)
     return CycleGan(
-        CycleGanConfig(**options(seed=3, generator=network, loss=CycleGanLossConfig(**loss))), machine
+        CycleGanConfig(**options(seed=3, generator=network, loss=CycleGanLossConfig(**loss))), processes
     )
 
 
-def test_losses_are_those_of_the_paper(machine, batch):
-    run = make(machine, lambda_cycle=7.0, lambda_identity=0.2, pool=0)
+def test_losses_are_those_of_the_paper(processes, batch):
+    run = make(processes, lambda_cycle=7.0, lambda_identity=0.2, pool=0)
     G, F, D_Y, D_X = (copy.deepcopy(run.nets[name]) for name in ("G", "F", "D_Y", "D_X"))
     x, y, _ = batch
     with torch.no_grad():
@@ -42,8 +43,8 @@ def test_losses_are_those_of_the_paper(machine, batch):
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_networks_of_both_directions_differ(machine):
-    run = make(machine)
+def test_networks_of_both_directions_differ(processes):
+    run = make(processes)
     assert run.generator is run.nets["G"], "the way there is kept"
     for there, back in (("G", "F"), ("D_Y", "D_X")):
         first, second = (next(run.nets[name].parameters()) for name in (there, back))
@@ -51,9 +52,9 @@ def test_networks_of_both_directions_differ(machine):
     assert next(run.G.parameters()).std().item() == pytest.approx(0.02, rel=0.2), "N(0, 0.02), appendix 7.2"
 
 
-def test_discriminators_are_shown_the_past(machine, batch):
+def test_discriminators_are_shown_the_past(processes, batch):
     """With a pool of one, an image that has been in it stays or is given back with probability ½."""
-    run = make(machine, pool=1)
+    run = make(processes, pool=1)
     first = run.G(batch.source[:1]).detach()
     run.update(Batch(batch.source[:1], batch.target[:1], [0]))
     torch.testing.assert_close(run.pool_Y.state_dict()["images"], first)
@@ -66,8 +67,8 @@ def test_discriminators_are_shown_the_past(machine, batch):
     assert numbers == [6, 7]
 
 
-def test_discriminators_get_the_gradient_of_their_own_losses_only(machine, batch):
-    run = make(machine, pool=0)
+def test_discriminators_get_the_gradient_of_their_own_losses_only(processes, batch):
+    run = make(processes, pool=0)
     D = copy.deepcopy(run.D_Y)
     made = run.G(batch.source).detach()
     loss = (D(batch.target) - 1).square().mean() / 2 + D(made).square().mean() / 2
@@ -77,27 +78,27 @@ def test_discriminators_get_the_gradient_of_their_own_losses_only(machine, batch
         torch.testing.assert_close(p.grad, mine.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_identity_costs_nothing_where_it_has_no_weight(machine, batch):
-    run = make(machine, lambda_identity=0.0)
+def test_identity_costs_nothing_where_it_has_no_weight(processes, batch):
+    run = make(processes, lambda_identity=0.0)
     seen = []
     run.G.register_forward_hook(lambda module, given, out: seen.append(len(given[0])))
     assert "identity" not in run.update(batch)
     assert seen == [2, 2], "there, and back again"
 
 
-def test_compiled_update_is_the_same(machine, batch, monkeypatch):
+def test_compiled_update_is_the_same(processes, batch, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda f, **options: compiled.append(options) or f)
-    plain, run = make(machine), make(machine)
+    plain, run = make(processes), make(processes)
     run.compile()
     assert compiled == [{"options": {"layout_optimization": False}}] * 4
     assert torch.equal(run.update(batch)["loss"], plain.update(batch)["loss"])
 
 
-def test_pools_are_remembered(machine, batch):
-    run = make(machine, pool=2)
+def test_pools_are_remembered(processes, batch):
+    run = make(processes, pool=2)
     run.update(batch)
-    again = make(machine, pool=2)
+    again = make(processes, pool=2)
     for name, part in again.memory.items():
         part.load_state_dict(copy.deepcopy(run.memory[name].state_dict()))
     again.nets.load_state_dict(run.nets.state_dict())

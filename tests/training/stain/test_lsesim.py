@@ -16,8 +16,8 @@ from wsigen.errors import InvalidValueError, SnapshotError
 from wsigen.stain.losses import vgg
 from wsigen.stain.losses.adversarial import discriminator_loss, generator_loss
 from wsigen.stain.losses.lsesim import photometric
+from wsigen.training.processes import Processes
 from wsigen.training.stain.lsesim import LSeSim
-from wsigen.training.stain.method import Machine
 
 LAYERS = ("relu1_2", "relu2_1")
 
@@ -34,13 +34,13 @@ def weights(tmp_path, monkeypatch) -> Path:
     return tmp_path / "vgg.safetensors"
 
 
-def make(machine: Machine, weights: Path, **loss: Any) -> LSeSim:
+def make(processes: Processes, weights: Path, **loss: Any) -> LSeSim:
     loss = {"layers": LAYERS, "vgg": str(weights), "width": 5, "places": 8, "patch": 6, **loss}
-    return LSeSim(LSeSimConfig(**options(seed=3, loss=LSeSimLossConfig(**loss))), machine)
+    return LSeSim(LSeSimConfig(**options(seed=3, loss=LSeSimLossConfig(**loss))), processes)
 
 
-def test_losses_are_those_of_the_paper(machine, batch, weights):
-    run = make(machine, weights, lambda_gan=2.0, lambda_spatial=3.0, strength=0.3)
+def test_losses_are_those_of_the_paper(processes, batch, weights):
+    run = make(processes, weights, lambda_gan=2.0, lambda_spatial=3.0, strength=0.3)
     G, D, H, features = (
         copy.deepcopy(run.generator),
         copy.deepcopy(run.discriminator),
@@ -67,22 +67,22 @@ def test_losses_are_those_of_the_paper(machine, batch, weights):
     assert list(found) == ["loss", "gan", "spatial", "discriminator", "contrast"]
 
 
-def test_heads_learn_to_find_structures_again(machine, batch, weights):
-    run = make(machine, weights)
+def test_heads_learn_to_find_structures_again(processes, batch, weights):
+    run = make(processes, weights)
     run.optimizers["H"].param_groups[0]["lr"] = 2e-3
     losses = [run.update(batch)["contrast"].item() for _ in range(70)]
     assert min(losses) < 0.75 * losses[0]  # not the last: at so high a rate a single update may be off
 
 
-def test_fixed_loss_has_no_heads_to_train(machine, batch, weights):
-    run = make(machine, weights, learned=False)
+def test_fixed_loss_has_no_heads_to_train(processes, batch, weights):
+    run = make(processes, weights, learned=False)
     assert run.optimizers.keys() == {"G", "D"}
     assert list(run.spatial.parameters()) == []
     assert list(run.update(batch)) == ["loss", "gan", "spatial", "discriminator"]
 
 
-def test_vgg_is_neither_trained_nor_kept(machine, batch, weights):
-    run = make(machine, weights)
+def test_vgg_is_neither_trained_nor_kept(processes, batch, weights):
+    run = make(processes, weights)
     before = copy.deepcopy(run.vgg.state_dict())
     run.update(batch)
     assert all(torch.equal(value, before[name]) for name, value in run.vgg.state_dict().items())
@@ -90,19 +90,19 @@ def test_vgg_is_neither_trained_nor_kept(machine, batch, weights):
     assert not any(p.requires_grad for p in run.vgg.parameters())
 
 
-def test_generator_gets_the_gradient_of_the_structure(machine, batch, weights):
-    run = make(machine, weights, lambda_gan=0.0)
+def test_generator_gets_the_gradient_of_the_structure(processes, batch, weights):
+    run = make(processes, weights, lambda_gan=0.0)
     run.update(batch)
     gradients = [p.grad for p in run.generator.parameters()]
     assert all(g is not None and torch.isfinite(g).all() for g in gradients)
     assert sum(float(g.abs().sum()) for g in gradients if g is not None) > 0
 
 
-def test_weights_that_cannot_be_had_are_named(machine, tmp_path):
+def test_weights_that_cannot_be_had_are_named(processes, tmp_path):
     with pytest.raises(SnapshotError, match=r"nowhere\.pth"):
-        make(machine, tmp_path / "nowhere.pth")
+        make(processes, tmp_path / "nowhere.pth")
 
 
-def test_layers_that_vgg_has_not_are_refused(machine, weights):
+def test_layers_that_vgg_has_not_are_refused(processes, weights):
     with pytest.raises(InvalidValueError, match="no VGG layer 'relu9_1'"):
-        make(machine, weights, layers=("relu9_1",))
+        make(processes, weights, layers=("relu9_1",))

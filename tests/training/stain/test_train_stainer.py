@@ -266,13 +266,15 @@ def test_field_that_came_into_being_later_does_not_end_a_run(config):
     del saved["loss"]["flip_equivariance"], saved["discriminator"]["antialias"]
     path.write_text(yaml.safe_dump(saved))
     train_stainer(replace(config, kimg=0.004))
+    assert torch.load(config.run_dir / CHECKPOINT, weights_only=True)["update"] == 2
+    assert yaml.safe_load(path.read_text())["loss"]["flip_equivariance"] is False
 
 
 def test_other_slides_in_a_run_folder_are_warned_of(config, stains, caplog):
     train_stainer(replace(config, kimg=0.002))
     data = replace(config.data, source=str(stains / "he" / "a.tif"))
     train_stainer(replace(config, data=data, kimg=0.004))
-    assert "goes on with the slides of its index-source.parquet and index-target.parquet" in caplog.text
+    assert "continues with the slides of its index-source.parquet and index-target.parquet" in caplog.text
     source = torch.load(config.run_dir / CHECKPOINT, weights_only=True)
     assert source["update"] == 2
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wsigen.training.upscaler.losses import (
+from wsigen.training.upscaler.update import (
     LEAST_ENERGY,
     discriminator_hinge,
     energy_difference,

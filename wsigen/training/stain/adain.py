@@ -21,7 +21,9 @@ from wsigen.stain.losses.style import content_loss, stroke_loss, style_loss
 from wsigen.stain.style.adain import LikePictures, adain_map, feature_stats
 from wsigen.stain.style.network import StyleModel
 from wsigen.stain.style.weights import NEW, untrained_style
-from wsigen.training.stain.method import Batch, Machine, Method, Scalars, frozen
+from wsigen.training.loop import Scalars
+from wsigen.training.processes import Processes, frozen
+from wsigen.training.stain.method import Batch, Method
 
 
 class Adain(Method):
@@ -29,14 +31,14 @@ class Adain(Method):
 
     Args:
         config: the run.
-        machine: what it computes with.
+        processes: of the run.
 
     Raises:
         SnapshotError: the encoder's weights cannot be downloaded.
     """
 
-    def __init__(self, config: AdainConfig, machine: Machine) -> None:
-        super().__init__(machine)
+    def __init__(self, config: AdainConfig, processes: Processes) -> None:
+        super().__init__(processes)
         self.loss = config.loss
         low, high = config.data.mpp_range
         net = untrained_style(config.encoder, width=config.encoder_width, seed=config.seed)
@@ -49,22 +51,22 @@ class Adain(Method):
         self.encode, self.decode, self.features = net.encoder, net.decoder, net.encoder.features
 
     def compile(self) -> None:
-        """Have the networks compiled."""
+        """Compile the networks."""
         parts = (self.encode, self.decode, self.features)
         self.encode, self.decode, self.features = (
-            torch.compile(part, **self.machine.compile_options) for part in parts
+            torch.compile(part, **self.processes.compile_options) for part in parts
         )
 
     def update(self, batch: Batch) -> Scalars:
         """One step of the decoder, and of the encoder if it is new."""
-        with self.machine.autocast(), frozen(self.encoder):
+        with self.processes.autocast(), frozen(self.encoder):
             losses = self._losses(batch)
         if self.new:
-            with self.machine.autocast():
+            with self.processes.autocast():
                 losses["reconstruction"] = self._reconstruction(torch.cat([batch.source, batch.target]))
         weighted = [getattr(self.loss, f"lambda_{name}") * value for name, value in losses.items()]
         total = torch.stack(weighted).sum()
-        self.machine.apply(total, self.optimizers["style"])
+        self.processes.apply(total, self.optimizers["style"])
         return {name: value.detach() for name, value in {"loss": total, **losses}.items()}
 
     def _losses(self, batch: Batch) -> Scalars:

@@ -17,8 +17,9 @@ from wsigen.stain.losses.adversarial import discriminator_loss, generator_loss
 from wsigen.stain.losses.cut import PatchNCE
 from wsigen.stain.networks.blocks import initialise
 from wsigen.stain.networks.generator import Generator
-from wsigen.training.stain.method import Batch, Machine, Method, Scalars, frozen
-from wsigen.training.stain.networks import adam, make_discriminator, make_generator
+from wsigen.training.loop import Scalars
+from wsigen.training.processes import Processes, frozen
+from wsigen.training.stain.method import Batch, Method, adam, make_discriminator, make_generator
 
 _FLIP = 0x464C4950  # keeps these draws apart from others of the same seed and image number
 _IDENTITY = 2**62  # the same for the places in target images
@@ -29,11 +30,11 @@ class Cut(Method):
 
     Args:
         config: the run.
-        machine: what it computes with.
+        processes: of the run.
     """
 
-    def __init__(self, config: CutConfig | FastCutConfig, machine: Machine) -> None:
-        super().__init__(machine)
+    def __init__(self, config: CutConfig | FastCutConfig, processes: Processes) -> None:
+        super().__init__(processes)
         self.seed, self.loss = config.seed, config.loss
         self.generator = make_generator(config, config.seed, "xavier")
         self.discriminator = make_discriminator(config, config.seed + 1, "xavier")
@@ -55,26 +56,26 @@ class Cut(Method):
         self.output = len(self.generator.model) - 1
 
     def compile(self) -> None:
-        """Have the networks compiled."""
-        options = self.machine.compile_options
+        """Compile the networks."""
+        options = self.processes.compile_options
         self.discriminator.compile(**options)
         self.features = torch.compile(self.generator.features, **options)  # pyright: ignore
 
     def update(self, batch: Batch) -> Scalars:
         """The discriminator first, then generator and heads, on the same translations."""
-        with self.machine.autocast():
+        with self.processes.autocast():
             out, keys, flipped = self._translate(batch)
         fake = out[: len(batch.source)]
-        with self.machine.autocast():
+        with self.processes.autocast():
             real, made = self.discriminator(torch.cat([batch.target, fake.detach()])).chunk(2)
         loss_D = discriminator_loss(real, made)
-        self.machine.apply(loss_D, self.optimizers["D"])
-        with self.machine.autocast(), frozen(self.discriminator):
+        self.processes.apply(loss_D, self.optimizers["D"])
+        with self.processes.autocast(), frozen(self.discriminator):
             losses = {"gan": generator_loss(self.discriminator(fake))}
             queries = _flip(self.features(out, self.loss.layers), flipped)
             losses |= self._contrast(batch.numbers, queries, keys)
         total = self._total(losses)
-        self.machine.apply(total, self.optimizers["G"])
+        self.processes.apply(total, self.optimizers["G"])
         reported = {"loss": total, **losses, "discriminator": loss_D}
         return {name: value.detach() for name, value in reported.items()}
 

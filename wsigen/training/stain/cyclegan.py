@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from wsigen.config.stain import CycleGanConfig
 from wsigen.stain.losses.adversarial import ImagePool, discriminator_loss, generator_loss, l1
-from wsigen.training.stain.method import Batch, Machine, Method, Scalars, frozen
-from wsigen.training.stain.networks import adam, make_discriminator, make_generator
+from wsigen.training.loop import Scalars
+from wsigen.training.processes import Processes, frozen
+from wsigen.training.stain.method import Batch, Method, adam, make_discriminator, make_generator
 
 
 class CycleGan(Method):
@@ -23,11 +24,11 @@ class CycleGan(Method):
 
     Args:
         config: the run.
-        machine: what it computes with.
+        processes: of the run.
     """
 
-    def __init__(self, config: CycleGanConfig, machine: Machine) -> None:
-        super().__init__(machine)
+    def __init__(self, config: CycleGanConfig, processes: Processes) -> None:
+        super().__init__(processes)
         self.loss, seed = config.loss, config.seed
         self.generator = self.G = make_generator(config, seed, "normal")
         self.F = make_generator(config, seed + 1, "normal")
@@ -41,7 +42,7 @@ class CycleGan(Method):
     def update(self, batch: Batch) -> Scalars:
         """The generators first, then the discriminators, on the translations of before that."""
         x, y, numbers = batch
-        with self.machine.autocast(), frozen(self.D_Y, self.D_X):
+        with self.processes.autocast(), frozen(self.D_Y, self.D_X):
             (made_y, *same_y), (made_x, *same_x) = (
                 self._translate(self.G, x, y),
                 self._translate(self.F, y, x),
@@ -54,11 +55,11 @@ class CycleGan(Method):
             if self.loss.lambda_identity:
                 losses["identity"] = l1(same_y[0], y) + l1(same_x[0], x)
         total = self._total(losses)
-        self.machine.apply(total, self.optimizers["G"])
-        with self.machine.autocast():
+        self.processes.apply(total, self.optimizers["G"])
+        with self.processes.autocast():
             losses["discriminator"] = self._judge(self.D_Y, y, self._past(self.pool_Y, made_y, numbers))
             losses["discriminator_back"] = self._judge(self.D_X, x, self._past(self.pool_X, made_x, numbers))
-        self.machine.apply(losses["discriminator"] + losses["discriminator_back"], self.optimizers["D"])
+        self.processes.apply(losses["discriminator"] + losses["discriminator_back"], self.optimizers["D"])
         return {name: value.detach() for name, value in {"loss": total, **losses}.items()}
 
     def _translate(self, net: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
@@ -67,8 +68,8 @@ class CycleGan(Method):
 
     def _past(self, pool: ImagePool, made: Tensor, numbers: list[int]) -> Tensor:
         """Generated images, some of the past, for this process."""
-        everyones = self.machine.gather(made.detach())
-        return self.machine.share(pool.exchange(everyones, self.machine.gather_numbers(numbers)))
+        everyones = self.processes.gather(made.detach())
+        return self.processes.share(pool.exchange(everyones, self.processes.gather_numbers(numbers)))
 
     def _judge(self, discriminator: nn.Module, real: Tensor, made: Tensor) -> Tensor:
         return discriminator_loss(*discriminator(torch.cat([real, made.to(real)])).chunk(2))

@@ -13,8 +13,9 @@ from wsigen.config.stain import LSeSimConfig
 from wsigen.stain.losses.adversarial import discriminator_loss, generator_loss
 from wsigen.stain.losses.lsesim import SpatialCorrelation, photometric
 from wsigen.stain.losses.vgg import VGG, load_vgg
-from wsigen.training.stain.method import Batch, Machine, Method, Scalars, frozen
-from wsigen.training.stain.networks import adam, make_discriminator, make_generator
+from wsigen.training.loop import Scalars
+from wsigen.training.processes import Processes, frozen
+from wsigen.training.stain.method import Batch, Method, adam, make_discriminator, make_generator
 
 _TARGET = 2**62  # other places and colours in target images than in source images of the same number
 
@@ -24,16 +25,16 @@ class LSeSim(Method):
 
     Args:
         config: the run.
-        machine: what it computes with.
+        processes: of the run.
 
     Raises:
         SnapshotError: VGG's weights cannot be downloaded.
     """
 
-    def __init__(self, config: LSeSimConfig, machine: Machine) -> None:
-        super().__init__(machine)
+    def __init__(self, config: LSeSimConfig, processes: Processes) -> None:
+        super().__init__(processes)
         self.seed, self.loss = config.seed, config.loss
-        self.vgg: VGG = load_vgg(self.loss.layers, weights=self.loss.vgg, device=machine.accelerator.device)
+        self.vgg: VGG = load_vgg(self.loss.layers, weights=self.loss.vgg, device=processes.accelerator.device)
         self.generator = make_generator(config, config.seed, "xavier")
         self.discriminator = make_discriminator(config, config.seed + 1, "xavier")
         self.spatial = SpatialCorrelation(
@@ -51,26 +52,26 @@ class LSeSim(Method):
             self.optimizers["H"] = adam(config, self.spatial)
 
     def compile(self) -> None:
-        """Have the networks compiled."""
+        """Compile the networks."""
         for net in (self.generator, self.discriminator, self.vgg):
-            net.compile(**self.machine.compile_options)
+            net.compile(**self.processes.compile_options)
 
     def update(self, batch: Batch) -> Scalars:
         """The discriminator and the heads first, then the generator, on the same translations."""
-        with self.machine.autocast():
+        with self.processes.autocast():
             fake = self.generator(batch.source)
             wanted = self.vgg(batch.source)
             real, made = self.discriminator(torch.cat([batch.target, fake.detach()])).chunk(2)
         losses = {"discriminator": discriminator_loss(real, made)}
-        self.machine.apply(losses["discriminator"], self.optimizers["D"])
+        self.processes.apply(losses["discriminator"], self.optimizers["D"])
         if self.loss.learned:
             losses["contrast"] = self._train_heads(batch, wanted)
-        with self.machine.autocast(), frozen(self.discriminator):
+        with self.processes.autocast(), frozen(self.discriminator):
             gan = generator_loss(self.discriminator(fake))
             found = self.vgg(fake)
             spatial = self.spatial(found, wanted, seed=self.seed, image_numbers=batch.numbers)
         total = self.loss.lambda_gan * gan + self.loss.lambda_spatial * spatial
-        self.machine.apply(total, self.optimizers["G"])
+        self.processes.apply(total, self.optimizers["G"])
         reported = {"loss": total, "gan": gan, "spatial": spatial, **losses}
         return {name: value.detach() for name, value in reported.items()}
 
@@ -81,13 +82,13 @@ class LSeSim(Method):
             (batch.source, source, self.seed),
             (batch.target, None, self.seed ^ _TARGET),
         ):
-            with self.machine.autocast(), torch.no_grad():
+            with self.processes.autocast(), torch.no_grad():
                 recoloured = photometric(
                     images, seed=seed, image_numbers=batch.numbers, strength=self.loss.strength
                 )
                 pair = features or self.vgg(images), self.vgg(recoloured)
-            with self.machine.autocast():
+            with self.processes.autocast():
                 losses.append(self.spatial.contrast(*pair, seed=seed, image_numbers=batch.numbers))
         loss = torch.stack(losses).mean()
-        self.machine.apply(loss, self.optimizers["H"])
+        self.processes.apply(loss, self.optimizers["H"])
         return loss

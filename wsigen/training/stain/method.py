@@ -1,25 +1,22 @@
-"""What a method of training a stain translator is, and what it gets from the machine.
-
-Gradients are averaged over processes here rather than by a wrapper around the networks: an update has several
-phases with a part of the networks each, and a wrapper would have to be told which.
-"""
+"""The interface of a method that trains a stainer, and the networks that methods share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from wsigen.config.stain import StainTrainConfig
 from wsigen.nn.network import Network
+from wsigen.stain.networks.blocks import initialise
+from wsigen.stain.networks.discriminator import PatchDiscriminator
+from wsigen.stain.networks.generator import Generator
+from wsigen.training.loop import Scalars
+from wsigen.training.processes import Processes
 from wsigen.training.state import Part
-
-Scalars = dict[str, Tensor]
 
 
 class Batch(NamedTuple):
@@ -30,65 +27,17 @@ class Batch(NamedTuple):
     numbers: list[int]
 
 
-class Machine:
-    """The processes and the precision that a method computes with.
-
-    Args:
-        accelerator: of the run.
-    """
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self.accelerator = accelerator
-
-    @property
-    def compile_options(self) -> dict[str, Any]:
-        """For ``torch.compile``, which on a CPU errs about the layout that replicating a margin keeps."""
-        return {} if self.accelerator.device.type == "cuda" else {"options": {"layout_optimization": False}}
-
-    def autocast(self) -> AbstractContextManager[None]:
-        """Around each phase of an update, apart: it remembers weights that the phase before has changed."""
-        return self.accelerator.autocast()
-
-    def apply(self, loss: Float[Tensor, ""], optimizer: torch.optim.Optimizer) -> None:
-        """One step of an optimiser down the gradient of a loss, averaged over processes."""
-        optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
-        if self.accelerator.num_processes > 1:
-            self._average([p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None])
-        optimizer.step()
-
-    def gather(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "n c h w"]:
-        """The images of all processes, in the order of their numbers."""
-        return torch.as_tensor(self.accelerator.gather(images.contiguous()))
-
-    def gather_numbers(self, numbers: list[int]) -> list[int]:
-        """The numbers of the images of all processes: they follow one another."""
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        first = numbers[0] - rank * len(numbers)
-        return list(range(first, first + processes * len(numbers)))
-
-    def share(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "b c h w"]:
-        """Of gathered images, those of this process."""
-        return images.chunk(self.accelerator.num_processes)[self.accelerator.process_index]
-
-    def _average(self, gradients: Sequence[Tensor]) -> None:
-        flat = torch.cat([g.flatten() for g in gradients])
-        flat = torch.as_tensor(self.accelerator.reduce(flat, "mean"))
-        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
-
-
 class Method(ABC):
-    """One way to train a generator.
+    """A method to train a generator.
 
     Args:
-        machine: what it computes with.
+        processes: of the run.
 
     Attributes:
         nets: everything that is trained, by name.
         generator: of these, the one that is averaged and kept, saved as a snapshot.
         optimizers: by name; all follow the run's learning rate.
-        memory: what else the next update depends on.
+        memory: what else the next update depends on, by name.
     """
 
     nets: nn.ModuleDict
@@ -96,16 +45,16 @@ class Method(ABC):
     optimizers: dict[str, torch.optim.Optimizer]
     memory: dict[str, Part]
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
         self.memory = {}
 
     @abstractmethod
     def update(self, batch: Batch) -> Scalars:
-        """Change the weights once; the losses to report, detached, the generator's "loss" first."""
+        """Change the weights once; return the losses to report, detached, the generator's "loss" first."""
 
     def translator(self, net: nn.Module, target: UInt8[Tensor, "n 3 h w"]) -> nn.Module:
-        """What translates pictures in validation: the generator itself, unless it must be shown the target.
+        """Return the network that translates pictures in validation, by default the generator.
 
         Args:
             net: the averaged generator.
@@ -115,19 +64,47 @@ class Method(ABC):
         return net
 
     def compile(self) -> None:
-        """Have the networks compiled."""
+        """Compile the networks."""
         for net in self.nets.values():
-            net.compile(**self.machine.compile_options)
+            net.compile(**self.processes.compile_options)
 
 
-@contextmanager
-def frozen(*nets: nn.Module) -> Iterator[None]:
-    """No gradients for the weights of networks that are only looked through; saves a third of their cost."""
-    parameters = [p for net in nets for p in net.parameters() if p.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+def make_discriminator(config: StainTrainConfig, seed: int, kind: str) -> PatchDiscriminator:
+    """Return an untrained discriminator.
+
+    Args:
+        config: the run.
+        seed: of its weights.
+        kind: of its weights; see ``initialise``.
+    """
+    d = config.discriminator
+    return initialise(PatchDiscriminator(d.width, d.layers, antialias=d.antialias), seed, kind)
+
+
+def make_generator(config: StainTrainConfig, seed: int, kind: str) -> Generator:
+    """Return an untrained generator, whose configuration records what it is trained on.
+
+    Args:
+        config: the run.
+        seed: of its weights.
+        kind: of its weights; see ``initialise``.
+    """
+    g, (low, high) = config.generator, config.data.mpp_range
+    net = Generator(
+        family=g.family,
+        width=g.width,
+        blocks=g.blocks,
+        affine=g.affine,
+        dropout=g.dropout,
+        marker=config.marker,
+        mpp=low if low == high else None,
+        mpp_range=(low, high),
+        patch_size=config.data.patch_size,
+    )
+    return initialise(net, seed, kind)
+
+
+def adam(config: StainTrainConfig, *nets: nn.Module) -> torch.optim.Adam:
+    """Return the run's optimiser for the weights of some networks."""
+    parameters: list[Any] = [p for net in nets for p in net.parameters()]
+    return torch.optim.Adam(parameters, lr=config.optim.lr, betas=config.optim.betas)

@@ -1,4 +1,4 @@
-"""How translations of held-out patches look, and how their stain compares with that of real ones."""
+"""Validation of a stainer: pictures of held-out patches, and their stain compared with that of real ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import nn
 from wsigen.config.domains import StainRunConfig
 from wsigen.data.domains import TARGET_STREAM, Domains
 from wsigen.data.index import SlideIndex
-from wsigen.data.patches import PatchKey
+from wsigen.data.patches import PatchDataset, PatchKey
 from wsigen.nn.images import to_pixels, to_unit
 from wsigen.slide.stains import (
     DensitySummary,
@@ -28,7 +28,6 @@ from wsigen.slide.stains import (
     hue_correlation,
     kl_divergence,
 )
-from wsigen.training.stain.setup import make_patches
 
 SEED = 2**31  # the same patches in every run
 
@@ -37,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Patches to look at, the same every time.
+    """Patches for validation, the same every time.
 
     Attributes:
         source: to translate.
@@ -50,8 +49,30 @@ class HeldOut:
     held_out: dict[str, bool]
 
 
+def make_patches(config: StainRunConfig, index: SlideIndex, seed: int, *, augment: bool) -> PatchDataset:
+    """Return the patches of one domain.
+
+    Args:
+        config: the run.
+        index: its slides.
+        seed: of the draws.
+        augment: rotate and reflect.
+    """
+    data = config.data
+    return PatchDataset(
+        index,
+        seed=seed,
+        mpp_range=data.mpp_range,
+        mpp_sampling=data.mpp_sampling,
+        anywhere_fraction=data.anywhere_fraction,
+        augment=augment,
+        weight=data.weight,
+        min_tissue=data.min_tissue,
+    )
+
+
 def draw_held_out(config: StainRunConfig, domains: Domains) -> HeldOut:
-    """Patches of validation slides; of training slides, with a warning, where a domain has none.
+    """Draw patches of validation slides; of training slides, with a warning, where a domain has none.
 
     Args:
         config: the run.
@@ -79,7 +100,7 @@ def _patches(config: StainRunConfig, index: SlideIndex, seed: int) -> torch.Tens
 def translate(
     net: nn.Module, source: UInt8[torch.Tensor, "n 3 h w"], device: torch.device, batch: int = 4
 ) -> UInt8[torch.Tensor, "n 3 h w"]:
-    """The pictures in the other stain, on the CPU.
+    """Translate pictures; return them on the CPU.
 
     Args:
         net: the generator.
@@ -92,7 +113,7 @@ def translate(
 
 
 def stain_statistics(kept: HeldOut, translated: UInt8[torch.Tensor, "n 3 h w"]) -> dict[str, Any]:
-    """DAB density of translations and of the target, the distance of their distributions, hue, and structure.
+    """Measure DAB density of translations and target, the distance of their distributions, hue and structure.
 
     Args:
         kept: the patches.

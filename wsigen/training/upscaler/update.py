@@ -1,7 +1,10 @@
-"""One update of the upscaler and of its discriminator.
+"""One update of the upscaler and of its discriminator, and the terms of their losses.
 
-The guide of a training image comes from some of the upscaler's own stages before, drawn from the real image
-reduced: at sampling it meets its own faults, and must mend them. Through these stages goes no gradient.
+The guide of a training image is made by some of the upscaler's own stages, from the real image reduced: in
+sampling it meets its own faults, and must correct them. No gradient flows through these stages.
+
+The adversarial loss is the hinge loss (Lim & Ye 2017): the discriminator minimises
+E[max(0, 1 - D(real))] + E[max(0, 1 + D(drawn))], the upscaler -E[D(drawn)].
 """
 
 from __future__ import annotations
@@ -16,18 +19,103 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wsigen.config.upscaler import UpscalerTrainConfig
+from wsigen.diffusion.spectrum import split
 from wsigen.nn.discriminator import Discriminator
 from wsigen.nn.upscaler import Upscaler
-from wsigen.training.stain.method import Machine, Scalars, frozen
-from wsigen.training.upscaler.losses import (
-    discriminator_hinge,
-    energy_difference,
-    feature_difference,
-    guide_error,
-    relief_difference,
-    turned,
-    upscaler_hinge,
-)
+from wsigen.training.loop import Scalars
+from wsigen.training.processes import Processes, frozen
+
+Scores = Sequence[Float[Tensor, "b 1 h w"]]
+
+WINDOW = 16
+"""Side of the squares, in pixels, over which local energy is taken."""
+LEAST_ENERGY = 4e-4
+"""Mean square below which detail is not seen: two and a half grey levels."""
+
+
+def discriminator_hinge(real: Scores, drawn: Scores) -> Float[Tensor, ""]:
+    """The discriminator's loss, summed over its heads: 2 a head where it cannot tell."""
+    losses = [
+        F.relu(1 - r.float()).mean() + F.relu(1 + d.float()).mean() for r, d in zip(real, drawn, strict=True)
+    ]
+    return torch.stack(losses).sum()
+
+
+def upscaler_hinge(drawn: Scores) -> Float[Tensor, ""]:
+    """The upscaler's adversarial loss, summed over the heads."""
+    return -torch.stack([d.float().mean() for d in drawn]).sum()
+
+
+def feature_difference(drawn: Sequence[Tensor], real: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """Mean |f(drawn) - f(real)|, f the discriminator's features (feature matching, Wang et al. 2018)."""
+    differences = [(d.float() - r.float()).abs().mean() for d, r in zip(drawn, real, strict=True)]
+    return torch.stack(differences).mean()
+
+
+def guide_error(x: Float[Tensor, "b c kh kw"], y: Float[Tensor, "b c h w"], k: int) -> Float[Tensor, ""]:
+    """Mean |A x - y|, A the mean of k × k pixels: the relaxed constraint (Harb et al. 2024)."""
+    return (F.avg_pool2d(x, k) - y).abs().mean()
+
+
+def energy_difference(
+    drawn: Float[Tensor, "b c h w"], real: Float[Tensor, "b c h w"], octaves: int = 2
+) -> Float[Tensor, ""]:
+    """Mean |ln e(drawn) - ln e(real)|, e the mean square of an octave over squares of `WINDOW` px.
+
+    What a guide leaves open cannot be predicted, but how strong it is there can.
+
+    Args:
+        drawn: images; height and width are multiples of `WINDOW`.
+        real: the images that their guides come from.
+        octaves: how many, finest first.
+    """
+    differences = []
+    pairs = zip(split(drawn, octaves), split(real, octaves), strict=True)
+    for i, (d, r) in enumerate(list(pairs)[:octaves]):
+        window = WINDOW >> i
+        e_d, e_r = (
+            (F.avg_pool2d(part.square(), window, window // 2) + LEAST_ENERGY).log() for part in (d, r)
+        )
+        differences.append((e_d - e_r).abs().mean())
+    return torch.stack(differences).sum()
+
+
+def relief_difference(
+    drawn: Float[Tensor, "b c h w"], real: Float[Tensor, "b c h w"], octaves: int = 2
+) -> Float[Tensor, ""]:
+    """Mean |s(drawn) - s(real)|, s the skewness of the derivative of an image's lightness along a direction.
+
+    Relief lit from one side has steep bright flanks on that side. A discriminator that sees one image at a
+    time cannot forbid it, since some real images, turned at random, have a little of it.
+
+    Args:
+        drawn: images.
+        real: the images that their guides come from.
+        octaves: at how many scales, finest first.
+    """
+    differences = []
+    d, r = drawn.mean(1, keepdim=True), real.mean(1, keepdim=True)
+    for _ in range(octaves):
+        differences.append((_skewness(d) - _skewness(r)).abs().mean())
+        d, r = F.avg_pool2d(d, 2), F.avg_pool2d(r, 2)
+    return torch.stack(differences).sum()
+
+
+def _skewness(x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 4"]:
+    """Of the differences of neighbours along rows, columns and both diagonals."""
+    steps = (
+        x[..., 1:] - x[..., :-1],
+        x[..., 1:, :] - x[..., :-1, :],
+        x[..., 1:, 1:] - x[..., :-1, :-1],
+        x[..., 1:, :-1] - x[..., :-1, 1:],
+    )
+    moments = [(s.square().mean((1, 2, 3)), s.pow(3).mean((1, 2, 3))) for s in steps]
+    return torch.stack([third / (second + LEAST_ENERGY) ** 1.5 for second, third in moments], dim=1)
+
+
+def turned(x: Float[Tensor, "b c h w"], turns: int, *, flip: bool) -> Float[Tensor, "b c h w"]:
+    """One of the eight symmetries of the square: mirrored or not, then quarter turns."""
+    return torch.rot90(x.flip(3) if flip else x, turns, (2, 3))
 
 
 class UpscalerUpdate:
@@ -36,7 +124,7 @@ class UpscalerUpdate:
     Args:
         config: the run.
         net: the upscaler.
-        machine: what it computes with.
+        processes: of the run.
 
     Attributes:
         nets: "G", the upscaler, and "D", the discriminator.
@@ -47,8 +135,8 @@ class UpscalerUpdate:
         (seed, update): not from batches, processes, or where a run was resumed.
     """
 
-    def __init__(self, config: UpscalerTrainConfig, net: Upscaler, machine: Machine) -> None:
-        self.config, self.loss, self.machine = config, config.loss, machine
+    def __init__(self, config: UpscalerTrainConfig, net: Upscaler, processes: Processes) -> None:
+        self.config, self.loss, self.processes = config, config.loss, processes
         torch.manual_seed(config.seed + 1)
         self.G, self.D = net, Discriminator(**asdict(config.discriminator))
         self.nets = nn.ModuleDict({"G": self.G, "D": self.D})
@@ -76,10 +164,10 @@ class UpscalerUpdate:
         noise = _Noise(self.config.seed, numbers, x.device)
         y = self._guide(x, mpp, depth, noise, rng)
         z = self._z(noise, y)
-        with self.machine.autocast():
+        with self.processes.autocast():
             drawn = self.G(y, z, mpp)
         judged, features = self._train_discriminator(x, drawn.detach(), mpp, update)
-        with self.machine.autocast(), frozen(self.D):
+        with self.processes.autocast(), frozen(self.D):
             seen = self.D(drawn, mpp)
         losses = {"adversarial": upscaler_hinge(seen.scores)}
         losses["guide"] = guide_error(drawn, y, self.G.k)
@@ -93,7 +181,7 @@ class UpscalerUpdate:
             total = total + self.loss.l1 * losses["l1"] + self.loss.features * losses["features"]
         if self.loss.symmetry and update % self.loss.symmetry_every == 0:
             total = total + self.loss.symmetry * self._symmetry(drawn, y, z, mpp, turns, flip)
-        self.machine.apply(total, self.optimizers["G"])
+        self.processes.apply(total, self.optimizers["G"])
         return {
             name: value.detach() for name, value in {"loss": total, "discriminator": judged, **losses}.items()
         }
@@ -110,7 +198,7 @@ class UpscalerUpdate:
     @torch.no_grad()
     def _guide(self, x: Tensor, mpp: Tensor, depth: int, noise: _Noise, rng: np.random.Generator) -> Tensor:
         y, k = F.avg_pool2d(x, self.G.k ** (depth + 1)), self.G.k
-        with self.machine.autocast():
+        with self.processes.autocast():
             for above in range(depth, 0, -1):
                 # Each in a frame of its own: else a bias of direction adds up from stage to stage.
                 dims = [dim for dim in (2, 3) if rng.random() < 0.5]
@@ -125,13 +213,13 @@ class UpscalerUpdate:
         self, x: Tensor, drawn: Tensor, mpp: Tensor, update: int
     ) -> tuple[Tensor, list[Tensor]]:
         """One step: the discriminator's hinge loss, and what it saw of the real images before."""
-        with self.machine.autocast():
+        with self.processes.autocast():
             both = self.D(torch.cat([x, drawn.to(x)]), torch.cat([mpp, mpp]))
         real, fake = zip(*(s.chunk(2) for s in both.scores), strict=True)
         loss = judged = discriminator_hinge(real, fake)
         if self.loss.r1 and update % self.loss.r1_every == 0:
             loss = loss + self.loss.r1 / 2 * self.loss.r1_every * self._gradient_penalty(x, mpp)
-        self.machine.apply(loss, self.optimizers["D"])
+        self.processes.apply(loss, self.optimizers["D"])
         return judged, [f.chunk(2)[0].detach() for f in both.features]
 
     def _gradient_penalty(self, x: Tensor, mpp: Tensor) -> Tensor:
@@ -143,7 +231,7 @@ class UpscalerUpdate:
 
     def _symmetry(self, drawn: Tensor, y: Tensor, z: Tensor, mpp: Tensor, turns: int, flip: bool) -> Tensor:
         """|T G(y, z) - G(T y, T z)|: without it, nuclei end as relief lit from one side."""
-        with self.machine.autocast():
+        with self.processes.autocast():
             again = self.G(turned(y, turns, flip=flip), turned(z, turns, flip=flip), mpp)
         return (turned(drawn, turns, flip=flip) - again).abs().mean()
 
