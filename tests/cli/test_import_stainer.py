@@ -124,7 +124,7 @@ def test_style_network_from_its_two_files(tmp_path, out, caplog):
     torch.testing.assert_close(net(X), 2 * decoder(style.relu4_1(vgg)(X / 2 + 0.5)) - 1)
     assert net.config["mpp"] == 0.5
     assert "recognised AdaIN's normalised VGG-19, width 4" in caplog.text
-    with pytest.raises(InvalidValueError, match="--marker is said of a generator"):
+    with pytest.raises(InvalidValueError, match="--marker is for a generator"):
         run([*arguments, "--marker", "SYN", "--overwrite"])
 
 

@@ -9,9 +9,11 @@ import cv2
 import pytest
 
 from tests.synthetic import he_image, write_tiff
-from wsigen.cli.index import run, run_index
+from wsigen.cli.index import run
 from wsigen.cli.main import main
+from wsigen.config.index import IndexConfig
 from wsigen.data.index import SlideIndex
+from wsigen.data.summary import write_index
 from wsigen.errors import InvalidValueError, OutputError, SlideError
 
 
@@ -47,26 +49,28 @@ def test_index_table_and_contact_sheet(slides, tmp_path, caplog):
 
 def test_again_only_with_overwrite(slides, tmp_path):
     out = slides / "index.parquet"
-    first = run_index(slides, out)
+    first = write_index(IndexConfig(slides=slides, out=out))
     with pytest.raises(OutputError, match=r"index\.parquet: exists already; pass --overwrite"):
-        run_index(slides, out)
-    assert run_index(slides, out, overwrite=True) == first  # the contact sheet is not taken for a slide
+        write_index(IndexConfig(slides=slides, out=out))
+    assert (
+        write_index(IndexConfig(slides=slides, out=out, overwrite=True)) == first
+    )  # the contact sheet is not taken for a slide
     out.unlink()
     with pytest.raises(OutputError, match=r"index\.png: exists already"):
-        run_index(slides, out)
+        write_index(IndexConfig(slides=slides, out=out))
 
 
 def test_nothing_is_written_without_slides(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SlideError, match="no slide in this folder"):
-        run_index(tmp_path / "empty", tmp_path / "index.parquet")
+        write_index(IndexConfig(slides=tmp_path / "empty", out=tmp_path / "index.parquet"))
     assert not (tmp_path / "index.parquet").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--out", "index.csv"], r"--out must end in \.parquet, got index\.csv; pass --out index\.parquet"),
+        (["--out", "index.csv"], r"--out must be a \.parquet file such as index\.parquet, got index\.csv"),
         (["--patch-size", "0"], "--patch-size must be at least 1 px, got 0"),
         (["--val-fraction", "1.5"], r"val_fraction must be in \[0, 1\), got 1\.5"),
         (["--glass", "x.csv"], "glass"),

@@ -7,6 +7,7 @@ The defaults are the published hyper-parameters: CUT and FastCUT (Park et al. 20
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from wsigen.config.check import check
@@ -228,6 +229,33 @@ class LSeSimConfig(StainTrainConfig):
     method: Literal["lsesim"] = "lsesim"
     loss: LSeSimLossConfig = field(default_factory=LSeSimLossConfig)
     discriminator: DiscriminatorConfig = field(default_factory=_blurred)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportStainerConfig:
+    """One call of ``wsigen import-stainer``.
+
+    Args:
+        checkpoint: the file, such as latest_net_G.pth; .pth, .pt or .safetensors.
+        out: folder for the stainer.
+        decoder: decoder.pth of AdaIN style transfer; the checkpoint is then its encoder, vgg_normalised.pth.
+        marker: what the output shows, such as SYN; it becomes part of file names.
+        mpp: µm/px of the pictures that it was trained on.
+        patch_size: side of the pictures that it was trained on, px.
+        key: which generator, if the file holds several, such as netG_A.
+        dtype: precision of the stored weights.
+        overwrite: replace an existing stainer.
+    """
+
+    checkpoint: Path
+    out: Path
+    decoder: Path | None = None
+    marker: str | None = None
+    mpp: float | None = None
+    patch_size: int = 512
+    key: str | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    overwrite: bool = False
 
 
 STAIN_METHODS: dict[str, type[Any]] = {

@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
+from wsigen.config.index import IndexConfig
 from wsigen.data.index import SlideEntry, SlideIndex
-from wsigen.data.survey import Failure
+from wsigen.data.survey import Failure, build_index
+from wsigen.errors import OutputError
+from wsigen.files import write_bytes
 from wsigen.geometry import Region
 
 SCALES = tuple(0.25 * 2**i for i in range(10))
+
+
+log = logging.getLogger(__name__)
+
+
+def write_index(config: IndexConfig) -> SlideIndex:
+    """Index slides; write the index and its contact sheet; log the summary.
+
+    Args:
+        config: which slides, and where to write.
+
+    Raises:
+        OutputError: ``config.out`` exists already, or cannot be written.
+        SlideError: no slide that can be used.
+        PathError: the table is wrong.
+    """
+    out, picture = config.out, config.out.with_suffix(".png")
+    taken = [p for p in (out, picture) if p.exists()]
+    if taken and not config.overwrite:
+        raise OutputError(taken[0], "exists already; pass --overwrite to replace it, or another --out")
+    index, failures = build_index(config.slides, config.table, val_fraction=config.val_fraction)
+    index.save(out)
+    _, png = cv2.imencode(".png", cv2.cvtColor(contact_sheet(index), cv2.COLOR_RGB2BGR))
+    write_bytes(picture, png.tobytes())
+    log.info("%s", summary(index, failures, config.patch_size))
+    log.info("index: %s, contact sheet: %s", out, picture)
+    return index
 
 
 def independent_patches(entry: SlideEntry, patch_size: int, mpp: float) -> int:

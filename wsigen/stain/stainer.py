@@ -1,16 +1,25 @@
-"""Stainers, generators ready to translate with: found by marker, folder or hub id, loaded, saved."""
+"""Stainers: models that translate H&E into one stain. Find, load, save and import them."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from wsigen.errors import SnapshotError
+from wsigen.config.stain import ImportStainerConfig
+from wsigen.errors import InvalidValueError, OutputError, SnapshotError
 from wsigen.nn.snapshot import CONFIG, bundled, load_snapshot, resolve, save_snapshot
 from wsigen.stain.networks.generator import Generator
+from wsigen.stain.networks.published import import_checkpoint
+
+if TYPE_CHECKING:
+    from wsigen.nn.network import Network
 
 _FOLDER = "stain-{}"
+
+log = logging.getLogger(__name__)
 
 
 def bundled_markers() -> tuple[str, ...]:
@@ -68,3 +77,46 @@ def save_stainer(net: Generator, folder: Path, dtype: torch.dtype = torch.float3
         dtype: precision of the stored weights; they are loaded as float32.
     """
     save_snapshot(net, folder, dtype)
+
+
+def import_stainer(config: ImportStainerConfig) -> Path:
+    """Convert a checkpoint to a snapshot of a stainer or style model; log what it was and where it is.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InvalidValueError: a value of ``config`` that makes no sense.
+        OutputError: there is a stainer in the folder already, or it is a file, or cannot be written.
+        SnapshotError: the checkpoint cannot be read or used.
+    """
+    out = Path(config.out)
+    if out.is_file():
+        raise OutputError(out, "is a file; give --out a folder")
+    if (out / CONFIG).exists() and not config.overwrite:
+        raise OutputError(out, "holds a model already; pass --overwrite to replace it, or another --out")
+    net = _imported(config)
+    dtype = getattr(torch, config.dtype)
+    largest = max(float(value.abs().max()) for value in net.parameters())
+    if largest > torch.finfo(dtype).max:
+        raise InvalidValueError(
+            f"weights up to {largest:.3g} do not fit {config.dtype}; pass --dtype bfloat16"
+        )
+    try:
+        save_snapshot(net, out, dtype)
+    except OSError as error:
+        raise OutputError(out, f"cannot be written ({error.strerror or error})") from error
+    log.info("stainer: %s", out)
+    return out
+
+
+def _imported(config: ImportStainerConfig) -> Network:
+    if config.decoder is None:
+        record = {"marker": config.marker, "mpp": config.mpp, "patch_size": config.patch_size}
+        return import_checkpoint(Path(config.checkpoint), config.key, **record)
+    from wsigen.stain.style.weights import import_style
+
+    given = [f"--{name}" for name in ("key", "marker") if getattr(config, name) is not None]
+    if given:
+        raise InvalidValueError(f"{given[0]} is for a generator; leave it out, or leave out --decoder")
+    return import_style(Path(config.checkpoint), Path(config.decoder), mpp=config.mpp)

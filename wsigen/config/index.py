@@ -1,0 +1,34 @@
+"""Options of ``wsigen index``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsigen.config.check import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    """One call of ``wsigen index``.
+
+    Args:
+        slides: a folder of slides, or one slide.
+        out: the index to write, a .parquet file; the contact sheet gets the same name and .png.
+        table: CSV with columns slide, and any of mpp, group, split, for what the files do not say.
+        val_fraction: share of slide groups kept for validation, unless the table says which.
+        patch_size: side of the patches that the summary counts, px.
+        overwrite: replace an existing index.
+    """
+
+    slides: Path
+    out: Path = Path("index.parquet")
+    table: Path | None = None
+    val_fraction: float = 0.1
+    patch_size: int = 256
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check(self.patch_size >= 1, "--patch-size", self.patch_size, "at least 1 px")
+        fits = self.out.suffix == ".parquet"
+        check(fits, "--out", self.out, f"a .parquet file such as {self.out.with_suffix('.parquet')}")
