@@ -1,4 +1,4 @@
-"""``wsigen train`` and ``train.py``: learn a denoiser, an upscaler, or a stain translator, from slides."""
+"""``wsigen train`` and ``train.py``: train a denoiser, an upscaler or a stainer on slides."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DENOISER = "denoiser"
 METHODS: dict[str, type[Any]] = {DENOISER: TrainConfig, "upscaler": UpscalerTrainConfig, **STAIN_METHODS}
 DESCRIPTION = (
     "Train the denoiser on whole-slide images; with --method, or a `method:` in the YAML file, the upscaler "
-    f"or a stain translator ({', '.join(STAIN_METHODS)}): `train --method cut --help` shows its options. The "
+    f"or a stainer ({', '.join(STAIN_METHODS)}): `train --method cut --help` shows its options. The "
     "same command again continues an interrupted run. Use `accelerate launch train.py …` for several "
     "processes."
 )
@@ -45,7 +45,7 @@ def run(argv: Sequence[str], prog: str = "wsigen train") -> None:
 
 
 def _method(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """What is to be trained, by the flag or else by the file; and the other arguments."""
+    """Return what to train, by the flag or else by the file, and the other arguments."""
     chosen, rest = _take(argv, "--method")
     for file in _values(argv, "--config"):
         said = _in_file(Path(file))
@@ -77,7 +77,7 @@ def _values(argv: Sequence[str], flag: str) -> list[str]:
 
 
 def _in_file(path: Path) -> str | None:
-    """The method that a YAML file names; mistakes in it are the parser's to report."""
+    """Return the method that a YAML file names; the parser reports mistakes in the file."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

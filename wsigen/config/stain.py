@@ -1,7 +1,7 @@
-"""What the training of a stain translator can be told, method by method.
+"""Options of the training of a stainer, by method, and of ``wsigen import-stainer``.
 
 The defaults are the published hyper-parameters: CUT and FastCUT (Park et al. 2020), CycleGAN (Zhu et al.
-2017), L-LSeSim (Zheng et al. 2021). An epoch of theirs counts as a thousand images.
+2017), L-LSeSim (Zheng et al. 2021). One of their epochs counts as a thousand images.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class GeneratorConfig:
     """Shape of the generator; see ``wsigen.stain.networks.generator.Generator``.
 
     Args:
-        family: "cut", "cyclegan", "cut-antialias-up" or "urust": how resolution is halved and doubled.
+        family: how resolution is halved and doubled: "cut", "cyclegan", "cut-antialias-up" or "urust".
         width: channels of the first layer.
         blocks: residual blocks.
-        affine: whether normalisations learn a scale and a shift.
+        affine: learn a scale and a shift in every normalisation.
         dropout: drop half of each residual block's activations in training.
     """
 
@@ -64,13 +64,13 @@ class CutLossConfig:
     Args:
         lambda_gan: weight of the least-squares adversarial loss.
         lambda_nce: λ_X, weight of PatchNCE between input and output.
-        lambda_identity: λ_Y, weight of PatchNCE between a target image and its translation; 0 saves that
+        lambda_identity: λ_Y, weight of PatchNCE between a target image and its translation; 0 skips that
             translation.
         layers: layers of the generator's encoder whose features are compared.
         tau: temperature of the softmax.
-        places: places per image and layer.
-        heads: units of the small network on each layer's features.
-        flip_equivariance: flip half of the inputs, and flip the features of their outputs back.
+        places: locations compared per image and layer.
+        heads: hidden units of the projection head of each layer.
+        flip_equivariance: flip half of the inputs and flip the features of their outputs back (FastCUT).
     """
 
     lambda_gan: float = 1.0
@@ -94,10 +94,10 @@ class CutLossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StainTrainConfig(StainRunConfig):
-    """What every method that trains a generator against a discriminator can be told.
+    """Options of every method that trains a generator against a discriminator.
 
     Args:
-        marker: what the target shows, such as "SYN"; recorded in the snapshot.
+        marker: marker of the target stain, such as "SYN"; recorded in the snapshot.
         generator: shape of the generator.
         discriminator: shape of the discriminator.
     """
@@ -127,7 +127,7 @@ class CutConfig(StainTrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FastCutConfig(StainTrainConfig):
-    """The light version of CUT (Park et al. 2020, section 4.1): no identity, half as long.
+    """The light version of CUT (Park et al. 2020, section 4.1): no identity loss, half as long.
 
     Args:
         method: "fastcut".
@@ -149,8 +149,8 @@ class CycleGanLossConfig:
 
     Args:
         lambda_cycle: λ, weight of the cycle consistency of both directions.
-        lambda_identity: weight of the identity losses, as a share of λ; 0 saves them.
-        pool: generated images of the past that each discriminator is shown; 0 for none.
+        lambda_identity: weight of the identity losses, relative to λ; 0 skips them.
+        pool: past generated images that each discriminator is shown; 0 for none.
     """
 
     lambda_cycle: float = 10.0
@@ -164,7 +164,7 @@ class CycleGanLossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CycleGanConfig(StainTrainConfig):
-    """Cycle-consistent translation (Zhu et al. 2017), which learns the way back too.
+    """Cycle-consistent translation (Zhu et al. 2017), which also learns to translate back.
 
     Args:
         method: "cyclegan".
@@ -184,15 +184,15 @@ class LSeSimLossConfig:
     Args:
         lambda_gan: weight of the least-squares adversarial loss.
         lambda_spatial: weight of the spatially correlative loss.
-        learned: train heads on the features to tell structures apart (LSeSim), or use none (FSeSim).
-        vgg: "torchvision" for its download of VGG16, or a file with these weights.
+        learned: train heads on the features (LSeSim), or use the features as they are (FSeSim).
+        vgg: "torchvision" to download its VGG16 weights, or a file that holds them.
         layers: VGG16's layers whose self-similarity is compared.
         width: channels of the heads.
-        places: places per image and layer.
-        patch: side of the window that a place is compared with, in places of each layer.
+        places: locations compared per image and layer.
+        patch: side of the window that a location is compared with, in feature pixels of each layer.
         tau: temperature of the heads' contrastive loss.
         distance: "cosine" or "l1".
-        strength: how much recoloured images, which heads are trained with, differ in colour.
+        strength: strength of the colour augmentation that heads are trained with, in [0, 1).
     """
 
     lambda_gan: float = 1.0
@@ -219,7 +219,7 @@ class LSeSimLossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LSeSimConfig(StainTrainConfig):
-    """Translation that keeps what resembles what (Zheng et al. 2021).
+    """Translation that keeps the self-similarity of images (Zheng et al. 2021).
 
     Args:
         method: "lsesim".
@@ -236,13 +236,13 @@ class ImportStainerConfig:
     """One call of ``wsigen import-stainer``.
 
     Args:
-        checkpoint: the file, such as latest_net_G.pth; .pth, .pt or .safetensors.
-        out: folder for the stainer.
+        checkpoint: file with the weights, such as latest_net_G.pth; .pth, .pt or .safetensors.
+        out: folder to write the stainer to.
         decoder: decoder.pth of AdaIN style transfer; the checkpoint is then its encoder, vgg_normalised.pth.
-        marker: what the output shows, such as SYN; it becomes part of file names.
-        mpp: µm/px of the pictures that it was trained on.
-        patch_size: side of the pictures that it was trained on, px.
-        key: which generator, if the file holds several, such as netG_A.
+        marker: marker that the output shows, such as SYN; becomes part of file names.
+        mpp: µm/px of the training images.
+        patch_size: side of the training images, px.
+        key: name of the generator, such as netG_A, if the file holds several.
         dtype: precision of the stored weights.
         overwrite: replace an existing stainer.
     """
@@ -265,4 +265,4 @@ STAIN_METHODS: dict[str, type[Any]] = {
     "lsesim": LSeSimConfig,
     "adain": AdainConfig,
 }
-"""Ways to train a stain translator, and what each can be told."""
+"""Methods that train a stainer, and their options."""

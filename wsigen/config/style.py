@@ -1,4 +1,4 @@
-"""What the training of a style decoder can be told."""
+"""Options of the training of a style decoder."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class StyleLossConfig:
     """Content and style losses (Huang & Belongie 2017, eq. 11) and URST's (Chen et al. 2022).
 
     Args:
-        lambda_content: weight of the distance to the features that were painted from.
-        lambda_style: λ, weight of the distance of μ and σ to the style's.
-        lambda_reconstruction: weight of the reconstruction that a new encoder learns from; others need none.
-        lambda_stroke: weight of the stroke perceptual loss, 1 in URST; 0 saves a second painting.
-        thumbnail: how many times smaller the thumbnails are that strokes are compared with.
+        lambda_content: weight of the distance of the output's features to those that it was decoded from.
+        lambda_style: λ, weight of the distance of the features' μ and σ to the style's.
+        lambda_reconstruction: weight of the reconstruction loss of a new encoder; others have none.
+        lambda_stroke: weight of the stroke perceptual loss, 1 in URST; 0 skips a second decoding.
+        thumbnail: factor by which the thumbnails of the stroke loss are smaller.
     """
 
     lambda_content: float = 1.0
@@ -38,9 +38,9 @@ class StyleDataConfig(StainDataConfig):
     """Which slides to learn from, and how to cut them.
 
     Args:
-        source: slides to paint: a folder, a slide, a pattern such as "he/bs25_*.tif", an index made by
+        source: slides to restyle: a folder, a slide, a pattern such as "he/bs25_*.tif", an index made by
             ``wsigen index``, or a list of folders, slides and patterns.
-        target: slides whose stains are painted in, given in the same way; other slides than the source's.
+        target: slides whose stain is transferred, given in the same way; not those of the source.
         patch_size: side of the patches, px.
         batch: images of each domain per update, over all processes.
     """
@@ -59,9 +59,9 @@ class AdainConfig(StainRunConfig):
 
     Args:
         method: "adain".
-        data: slides of both kinds and how to cut them.
-        encoder: "torchvision" for its download of VGG-19, a file of VGG-19's weights, the folder of a style
-            snapshot, or "new" to train one along, where no weights can be had.
+        data: slides of both domains and how to cut them.
+        encoder: "torchvision" to download its VGG-19 weights, a file of them, the folder of a style
+            snapshot, or "new" to train an encoder too, where no weights are available.
         encoder_width: channels of the first layer of a new encoder.
         loss: weights of the losses.
         optim: optimiser.

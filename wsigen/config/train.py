@@ -1,4 +1,4 @@
-"""What the training of a denoiser can be told."""
+"""Options of the training of a denoiser."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class PatchGroup:
     """One patch size of the training mix.
 
     Args:
-        size: side in pixels.
+        size: side, px.
         batch: images per update, over all processes.
         weight: how often this size is drawn, relative to the others.
-        mpp_range: smallest and largest µm/px of these patches; without it, those of ``data.mpp_range``.
+        mpp_range: smallest and largest µm/px of these patches; default ``data.mpp_range``.
     """
 
     size: int = 128
@@ -34,13 +34,13 @@ class PatchGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How patches are varied beyond the eight orientations of a square; see ``wsigen.data.augment``.
+    """Augmentation beyond the eight orientations of a square; see ``wsigen.data.augment``.
 
     Args:
-        rotate: share of patches that are turned by any angle.
-        stretch: how much longer than the other one axis of a patch becomes, at most, as a share.
-        stain: standard deviation of ln of the factor of each stain; 0.1 is about what slides of one
-            laboratory differ by.
+        rotate: share of patches that are rotated by an arbitrary angle.
+        stretch: largest anisotropic stretch of a patch; 0.2 makes one axis up to 20 % longer.
+        stain: standard deviation of the logarithm of the factor of each stain's density; 0.1 is about the
+            variation within one laboratory.
     """
 
     rotate: float = 0.0
@@ -55,18 +55,18 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which slides to learn from, and how to cut them.
+    """Slides to train on, and how to cut them.
 
     Args:
         slides: a folder of slides, one slide, or an index made by ``wsigen index``.
         table: CSV with columns slide, and optionally mpp, group, split, finest_mpp.
-        patches: the mix of patch sizes.
-        mpp_range: smallest and largest µm/px to learn; a patch size may keep to a part of it.
+        patches: patch sizes, mixed by weight.
+        mpp_range: smallest and largest µm/px to train at; a patch size may have a part of it.
         mpp_sampling: "log-uniform", or "uniform" as in Harb et al. 2024.
-        anywhere_fraction: share of patches placed without regard to tissue.
-        augment: how patches are varied.
+        anywhere_fraction: share of patches placed anywhere, background included.
+        augment: augmentation of patches.
         val_fraction: share of slide groups kept for validation, unless the table says which.
-        workers: loader processes per training process; 0 loads in the training process itself.
+        workers: loader processes per training process; 0 loads in the training process.
     """
 
     slides: Path
@@ -110,7 +110,7 @@ class DenoiserConfig:
         block_out_channels: channels of each UNet level, multiples of 32.
         layers_per_block: residual blocks per level.
         pixel_channels: channels of the full-resolution stem.
-        context_channels: channels per pixel handed from the UNet to the full-resolution path.
+        context_channels: channels per pixel passed from the UNet to the full-resolution path.
     """
 
     patchify: int = 4
@@ -191,17 +191,17 @@ class TrainConfig:
         loss: noise levels and weighting.
         optim: optimiser.
         kimg: thousands of images to train on.
-        seed: everything random follows from it.
-        run_dir: output folder; default ``runs/<config's name>``. Holding a checkpoint, it is continued.
-        init: weights to begin with, instead of random ones: "default", a snapshot folder, or a hub id.
+        seed: random seed of weights, data and noise.
+        run_dir: output folder; default ``runs/<config's name>``. If it holds a checkpoint, the run continues.
+        init: initial weights instead of random ones: "default", a snapshot folder, or a hub id.
         mixed_precision: "bf16" or "no", on CPU and GPU.
         accumulation: micro-batches per update.
         compile: run the network through ``torch.compile``.
         report_every: updates between lines in stats.jsonl.
         checkpoint_every: minutes between checkpoints.
-        validate_every: thousands of images between validations, at the patch size of most images.
-        val_images: images per µm/px band in validation.
-        preview_mpp: µm/px of the sample pictures made at each validation.
+        validate_every: thousands of images between validations, at the most frequent patch size.
+        val_images: validation images per band of µm/px.
+        preview_mpp: µm/px of the samples drawn at each validation.
         tracker: name of an accelerate tracker ("tensorboard", "wandb", …) or none.
     """
 

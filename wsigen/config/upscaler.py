@@ -1,4 +1,4 @@
-"""What the training of an upscaler can be told."""
+"""Options of the training of an upscaler."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class UpscalerConfig:
     """Shape of the network; see ``wsigen.nn.upscaler.Upscaler``.
 
     Args:
-        channels: features at the guide's resolution and at each coarser one, a half of it each.
-        blocks: residual blocks at each of them.
+        channels: features at the guide's resolution and at each coarser one, each half of the one before.
+        blocks: residual blocks at each resolution.
         head_channels: features of the head at the guide's and at the output's resolution.
         noise_channels: channels of the noise, at the guide's resolution.
         k: factor between guide and output.
@@ -55,20 +55,20 @@ class CriticConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class UpscalerLossConfig:
-    """Terms of the upscaler's loss beside the adversarial one, and what its guides come from.
+    """Terms of the upscaler's loss besides the adversarial one, and the origin of its guides.
 
     Args:
         guide: weight of |A x - y|, the relaxed constraint of Harb et al. 2024: k × k means follow the guide.
         l1: weight of |x - real|, where the guide is the real image reduced.
-        features: weight of the difference of what the discriminator sees in x and in the real image, there.
-        energy: weight of the difference of the logarithms of local energy, in the two finest octaves.
-        relief: weight of the difference of the skewness of derivatives, which light from one side has.
+        features: weight of feature matching with the discriminator's features, likewise.
+        energy: weight of the difference of log local energy, in the two finest octaves.
+        relief: weight of the difference of the skewness of derivatives, against embossed nuclei.
         symmetry: weight of |T G(y, z) - G(T y, T z)| for the symmetries T of the square.
-        symmetry_every: updates from one with that term to the next.
+        symmetry_every: updates between two with that term.
         r1: weight γ/2 of the discriminator's gradient at real images (Mescheder et al. 2018).
-        r1_every: updates from one with that term to the next; it counts as many times as much.
-        depth: the guide of an image comes from 0 to this many of the upscaler's own stages, more likelier.
-        guide_noise: largest standard deviation of noise on the guide.
+        r1_every: updates between two with that term, which then counts that many times.
+        depth: most stages of the upscaler itself that make the guide of an image; more are likelier.
+        guide_noise: largest standard deviation of the noise added to guides.
     """
 
     guide: float = 10.0
@@ -92,12 +92,12 @@ class UpscalerLossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class UpscalerOptimConfig:
-    """Adam at a constant rate with a linear fall to 0 at the end.
+    """Adam at a constant rate that falls linearly to 0 at the end.
 
     Args:
         lr: learning rate of the upscaler.
         discriminator_lr: learning rate of the discriminator (two time scales, Heusel et al. 2017).
-        cooldown: share of the run at its end over which the rate falls to 0.
+        cooldown: share of the run, at its end, over which the rate falls to 0.
         betas: Adam's running-average coefficients.
         ema_sigma_rel: relative width of the weight average (Karras et al. 2024, section 3.1).
     """
@@ -129,20 +129,20 @@ class UpscalerTrainConfig:
         data: slides and how to cut them.
         method: always "upscaler".
         model: shape of the network.
-        discriminator: shape of what it is trained against.
+        discriminator: shape of the discriminator.
         loss: terms of the loss.
         optim: optimisers.
         kimg: thousands of images to train on.
-        seed: everything random follows from it.
-        run_dir: output folder; default ``runs/<config's name>``. Holding a checkpoint, it is continued.
-        init: weights of the upscaler to begin with, instead of random ones: a snapshot folder or a hub id.
+        seed: random seed of weights, data and noise.
+        run_dir: output folder; default ``runs/<config's name>``. If it holds a checkpoint, the run continues.
+        init: initial weights of the upscaler instead of random ones: a snapshot folder or a hub id.
         mixed_precision: "bf16" or "no", on CPU and GPU.
         compile: run the networks through ``torch.compile``.
         report_every: updates between lines in stats.jsonl.
         checkpoint_every: minutes between checkpoints.
         validate_every: thousands of images between validations.
-        val_images: images per band of µm/px in validation.
-        preview_mpp: µm/px of the real overviews from which whole chains are shown, down to the finest scale.
+        val_images: validation images per band of µm/px.
+        preview_mpp: µm/px of the real overviews from which whole chains of stages are drawn.
         tracker: name of an accelerate tracker ("tensorboard", "wandb", …) or none.
     """
 
@@ -180,5 +180,5 @@ class UpscalerTrainConfig:
             check(fits, "data.patches.size", group.size, f"a multiple of {stride} for these networks")
 
     def least_size(self, depth: int) -> int:
-        """Of which a patch must be a multiple if its guide comes from ``depth`` stages before."""
+        """Return the divisor of patch sizes whose guide comes from ``depth`` stages before."""
         return int(self.model.k ** (depth + 1) * 2 ** (len(self.model.channels) - 1))

@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 
 
 def bundled_markers() -> tuple[str, ...]:
-    """Markers whose stainers come with the package, in alphabetical order."""
+    """Return the markers of the bundled stainers, in alphabetical order."""
     folders = bundled("").glob(_FOLDER.format("*"))
     prefix = len(_FOLDER.format(""))
     return tuple(sorted(f.name[prefix:].upper() for f in folders if (f / CONFIG).is_file()))
 
 
 def resolve_stainer(name: str | Path) -> Path:
-    """The local folder of a stainer, downloading it if ``name`` is a hub id.
+    """Return the local folder of a stainer; download it if ``name`` is a hub id.
 
     Args:
         name: a bundled marker in any case ("SYN"), a snapshot folder, or a hub id ("owner/name").
@@ -56,7 +56,7 @@ def resolve_stainer(name: str | Path) -> Path:
 
 
 def load_stainer(name: str | Path, device: torch.device | str = "cpu") -> Generator:
-    """A generator ready to translate with: float32 weights, evaluation mode, no gradients.
+    """Load the generator of a stainer: float32 weights, evaluation mode, no gradients.
 
     Args:
         name: see ``resolve_stainer``.

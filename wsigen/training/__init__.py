@@ -1,1 +1,1 @@
-"""The training loops and their state."""
+"""Training of the denoiser, the upscaler and stainers: one loop, one state."""

@@ -79,7 +79,7 @@ def test_unknown_files_are_described():
 def test_an_encoder_with_channels_that_do_not_follow_on_is_refused():
     state = dict(published.normalised_vgg().state_dict())
     state["9.weight"] = torch.zeros(9, 4, 3, 3)
-    with pytest.raises(InvalidValueError, match="not an encoder that is known"):
+    with pytest.raises(InvalidValueError, match="is not a known encoder"):
         translate_encoder(state)
 
 

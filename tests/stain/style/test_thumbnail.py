@@ -120,7 +120,7 @@ def test_a_wide_margin_of_glass_hardly_moves_the_statistics(encoder, tmp_path):
 def test_reference_without_tissue_is_refused(encoder, tmp_path):
     content = picture(tmp_path / "a.tif", he_image(256, seed=5))
     blank = picture(tmp_path / "blank.tif", he_image(256, tissue=False))
-    with pytest.raises(SlideError, match=r"blank\.tif: holds no tissue whose stain could be taken"):
+    with pytest.raises(SlideError, match=r"blank\.tif: holds no tissue"):
         compare_stains(encoder, content, blank)
 
 
@@ -135,4 +135,4 @@ def test_very_different_extents_are_told(encoder, tmp_path, caplog):
     large = picture(tmp_path / "large.tif", he_image(512, seed=6, mpp=40.0), 40.0)
     small = picture(tmp_path / "small.tif", he_image(256, seed=5))
     compare_stains(encoder, large, small)
-    assert "extents differ so" in caplog.text
+    assert "extents differ, so" in caplog.text

@@ -43,9 +43,9 @@ def test_round_trip_through_a_snapshot(files, tmp_path):
 
 def test_files_in_the_wrong_order_are_named(files):
     vgg, decoder = files
-    with pytest.raises(SnapshotError, match=r"decoder\.pth: not an encoder that is known"):
+    with pytest.raises(SnapshotError, match=r"decoder\.pth: is not a known encoder"):
         import_style(decoder, vgg)
-    with pytest.raises(SnapshotError, match=r"vgg_normalised\.pth: not a decoder that is known"):
+    with pytest.raises(SnapshotError, match=r"vgg_normalised\.pth: is not a known decoder"):
         import_style(vgg, vgg)
 
 

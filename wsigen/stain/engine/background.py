@@ -11,7 +11,7 @@ from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
 
 NEAR, FAR = 2, 4
-"""Cells from tissue up to which a stain is opaque, and from which on it is gone."""
+"""Distance from tissue, in cells, up to which a stain is opaque, and from which it is invisible."""
 
 _WINDOW = 1024
 
@@ -21,15 +21,15 @@ class AnyBackground(Protocol):
     """Where a slide is bare background, as a function of position; see `BackgroundMap`."""
 
     def fraction(self, region: Region) -> float:
-        """The part of the cells a region touches that is occupied, in [0, 1]."""
+        """Return the share of the cells touched by a region that are not background, in [0, 1]."""
         ...
 
     def range(self, region: Region) -> tuple[float, float]:
-        """Bounds of the opacity in a region."""
+        """Return bounds of the opacity in a region."""
         ...
 
     def opacity(self, region: Region) -> np.ndarray:
-        """How much of the translated pixel is shown: float32 (height, width)."""
+        """Return the opacity of the translated pixels over their source: float32 (height, width)."""
         ...
 
 
@@ -43,7 +43,7 @@ class BackgroundMap:
 
     Memory: 3 bytes a cell: 50 MB for a slide of 65536 × 65536 in cells of 16.
 
-    Determinism: what it says of a pixel depends on the map and the pixel's position alone.
+    Determinism: values depend on the map and the position alone.
 
     Raises:
         InvalidValueError: an empty map, or cells of no size.
@@ -59,24 +59,24 @@ class BackgroundMap:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the map, bytes."""
+        """Bytes of the map."""
         return self.occupied.nbytes + self._opacity.nbytes
 
     def fraction(self, region: Region) -> float:
-        """The part of the cells a region touches that is occupied, in [0, 1]."""
+        """Return the share of the cells touched by a region that are not background, in [0, 1]."""
         rows, cols = self._touched(region)
         return float(self.occupied[rows, cols].mean())
 
     def range(self, region: Region) -> tuple[float, float]:
-        """Bounds of the opacity in a region, found without computing it.
+        """Return bounds of the opacity in a region, without computing it.
 
-        (0, 0) says that nothing of the region needs translating, (1, 1) that nothing of its source shows.
+        (0, 0) means that the region needs no translation, (1, 1) that its source is invisible.
         """
         part = self._opacity[self._touched(region.pad(self.cell))]
         return float(part.min()), float(part.max())
 
     def opacity(self, region: Region) -> np.ndarray:
-        """How much of the translated pixel is shown, the rest being its source: float32 (height, width).
+        """Return the opacity of the translated pixels over their source: float32 (height, width).
 
         1 within 2 cells of an occupied one (Euclidean, centre to centre), linearly down to 0 at 4 cells;
         linear between the centres of cells.
@@ -109,7 +109,7 @@ class BackgroundMap:
 def background_map(
     overview: np.ndarray, background: tuple[int, int, int] | None, cell: int, tolerance: int = 12
 ) -> BackgroundMap:
-    """The map of a slide, from a small picture of it.
+    """Return the background map of a slide from an overview.
 
     Args:
         overview: uint8 (rows, columns, 3); one pixel is the mean of one cell.
@@ -124,7 +124,7 @@ def background_map(
 
 
 def _opacity_of_cells(occupied: np.ndarray) -> np.ndarray:
-    """float16, by windows of rows: what is further away than ``FAR`` makes no difference."""
+    """Opacity of cells, float16; computed by windows of rows, since cells beyond ``FAR`` have no effect."""
     opacity = np.empty(occupied.shape, np.float16)
     for y in range(0, len(occupied), _WINDOW):
         top, end = max(0, y - FAR), min(len(occupied), y + _WINDOW)
@@ -135,19 +135,19 @@ def _opacity_of_cells(occupied: np.ndarray) -> np.ndarray:
 
 
 REACH = FAR + 2
-"""Cells around a region that decide about it: those of the opacity, and of what lies between two cells."""
+"""Cells around a region that affect it: those of the opacity, and of interpolation between cells."""
 
 
 class BackgroundWindow:
-    """The cells around a region of a slide.
+    """A window of a background map: the cells around a region of a slide.
 
     Args:
         occupied: bool (rows, columns) of the window's cells.
-        cells: indices of these; `REACH` more on every side than the regions that it is asked about, or up to
-            the map's edge.
+        cells: their indices; `REACH` more on every side than the regions that are queried, or up to the
+            map's edge.
         cell: side of a cell in pixels.
 
-    Determinism: what it says of a pixel is, bit for bit, what the map of the whole slide says of it.
+    Determinism: values are, bit for bit, those of the map of the whole slide.
     """
 
     def __init__(self, occupied: np.ndarray, cells: Region, cell: int) -> None:
@@ -155,13 +155,13 @@ class BackgroundWindow:
         self._y, self._x = cells.y * cell, cells.x * cell
 
     def fraction(self, region: Region) -> float:
-        """The part of the cells a region touches that is occupied, in [0, 1]."""
+        """Return the share of the cells touched by a region that are not background, in [0, 1]."""
         return self._map.fraction(region.shift(-self._y, -self._x))
 
     def range(self, region: Region) -> tuple[float, float]:
-        """Bounds of the opacity in a region, found without computing it."""
+        """Return bounds of the opacity in a region, without computing it."""
         return self._map.range(region.shift(-self._y, -self._x))
 
     def opacity(self, region: Region) -> np.ndarray:
-        """How much of the translated pixel is shown: float32 (height, width)."""
+        """Return the opacity of the translated pixels over their source: float32 (height, width)."""
         return self._map.opacity(region.shift(-self._y, -self._x))

@@ -20,7 +20,7 @@ GPU_LOAD = 1 << 23
 
 @dataclass(frozen=True)
 class Compute:
-    """What runs the networks.
+    """Device, precision and batch size of networks.
 
     Args:
         device: of weights, statistics and features.
@@ -33,7 +33,7 @@ class Compute:
     load: int = GPU_LOAD
 
     def batch(self, area: int) -> int:
-        """Regions of so many pixels for one network call; one on the CPU, so that each is computed alone."""
+        """Return how many regions of ``area`` px make a network call; 1 on the CPU, to compute each alone."""
         return 1 if self.device.type == "cpu" else max(1, self.load // area)
 
 
@@ -42,7 +42,7 @@ ReadInto = Callable[[Region, np.ndarray], None]
 
 
 def gather(regions: Sequence[Region], read: ReadInto, device: torch.device) -> UInt8[Tensor, "b h w 3"]:
-    """Regions of one shape as a batch, on the host, from where a device can fetch it in the background.
+    """Read regions of one shape into a batch on the host, pinned where CUDA will copy it.
 
     Args:
         regions: of the slide.
@@ -57,7 +57,7 @@ def gather(regions: Sequence[Region], read: ReadInto, device: torch.device) -> U
 
 
 def to_network(pixels: UInt8[Tensor, "b h w 3"], dtype: torch.dtype) -> Float[Tensor, "b 3 h w"]:
-    """x / 127.5 - 1, in the channels-last order that convolutions are fastest with.
+    """Return pixels in [-1, 1], in channels-last order, with which convolutions are fastest.
 
     Args:
         pixels: on the network's device.
@@ -71,7 +71,7 @@ def to_pixels(
     source: UInt8[Tensor, "h w 3"] | None = None,
     opacity: Float[Tensor, "h w"] | None = None,
 ) -> UInt8[Tensor, "h w 3"]:
-    """(x + 1) · 127.5, or a mixture of that with the source; rounded, clamped.
+    """Return pixels, (x + 1) · 127.5 rounded and clamped, blended with the source by opacity.
 
     Args:
         values: from the network, one tile.

@@ -1,4 +1,4 @@
-"""Translating any region of a slide by itself, to the pixels that a sweep over the slide gives it.
+"""Translate any region of a slide by itself, to the pixels that a sweep over the slide gives it.
 
 Statistics are functions of nodes, which are measured on their own patches; background is a function of
 position; tiles carry the real pixels around them. So a region depends on the pixels within the network's halo
@@ -88,7 +88,7 @@ class LocalTranslator:
         self._nodes: OrderedDict[tuple[int, int], Node] = OrderedDict()
 
     def read(self, region: Region) -> np.ndarray:
-        """A region inside the slide, not empty, translated: uint8 (height, width, 3)."""
+        """Translate a region inside the slide, not empty: uint8 (height, width, 3)."""
         whole = self._aligned(region)
         out = np.empty((whole.height, whole.width, 3), np.uint8)
         for core in self._cores(whole):
@@ -115,7 +115,7 @@ class LocalTranslator:
         return renderer.paint([tile], self._copy, core)
 
     def _tile_of(self, core: Region) -> Tile:
-        """The tile of a core, which reads what one of the slide's own tiles would read around it."""
+        """The tile of a core, with the halo that one of the slide's own tiles would read around it."""
         axes, (height, width) = self._schedule.tiles, (self._padded.height, self._padded.width)
         rows = TileAxis((0, core.y, core.y1, height), axes.rows.halo, axes.rows.least)
         cols = TileAxis((0, core.x, core.x1, width), axes.cols.halo, axes.cols.least)
@@ -124,7 +124,7 @@ class LocalTranslator:
 
     @torch.inference_mode()
     def _fields(self, read: Region) -> list[Field]:
-        """What normalises a region that the network is given."""
+        """Fields that normalise a region of network input."""
         grid, margin = self._grid, self.norm.granularity * self._stride if self.norm.granularity > 1 else 0
         first, stop = grid.rows.bracket(read.y - margin, read.y1 + margin)
         left, right = grid.cols.bracket(read.x - margin, read.x1 + margin)
@@ -136,7 +136,7 @@ class LocalTranslator:
         return fields_of(rows, held, wanted, grid, self.norm, self._layers.channels)
 
     def _row(self, row: int, cols: range) -> NodeRow:
-        """Statistics of some nodes of a row; those that were measured before are remembered."""
+        """Statistics of some nodes of a row, cached once measured."""
         missing = [col for col in cols if (row, col) not in self._nodes]
         if missing:
             span = range(missing[0], missing[-1] + 1)
@@ -151,7 +151,7 @@ class LocalTranslator:
         )
 
     def _copy(self, region: Region, out: np.ndarray) -> None:
-        """Copy a region of the padded slide, whose last row and column go on."""
+        """Copy a region of the padded slide, which repeats the last row and column."""
         inside = region.intersect(self.size.region)
         pixels = self._read(inside)
         if inside != region:

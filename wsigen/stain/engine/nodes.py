@@ -44,11 +44,11 @@ class NodeAxis:
         return max(1, (2 * self.length + self.pitch) // (2 * self.pitch))
 
     def cell(self, i: int) -> tuple[int, int]:
-        """First pixel of a cell, and the first after it."""
+        """Return the first pixel of a cell, and the first after it."""
         return i * self.pitch, self.length if i == self.count - 1 else (i + 1) * self.pitch
 
     def patch(self, i: int) -> tuple[int, int]:
-        """First pixel of a node's patch, and the first after it."""
+        """Return the first pixel of a node's patch, and the first after it."""
         start, end = self.cell(i)
         if self.pitch <= PATCH:
             return start, end
@@ -72,13 +72,13 @@ class NodeAxis:
         return tuple(sum(self.patch(i)) / 2 for i in range(self.count))
 
     def axis(self, first: int = 0, stop: int | None = None) -> Axis:
-        """Positions of some nodes; the nearest one to a pixel is that of its cell."""
+        """Return the positions of some nodes; the nearest one to a pixel is that of its cell."""
         stop = self.count if stop is None else stop
         borders = tuple(float(self.cell(i)[0]) for i in range(first + 1, stop))
         return Axis(self.centres[first:stop], borders)
 
     def bracket(self, start: int, end: int) -> tuple[int, int]:
-        """The nodes [first, stop) between which values at pixels [start, end) are interpolated linearly.
+        """Return the nodes [first, stop) between which pixels [start, end) are interpolated linearly.
 
         Always pairs: a window of a table that gave one node where the table gives two would round otherwise.
         """
@@ -86,7 +86,7 @@ class NodeAxis:
         return max(0, min(first, self.count - 2)), min(max(last, 0) + 2, self.count)
 
     def cells(self, start: int, end: int) -> tuple[int, int]:
-        """The nodes [first, stop) whose cells hold the pixels [start, end)."""
+        """Return the nodes [first, stop) whose cells hold the pixels [start, end)."""
         first, last = (min(max(at // self.pitch, 0), self.count - 1) for at in (start, end - 1))
         return first, last + 1
 
@@ -105,7 +105,7 @@ class NodeGrid:
 
     @classmethod
     def of(cls, size: Size, pitch: int = PATCH, stride: int = 4) -> NodeGrid:
-        """The nodes of a slide of this size, which is a multiple of ``stride``."""
+        """Return the nodes of a slide of this size, which is a multiple of ``stride``."""
         return cls(NodeAxis(size.height, pitch, stride), NodeAxis(size.width, pitch, stride))
 
     @property
@@ -114,18 +114,18 @@ class NodeGrid:
         return self.rows.pixels * self.cols.pixels
 
     def patch(self, row: int, col: int) -> Region:
-        """The patch of a node."""
+        """Return the patch of a node."""
         (y, y1), (x, x1) = self.rows.patch(row), self.cols.patch(col)
         return Region(y, x, y1 - y, x1 - x)
 
     def cell(self, row: int, col: int) -> Region:
-        """The cell of a node."""
+        """Return the cell of a node."""
         (y, y1), (x, x1) = self.rows.cell(row), self.cols.cell(col)
         return Region(y, x, y1 - y, x1 - x)
 
 
 def tissue_confidence(background: AnyBackground | None, patch: Region) -> float:
-    """How much of a patch's statistics are those of tissue, in [0, 1]: 1 from a quarter of tissue on.
+    """Return the confidence of a patch's statistics by its tissue, in [0, 1]: 1 from a quarter of tissue on.
 
     Args:
         background: of the slide; None for a slide without.
@@ -135,7 +135,7 @@ def tissue_confidence(background: AnyBackground | None, patch: Region) -> float:
 
 
 def contrast_confidence(pixels: np.ndarray) -> float:
-    """How much a patch's 1/σ is more than noise: 0 for a standard deviation of 1 grey level, 1 for 2.
+    """Return the confidence of a patch's 1/σ: 0 for a standard deviation of 1 grey level, 1 for 2.
 
     Args:
         pixels: uint8 (height, width, 3). The channel that varies most counts.

@@ -42,7 +42,7 @@ _WORKSPACE = 1.3
 
 @dataclass(frozen=True, kw_only=True)
 class TranslationPlan:
-    """What a translation takes.
+    """Resources of a translation.
 
     Args:
         tile: side of the tiles, px.
@@ -64,7 +64,7 @@ class TranslationPlan:
 
 
 def padded_size(size: Size, nets: Sequence[nn.Module]) -> Size:
-    """The size up to which a slide's last row and column are repeated, so that networks can take it."""
+    """Return the size to which a slide is padded, by repeating its last row and column, for the networks."""
     stride = common_stride(nets)
     least = max(2 * stride, *(int(getattr(net, "min_size", 16)) for net in nets))  # type: ignore[arg-type]
     height, width = (-(-max(n, least) // stride) * stride for n in (size.height, size.width))
@@ -72,7 +72,7 @@ def padded_size(size: Size, nets: Sequence[nn.Module]) -> Size:
 
 
 def check_grid(size: Size, tile: int, pitch: int, stride: int) -> None:
-    """Refuse a grid that no network can take.
+    """Refuse a grid that no network can process.
 
     Raises:
         InvalidValueError: the slide is empty, or tile or pitch is too small or no multiple of the stride.
@@ -99,7 +99,7 @@ def plan_translation(
     background_cell: int | None = None,
     memory: int = MEMORY,
 ) -> TranslationPlan:
-    """What a translation takes.
+    """Plan a translation: tile, memory and pixels to process.
 
     Args:
         size: of the slide in pixels.
@@ -164,7 +164,7 @@ class _Planner:
         self.background = across * (3 * down + 16 * 1024)
 
     def plan(self, tile: int) -> TranslationPlan:
-        """What it takes with tiles of this size."""
+        """Return the plan with tiles of this size."""
         check_grid(self.size, tile, self.pitch, self.stride)
         schedules = [
             Schedule.of(
@@ -210,7 +210,7 @@ class _Planner:
 
 
 def norm_channels(net: nn.Module) -> int:
-    """Channels of all norm layers together."""
+    """Return the channels of all norm layers together."""
     return sum(m.num_features for m in net.modules() if isinstance(m, nn.InstanceNorm2d))
 
 
@@ -245,7 +245,7 @@ class _Alive(TorchDispatchMode):
 
 
 def activation_bytes(net: nn.Module, dtype: torch.dtype) -> float:
-    """Return the bytes of features that are alive at once, for each pixel of the input.
+    """Return the peak bytes of features that exist at once, per pixel of the input.
 
     A copy of the network, with weights of 0, is run on a small picture. Memory that kernels need beside
     inputs and outputs is not counted.
@@ -266,6 +266,6 @@ def activation_bytes(net: nn.Module, dtype: torch.dtype) -> float:
 
 
 def weight_bytes(net: nn.Module, dtype: torch.dtype) -> int:
-    """Bytes of parameters and buffers."""
+    """Return the bytes of parameters and buffers."""
     tensors = [*net.parameters(), *net.buffers()]
     return sum(t.numel() for t in tensors) * dtype.itemsize

@@ -27,17 +27,17 @@ _WATCHED = 64
 
 
 def stride_of(net: nn.Module) -> int:
-    """Tiles of this network begin at, and are as long as, multiples of this many pixels."""
+    """Return the number of pixels that positions and sides of this network's tiles are multiples of."""
     return int(getattr(net, "stride", 4))  # type: ignore[arg-type]
 
 
 def common_stride(nets: Sequence[nn.Module]) -> int:
-    """The least stride that suits all networks."""
+    """Return the least common stride of networks."""
     return math.lcm(*(stride_of(net) for net in nets))
 
 
 def halo_of(net: nn.Module) -> int:
-    """Pixels around a tile that its result depends on.
+    """Return the number of pixels around a tile that its result depends on.
 
     Raises:
         InvalidValueError: the network does not say, or its halo is no multiple of its stride.
@@ -52,7 +52,7 @@ def halo_of(net: nn.Module) -> int:
 
 
 def check_channels(net: nn.Module) -> None:
-    """Refuse a network that says that it does not translate RGB into RGB.
+    """Refuse a network whose configuration is not RGB to RGB.
 
     Raises:
         InvalidValueError: it takes or gives another number of channels.
@@ -67,10 +67,10 @@ def check_channels(net: nn.Module) -> None:
 
 
 def prepare(net: nn.Module, device: torch.device, dtype: torch.dtype) -> NormLayers:
-    """Get a network ready: on its device, in its type, channels last, its norm layers known.
+    """Prepare a network: device, precision, channels last; and return its norm layers.
 
-    One picture is sent through it, so that the first pass, which is watched and not compiled, is none of a
-    slide's: a run that goes on must compute as the first one did.
+    A first pass, which is traced and not compiled, happens here on a blank picture: a resumed run must
+    compute like the original one.
 
     Args:
         net: changed in place, its instance norms too.
@@ -90,7 +90,7 @@ def prepare(net: nn.Module, device: torch.device, dtype: torch.dtype) -> NormLay
 
 
 class Branch:
-    """One network.
+    """One network of a translation, its schedule and its statistics.
 
     Args:
         net: on its device.
@@ -116,18 +116,18 @@ class Branch:
             self._table = TableWindow(grid, schedule.norm, layers.channels)
 
     def put(self, row: int, values: NodeRow) -> None:
-        """Take the statistics of a row of nodes."""
+        """Store the statistics of a row of nodes."""
         assert self._table is not None
         self._table.put(row, values)
 
     def begin_row(self, row: int) -> None:
-        """To be called before the tiles of a row are rendered."""
+        """Update the fields for a row of tiles; to be called before it is rendered."""
         if self._table is not None:
             self._table.drop(self.schedule.measured(row)[0])
             self._fields = self._table.fields(*self.schedule.fields(row))
 
     def render(self, x: Float[Tensor, "b 3 h w"], tiles: Sequence[Tile]) -> Float[Tensor, "b 3 h w"]:
-        """A batch of tiles, with the pixels around them."""
+        """Return a batch of tiles translated, halos included."""
         if self.layers is None or self.schedule.norm is None:
             return self.net(x)
         if self.schedule.norm.kind == "in":
@@ -152,7 +152,7 @@ class _Pending:
     done: torch.cuda.Event | None
 
     def write(self, out: np.ndarray, there: Region) -> None:
-        """Wait for the pixels, and write them to those of a region."""
+        """Wait for the pixels, and write them to ``out``, which holds the region ``there``."""
         if self.done is not None:
             self.done.synchronize()
         if not self.finite.item():
@@ -184,7 +184,7 @@ class RowRenderer:
         self._most = machine.batch(branch.schedule.tiles.largest_read.area)
 
     def render(self, row: int, read: ReadInto) -> np.ndarray:
-        """One row of tiles: uint8 (height, width, 3).
+        """Render one row of tiles: uint8 (height, width, 3).
 
         Args:
             row: of tiles.
@@ -198,7 +198,7 @@ class RowRenderer:
 
     @torch.inference_mode()
     def paint(self, tiles: Sequence[Tile], read: ReadInto, region: Region) -> np.ndarray:
-        """A region that tiles cover, with the branch's present statistics: uint8 (height, width, 3).
+        """Render a region that tiles cover, with the branch's current statistics: uint8 (height, width, 3).
 
         Args:
             tiles: that reach no further up or left than the region.

@@ -51,7 +51,7 @@ class NodeMeter:
 
     @torch.inference_mode()
     def measure(self, row: int, read: ReadInto, cols: range | None = None) -> list[NodeRow]:
-        """One row of nodes, for each network.
+        """Measure one row of nodes for each network.
 
         Args:
             row: of nodes.
@@ -118,7 +118,11 @@ _MEAN, _SWING, _WHITE = 0.4, 0.12, 243
 
 
 def tissue_like(side: int = SIDE) -> np.ndarray:
-    """Two stains whose densities are sums of waves of 5 to 160 px: uint8 (side, side, 3).
+    """Return a picture like tissue: two stains with waves of 5 to 160 px; uint8 (side, side, 3).
+
+    A node on background or on a flat colour, far from any tissue, has no meaningful statistics: the σ of its
+    features is nearly 0. Interpolated, that saturates everything up to the next node. Statistics of this
+    picture are of the usual size instead, and depend on the network alone.
 
     Args:
         side: in pixels.
@@ -153,7 +157,7 @@ def prepare_constant(
     pitch: int = PATCH,
     machine: Compute | None = None,
 ) -> list[Constant]:
-    """What `StreamTranslator` needs to know beforehand for "tin" and "kin-inf".
+    """Measure the statistics of the whole slide that `StreamTranslator` needs for "tin" and "kin-inf".
 
     Args:
         nets: the generators; their instance norms are taken over, as there.
@@ -193,7 +197,7 @@ def prepare_constant(
 
 
 def read_thumbnail(read: ReadRegion, size: Size, stride: int = 4) -> np.ndarray:
-    """A slide averaged over areas, its aspect kept, its longer side that of a patch (512 px) or its own.
+    """Return a slide averaged over areas, its longer side that of a patch (512 px) or its own if less.
 
     Args:
         read: the slide.
@@ -219,7 +223,7 @@ def read_thumbnail(read: ReadRegion, size: Size, stride: int = 4) -> np.ndarray:
 
 
 def _area_weights(y: int, count: int, step: float) -> tuple[int, np.ndarray]:
-    """The first average over ``step`` rows that rows from y on count in, and how much: (averages, rows)."""
+    """The first average over ``step`` rows that rows from y on are part of, and weights (averages, rows)."""
     first, last = int(y / step), int(np.ceil((y + count) / step))
     starts, rows = np.arange(first, last)[:, None] * step, np.arange(y, y + count)
     overlap = np.minimum(starts + step, rows + 1) - np.maximum(starts, rows)

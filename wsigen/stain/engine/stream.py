@@ -111,7 +111,7 @@ class StreamTranslator:
 
     @property
     def first_source_row(self) -> int:
-        """The row of the slide that has to come first; its height if nothing is left to do."""
+        """Row of the slide to push first; its height if nothing is left to do."""
         return self._first
 
     @property
@@ -120,7 +120,7 @@ class StreamTranslator:
         return 0 if self._buffer is None else self._buffer.capacity
 
     def push(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Take the next rows of the slide; yield what they complete. To be exhausted before the next call.
+        """Take the next rows of the slide; yield what they complete. Exhaust it before the next call.
 
         Args:
             rows: uint8 (any height, width, 3), in order from ``first_source_row``.
@@ -141,7 +141,7 @@ class StreamTranslator:
                 return
 
     def _begin(self, padded: Size, start: int) -> None:
-        """Where to begin: at the row of tiles that holds the first row wanted."""
+        """Begin at the row of tiles that holds the first row wanted."""
         self._start, self._first, self._buffer = start, self.size.height, None
         tiles = self._schedules[0].tiles.rows
         self._row = next((i for i in range(tiles.count) if tiles.core(i)[1] > start), tiles.count)
@@ -153,7 +153,7 @@ class StreamTranslator:
         self._buffer = RowBuffer(self.size, padded, alive, self._first)
 
     def _advance(self, buffer: RowBuffer) -> Iterator[tuple[int, np.ndarray]]:
-        """Measure and render all that the rows held allow, and forget those that nothing needs any more."""
+        """Measure and render as far as the rows held allow, and drop rows that are no longer needed."""
         tiles = self._schedules[0].tiles.rows
         while True:
             self._measure(buffer)
@@ -166,7 +166,7 @@ class StreamTranslator:
             self._row += 1
 
     def _measure(self, buffer: RowBuffer) -> None:
-        """Measure the rows of nodes that have come whole."""
+        """Measure the rows of nodes that are complete."""
         if self._meter is None:
             return
         nodes = self._meter.grid.rows
@@ -219,7 +219,7 @@ class RowBuffer:
         self._pixels = np.empty((capacity, padded.width, 3), np.uint8)
 
     def take(self, rows: np.ndarray) -> int:
-        """Keep as many of the next rows as there is room for; returns how many.
+        """Keep as many of the next rows as there is room for; return how many.
 
         Args:
             rows: uint8 (any height, width, 3).
@@ -247,7 +247,7 @@ class RowBuffer:
         return count
 
     def drop(self, row: int) -> None:
-        """Forget the rows above this one."""
+        """Drop the rows above this one."""
         self.first = max(self.first, min(row, self.end))
 
     def read(self, region: Region, out: np.ndarray) -> None:

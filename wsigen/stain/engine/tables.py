@@ -32,7 +32,7 @@ class NodeRow:
 
 
 class TableWindow:
-    """The rows of nodes that are needed at present.
+    """The rows of nodes that are currently needed.
 
     Args:
         grid: of the nodes.
@@ -54,12 +54,12 @@ class TableWindow:
         self._rows[row] = values
 
     def drop(self, before: int) -> None:
-        """Forget the rows of nodes before this one."""
+        """Drop the rows of nodes before this one."""
         for row in [row for row in self._rows if row < before]:
             del self._rows[row]
 
     def fields(self, first: int, stop: int) -> list[Field]:
-        """Fields that are right between the rows of nodes [first, stop), one for each layer."""
+        """Return fields that are valid between the rows of nodes [first, stop), one for each layer."""
         wanted = Region(first, 0, stop - first, self.grid.cols.count)
         held = nodes_around(wanted, self.grid, self.norm)
         rows = [self._rows[row] for row in range(held.y, held.y1)]
@@ -67,7 +67,7 @@ class TableWindow:
 
 
 def nodes_around(wanted: Region, grid: NodeGrid, norm: Norm) -> Region:
-    """The nodes that must have been measured so that some nodes' final statistics are right.
+    """Return the nodes that the final statistics of some nodes depend on.
 
     Args:
         wanted: indices of nodes.
@@ -85,7 +85,7 @@ def fields_of(
     norm: Norm,
     channels: Sequence[int],
 ) -> list[Field]:
-    """Fields that are right between some nodes, one for each layer.
+    """Return fields that are valid between some nodes, one for each layer.
 
     Args:
         rows: statistics of the nodes held.
@@ -120,7 +120,7 @@ def side_by_side(stats: Sequence[LayerStats]) -> tuple[Float[Tensor, "n c"], Flo
 def finish(
     mean: Table, inv_std: Table, confidence: Float[Tensor, "rows cols"], norm: Norm
 ) -> tuple[Table, Table]:
-    """Nodes without tissue filled from those beside them, then the kernel of "kin".
+    """Fill nodes without tissue from those beside them, then apply the kernel of "kin".
 
     The kernel averages over nodes that are filled or measured on tissue; where there are none, nodes stay as
     they are.

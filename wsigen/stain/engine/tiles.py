@@ -37,11 +37,11 @@ class TileAxis:
         return len(self.borders) - 1
 
     def core(self, i: int) -> tuple[int, int]:
-        """First pixel that is written, and the first after it."""
+        """Return the first pixel that is written, and the first after it."""
         return self.borders[i], self.borders[i + 1]
 
     def read(self, i: int) -> tuple[int, int]:
-        """First pixel that is read, and the first after it."""
+        """Return the first pixel that is read, and the first after it."""
         length = self.borders[-1]
         start, end = max(0, self.borders[i] - self.halo), min(length, self.borders[i + 1] + self.halo)
         start = max(0, min(start, length - self.least))
@@ -67,7 +67,7 @@ class Tile:
 
     @property
     def spot(self) -> Region:
-        """The core in pixels of what is read."""
+        """The core, relative to the region read."""
         return self.core.shift(-self.read.y, -self.read.x)
 
 
@@ -85,7 +85,7 @@ class TileGrid:
 
     @classmethod
     def of(cls, size: Size, tile: int, halo: int, stride: int = 4) -> TileGrid:
-        """Tiles of one size from the slide's origin; the last ones are as large as what is left.
+        """Return tiles of one size from the slide's origin; the last ones take the rest.
 
         Args:
             size: of the slide; a multiple of ``stride``, as all lengths are.
@@ -100,13 +100,13 @@ class TileGrid:
 
     @classmethod
     def of_cells(cls, size: Size, pitch: int, halo: int) -> TileGrid:
-        """One tile for each cell of a grid of nodes."""
+        """Return one tile for each cell of a grid of nodes."""
         axes = (NodeAxis(length, pitch) for length in (size.height, size.width))
         rows, cols = (TileAxis((*(a.cell(i)[0] for i in range(a.count)), a.length), halo) for a in axes)
         return cls(rows, cols)
 
     def row(self, i: int) -> list[Tile]:
-        """The tiles of one row, from left to right."""
+        """Return the tiles of one row, from left to right."""
         core, read = self.rows.core(i), self.rows.read(i)
         return [
             Tile(_region(core, self.cols.core(j)), _region(read, self.cols.read(j)))
@@ -166,7 +166,7 @@ class Schedule:
     def of(
         cls, padded: Size, halo: int, *, norm: Norm | None, tile: int, pitch: int = PATCH, stride: int = 4
     ) -> Schedule:
-        """The dependencies for a slide.
+        """Return the dependencies for a slide.
 
         Args:
             padded: size of the slide, a multiple of ``stride``.
@@ -182,7 +182,7 @@ class Schedule:
         return cls(TileGrid.of(padded, tile, halo, stride), nodes, norm, stride)
 
     def fields(self, row: int) -> tuple[int, int]:
-        """The rows of nodes [first, stop) that the fields of a row of tiles must have."""
+        """Return the rows of nodes [first, stop) of the fields of a row of tiles."""
         assert self.nodes is not None
         assert self.norm is not None
         start, end = self.tiles.rows.read(row)
@@ -193,27 +193,27 @@ class Schedule:
         return self.nodes.bracket(start - margin, end + margin)
 
     def measured(self, row: int) -> tuple[int, int]:
-        """The rows of nodes [first, stop) that must have been measured for that."""
+        """Return the rows of nodes [first, stop) that these fields depend on."""
         if self.nodes is None or self.norm is None:
             return 0, 0
         first, stop = self.fields(row)
         return max(0, first - self.norm.reach), min(self.nodes.count, stop + self.norm.reach)
 
     def first_source(self, row: int) -> int:
-        """The first row of the slide that a row of tiles depends on."""
+        """Return the first row of the slide that a row of tiles depends on."""
         start, _ = self.tiles.rows.read(row)
         first, stop = self.measured(row)
         return min(start, self.nodes.patch(first)[0]) if self.nodes and stop else start
 
     def source_end(self, row: int) -> int:
-        """The row of the slide after the last one that a row of tiles depends on."""
+        """Return the row of the slide after the last one that a row of tiles depends on."""
         _, end = self.tiles.rows.read(row)
         _, stop = self.measured(row)
         return max(end, self.nodes.patch(stop - 1)[1]) if self.nodes and stop else end
 
 
 def rows_alive(schedules: Sequence[Schedule], first: int = 0) -> int:
-    """Rows of the slide that must be held so that all networks can go on, one row of tiles at a time.
+    """Return how many rows of the slide must be held to render all networks, one row of tiles at a time.
 
     Args:
         schedules: of the networks, with the same rows of tiles and nodes.

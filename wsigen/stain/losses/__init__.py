@@ -1,1 +1,1 @@
-"""What a stain translator is trained with: adversarial, contrastive, cycle, correlative losses."""
+"""Losses of stainers and style models: adversarial, contrastive, cycle, correlative, style."""

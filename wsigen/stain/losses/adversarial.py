@@ -30,7 +30,7 @@ from wsigen.errors import InvalidValueError
 
 
 def discriminator_loss(real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-    """L_D ≥ 0.
+    """Return L_D ≥ 0.
 
     Args:
         real: the discriminator's answers to real images, any shape, such as (b, 1, h, w).
@@ -40,7 +40,7 @@ def discriminator_loss(real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -
 
 
 def generator_loss(fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-    """L_G ≥ 0.
+    """Return L_G ≥ 0.
 
     Args:
         fake: the discriminator's answers to generated images, any shape, such as (b, 1, h, w).
@@ -52,7 +52,7 @@ _STREAM = 0x504F4F4C  # keeps these draws apart from others of the same seed and
 
 
 def l1(made: Float[Tensor, "b c h w"], wanted: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
-    """Mean absolute difference, float32: one of the four terms above; at most 2 for images in [-1, 1].
+    """Return the mean absolute difference, float32; one of the four terms above.
 
     Args:
         made: what the generators made.
@@ -95,7 +95,7 @@ class ImagePool:
     def exchange(
         self, images: Float[Tensor, "b c h w"], image_numbers: Sequence[int]
     ) -> Float[Tensor, "b c h w"]:
-        """Hand in new images and get as many, new or old, without gradients.
+        """Exchange new images for as many, new or old, without gradients.
 
         Args:
             images: from the generator.
@@ -118,11 +118,11 @@ class ImagePool:
         return old.to(image)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The images, (n, c, h, w), on the CPU: those of a checkpoint are, newer ones need not be."""
+        """Return the images, (n, c, h, w), on the CPU, where those of a checkpoint are too."""
         return {"images": torch.stack([image.cpu() for image in self._images])} if self._images else {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on with what ``state_dict`` gave.
+        """Restore what ``state_dict`` returned.
 
         Raises:
             InvalidValueError: there are more images than fit.

@@ -31,7 +31,7 @@ _STREAM = 0x4E4345  # keeps these draws apart from others of the same seed and i
 def draw_places(
     seed: int, image_numbers: Sequence[int], layer: int, pixels: int, count: int = 256
 ) -> Int[Tensor, "b n"]:
-    """Different places of a feature map, drawn for each image.
+    """Draw different locations of a feature map for each image.
 
     Args:
         seed: the run's seed, ≥ 0.
@@ -57,7 +57,7 @@ def draw_places(
 
 
 def take_places(features: Float[Tensor, "b c h w"], places: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
-    """The feature vectors at given row-major places of each image, without a copy of the map."""
+    """Return the feature vectors at row-major locations of each image, without copying the map."""
     width = features.shape[3]
     image = torch.arange(len(features), device=features.device)[:, None]
     return rearrange(features, "b c h w -> b h w c")[image, places // width, places % width]
@@ -66,7 +66,7 @@ def take_places(features: Float[Tensor, "b c h w"], places: Int[Tensor, "b n"]) 
 def info_nce(
     query: Float[Tensor, "b n c"], key: Float[Tensor, "b n c"], tau: float = 0.07
 ) -> Float[Tensor, "b n"]:
-    """ℓ of each query (eq. 2), ≥ 0; log n where all keys are the same. Float32, also under autocast.
+    """Return ℓ of each query (eq. 2), ≥ 0; log n where all keys are equal. Float32, also under autocast.
 
     Args:
         query: n unit vectors of each image.
@@ -102,7 +102,7 @@ class PatchProjector(nn.Module):
     def forward(
         self, features: Sequence[Float[Tensor, "b _c _h _w"]], places: Sequence[Int[Tensor, "b _n"]]
     ) -> list[Float[Tensor, "b _n width"]]:
-        """Unit vectors, float32, at the given places of each layer.
+        """Return unit vectors, float32, at the given locations of each layer.
 
         Raises:
             InvalidValueError: the features are not of the layers that the heads were made for.
@@ -159,7 +159,7 @@ class PatchNCE(nn.Module):
         seed: int,
         image_numbers: Sequence[int],
     ) -> Float[Tensor, ""]:
-        """The mean of ℓ over layers, images and places, ≥ 0.
+        """Return the mean of ℓ over layers, images and locations, ≥ 0.
 
         Args:
             query: features of the output, one map per layer; gradients flow into them.

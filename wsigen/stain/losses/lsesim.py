@@ -1,4 +1,4 @@
-"""Spatially correlative losses (Zheng et al. 2021): keep what resembles what, whatever the colours.
+"""Spatially correlative losses (Zheng et al. 2021), which keep the self-similarity of an image.
 
 Of features f (of a fixed network such as VGG, at some layers) take the cosine of a place i with all places of
 the window of N_p = p × p around it (section 3.1), which is a picture of the local structure:
@@ -40,7 +40,7 @@ _SHORTEST = 1e-4  # features shorter than this are not stretched to unit length:
 
 
 def window_places(places: Int[Tensor, "b n"], size: tuple[int, int], patch: int) -> Int[Tensor, "b n p"]:
-    """Row-major indices of all places in the window around each place.
+    """Return row-major indices of all locations in the window around each location.
 
     Args:
         places: row-major indices of the centres.
@@ -58,7 +58,7 @@ def window_places(places: Int[Tensor, "b n"], size: tuple[int, int], patch: int)
 def self_similarity(
     features: Float[Tensor, "b c h w"], places: Int[Tensor, "b n"], patch: int = 32
 ) -> Float[Tensor, "b n p"]:
-    """S_i at the given places, in [-1, 1], float32 also under autocast.
+    """Return S_i at the given locations, in [-1, 1], float32 also under autocast.
 
     Args:
         features: of one layer.
@@ -79,7 +79,7 @@ def self_similarity(
 def distance(
     made: Float[Tensor, "b n p"], wanted: Float[Tensor, "b n p"], kind: str = "cosine"
 ) -> Float[Tensor, ""]:
-    """How much structure differs: 0 (not at all) to 2.
+    """Return the difference of structure, 0 (none) to 2.
 
     Args:
         made: self-similarities S of the output.
@@ -146,7 +146,7 @@ class SpatialCorrelation(nn.Module):
         seed: int,
         image_numbers: Sequence[int],
     ) -> Float[Tensor, ""]:
-        """The generator's loss: mean over layers of the distance, 0 to 2.
+        """Return the generator's loss: mean over layers of the distance, 0 to 2.
 
         Args:
             made: features of the output, one map per layer; only they get gradients, not the heads.
@@ -168,7 +168,7 @@ class SpatialCorrelation(nn.Module):
         seed: int,
         image_numbers: Sequence[int],
     ) -> Float[Tensor, ""]:
-        """The heads' loss: mean over layers, images and places of the contrastive loss, ≥ 0.
+        """Return the heads' loss: mean over layers, images and locations of the contrastive loss, ≥ 0.
 
         Args:
             features: of an image; get no gradient.
@@ -222,7 +222,9 @@ _STREAM = 0x434F4C  # keeps these draws apart from others of the same seed and i
 
 
 def colour_map(contrast: float, saturation: float, hue: float) -> np.ndarray:
-    """The 3 × 3 matrix above.
+    """Return the 3 × 3 matrix contrast · (P + saturation · (cos θ (I − P) + sin θ K)).
+
+    P projects onto the grey axis u, K is the matrix of v → u × v: θ turns the hue, and greys stay grey.
 
     Args:
         contrast: 1 for no change.
@@ -237,7 +239,7 @@ def colour_map(contrast: float, saturation: float, hue: float) -> np.ndarray:
 def photometric(
     images: Float[Tensor, "b 3 h w"], *, seed: int, image_numbers: Sequence[int], strength: float = 0.4
 ) -> Float[Tensor, "b 3 h w"]:
-    """Each image in other colours of its own.
+    """Recolour each image at random: x' = `colour_map` · x + brightness, clamped to [-1, 1].
 
     Args:
         images: in [-1, 1].

@@ -30,7 +30,7 @@ def stroke_loss(
     patch: Float[Tensor, "b 3 h w"],
     thumbnail: Float[Tensor, "b 3 th tw"],
 ) -> Float[Tensor, ""]:
-    """L_sp ≥ 0, float32 also under autocast.
+    """Return L_sp ≥ 0, float32 also under autocast.
 
     Args:
         encoder: φ, from images in [-1, 1] to features of one or more layers, such as ``VGG``.
@@ -53,7 +53,7 @@ def stroke_loss(
 
 
 def content_loss(painted: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
-    """Eq. 12: how far relu4_1 of the painted image is from the features that it was painted from.
+    """Return eq. 12: the distance of the output's relu4_1 to the features that it was decoded from.
 
     The mean of squares, as in the published training, where the paper writes the norm.
     """
@@ -61,7 +61,7 @@ def content_loss(painted: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h
 
 
 def style_loss(painted: Sequence[Tensor], style: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Eq. 13: how far μ and σ of the painted image are from those of the style image, summed over layers.
+    """Return eq. 13: the distance of the output's μ and σ to those of the style image, summed over layers.
 
     Args:
         painted: relu1_1 … relu4_1 of the painted images, each (b, c, h, w).

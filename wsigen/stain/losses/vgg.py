@@ -28,7 +28,7 @@ STD = (0.229, 0.224, 0.225)
 
 
 def layer_names(plan: Sequence[int]) -> list[str]:
-    """Names of the modules in order: conv1_1, relu1_1, conv1_2, relu1_2, pool1, conv2_1 and so on."""
+    """Return the names of the modules in order: conv1_1, relu1_1, conv1_2, relu1_2, pool1, conv2_1, …"""
     names: list[str] = []
     block, place = 1, 1
     for width in plan:
@@ -85,7 +85,7 @@ class VGG(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _c _h _w"]]:
-        """Features at each layer, in the order in which the layers were asked for.
+        """Return features at each layer, in the order of ``layers``.
 
         Args:
             images: in [-1, 1]; gradients flow through to them, none to the network.
@@ -106,7 +106,7 @@ def load_vgg(
     weights: str | Path = TORCHVISION,
     device: torch.device | str = "cpu",
 ) -> VGG:
-    """A VGG with ImageNet weights.
+    """Load a VGG with ImageNet weights.
 
     Args:
         layers: wanted layers, such as "relu3_1".
@@ -127,14 +127,14 @@ def load_vgg(
 
 
 def vgg_state(name: str, weights: str | Path = TORCHVISION) -> dict[str, Tensor]:
-    """The weights of a whole VGG, whatever their keys.
+    """Return the weights of a whole VGG, under any keys.
 
     Args:
         name: "vgg16" or "vgg19", for torchvision's download.
         weights: as for `load_vgg`.
 
     Raises:
-        SnapshotError: the weights cannot be downloaded or cannot be read.
+        SnapshotError: the weights cannot be downloaded or read.
     """
     return _download(name) if str(weights) == TORCHVISION else read_tensors(Path(weights))
 
@@ -175,7 +175,7 @@ def _download(name: str) -> dict[str, Tensor]:
         raise SnapshotError(
             name,
             f"could not download weights from {weights.url} ({_first_line(error)}); "
-            "download that file where there is a network and give its path",
+            "download that file elsewhere and give its path",
         ) from error
 
 

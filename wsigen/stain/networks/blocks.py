@@ -20,7 +20,7 @@ UP_TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 def binomial(taps: tuple[float, ...], gain: float = 1.0) -> Float[Tensor, "1 1 k k"]:
-    """The separable filter taps ⊗ taps, summing to ``gain``.
+    """Return the separable filter taps ⊗ taps, which sums to ``gain``.
 
     Args:
         taps: one-dimensional filter.
@@ -41,7 +41,7 @@ class BlurDown(nn.Module):
         self.register_buffer("filt", binomial(DOWN_TAPS), persistent=False)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h//2 w//2"]:
-        """``x`` at half the resolution."""
+        """Return ``x`` at half the resolution."""
         channels = x.shape[1]
         filt = self.filt.expand(channels, -1, -1, -1)
         return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), filt, stride=2, groups=channels)
@@ -57,7 +57,7 @@ class BlurUp(nn.Module):
         self.register_buffer("filt", binomial(UP_TAPS, 4.0), persistent=False)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
-        """``x`` at twice the resolution."""
+        """Return ``x`` at twice the resolution."""
         channels = x.shape[1]
         filt = self.filt.expand(channels, -1, -1, -1)
         padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
@@ -80,7 +80,7 @@ class StridedUp(nn.ConvTranspose2d):
         super().__init__(before, after, 3, stride=2, padding=1, bias=bias)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d 2*h 2*w"]:  # pyright: ignore
-        """``x`` at twice the resolution."""
+        """Return ``x`` at twice the resolution."""
         return super().forward(F.pad(x, (0, 1, 0, 1)))[..., :-1, :-1]
 
 
@@ -121,7 +121,7 @@ class ResnetBlock(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """``x`` and its residual."""
+        """Return ``x`` plus its residual."""
         return x + self.conv_block(x)
 
 

@@ -1,4 +1,4 @@
-"""PatchGAN: tells real from made-up, one verdict for every 70×70 px (Isola et al. 2017, section 3.2.2)."""
+"""PatchGAN: a discriminator with one score for every 70×70 px (Isola et al. 2017, section 3.2.2)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class PatchDiscriminator(nn.Module):
         self.model = nn.Sequential(*steps)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 rows cols"]:
-        """One unbounded verdict per patch, for a least-squares loss: 1 real, 0 made up.
+        """Return one unbounded score per patch, for a least-squares loss: 1 real, 0 generated.
 
         Args:
             x: pictures in [-1, 1], at least 24 px with three layers.

@@ -41,11 +41,11 @@ class Generator(Network):
         bias: whether convolutions that are normalised have a bias; the last one always has.
         affine: whether normalisations have a learned scale and shift.
         dropout: drop half of each residual block's activations while training.
-        marker: what the output shows, such as "SYN". A record, as are all below.
+        marker: marker that the output shows, such as "SYN". A record, as are all below.
         mpp: µm/px of the pictures it was trained on.
         mpp_range: smallest and largest µm/px it was trained on.
         patch_size: side of the pictures it was trained on, px.
-        source: whence the weights come, in words.
+        source: origin of the weights, in words.
 
     Raises:
         InvalidValueError: no such family, a number that is too small, or a marker that is no file name.
@@ -102,16 +102,16 @@ class Generator(Network):
 
     @property
     def radius(self) -> int:
-        """How many pixels away an input pixel can lie and still change an output pixel by convolution."""
+        """Radius of the receptive field of the convolutions, px."""
         return FAMILIES[self.config["family"]] + 8 * self.config["blocks"]
 
     @property
     def halo(self) -> int:
-        """The radius rounded up to a multiple of ``stride``: the margin that makes a tile independent."""
+        """The radius rounded up to a multiple of ``stride``: the margin that makes tiles independent, px."""
         return -(-self.radius // self.stride) * self.stride
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-        """The picture in the other stain, in (-1, 1).
+        """Translate pictures; return values in (-1, 1).
 
         Args:
             x: pictures in [-1, 1]; height and width multiples of ``stride``, at least ``min_size``.
@@ -123,7 +123,7 @@ class Generator(Network):
         return self.model(x)
 
     def features(self, x: Float[Tensor, "b c h w"], layers: Sequence[int]) -> list[Tensor]:
-        """What the layers of the given numbers put out; PatchNCE takes 0, 4, 8, 12, 16 (Park et al. 2020).
+        """Return the outputs of some layers; PatchNCE uses 0, 4, 8, 12, 16 (Park et al. 2020).
 
         Layer 0 is the margin around the picture, so its features are pixels. Layers past the last of them are
         not computed.

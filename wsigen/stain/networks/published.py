@@ -57,7 +57,7 @@ class Recognised:
 
 
 def import_checkpoint(path: Path, key: str | None = None, **record: Any) -> Generator:
-    """A generator with the weights of a ``.pth``, ``.pt`` or ``.safetensors`` file; says what it recognised.
+    """Load a generator from a ``.pth``, ``.pt`` or ``.safetensors`` file; log what was recognised.
 
     Args:
         path: the file.
@@ -83,7 +83,7 @@ def import_checkpoint(path: Path, key: str | None = None, **record: Any) -> Gene
 
 
 def recognise(state: Mapping[str, Tensor], key: str | None = None) -> Recognised:
-    """Family, width, depth and options of a generator, from the names and shapes of its weights.
+    """Recognise family, width, depth and options of a generator by the names and shapes of its weights.
 
     Args:
         state: tensors by name; statistics that old files carry along are dropped.
@@ -199,7 +199,7 @@ def _description(config: Mapping[str, Any], weights: Mapping[str, Tensor], prefi
 
 
 def as_sequence(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights under the names of a sequence, and apart from them the blur filters, which are constants.
+    """Return weights under the names of a sequence, and separately the blur filters, which are constants.
 
     Args:
         state: weights of one generator, named as either layout does; unknown names are kept.

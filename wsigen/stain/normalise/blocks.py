@@ -26,19 +26,19 @@ DEVICE = 1 << 25
 
 
 def dense(x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], bool]:
-    """The same values without gaps in memory (planar or channels-last), and whether that is a copy."""
+    """Return the values without gaps in memory (planar or channels-last), and whether that is a copy."""
     if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
         return x, False
     return x.contiguous(), True
 
 
 def is_channels_last(x: Float[Tensor, "c h w"]) -> bool:
-    """Whether the channels of a pixel lie side by side in memory."""
+    """Return whether the channels of a pixel lie side by side in memory."""
     return x.stride(0) == 1 and x.shape[0] > 1
 
 
 def block_size(x: Tensor) -> int:
-    """Elements of a block on the tensor's device."""
+    """Return the elements of a block on the tensor's device."""
     return CACHE if x.device.type == "cpu" else DEVICE
 
 
@@ -61,13 +61,13 @@ def blocks(x: Float[Tensor, "c h w"], size: int) -> Iterator[tuple[slice, slice]
 
 
 def buffer_for(x: Float[Tensor, "c h w"], size: int) -> Float[Tensor, " n"]:
-    """Float32 memory for any block of the features."""
+    """Return float32 memory for any block of the features."""
     row = x.shape[2] * (x.shape[0] if is_channels_last(x) else 1)
     return torch.empty(min(x.numel(), max(size, row)), dtype=torch.float32, device=x.device)
 
 
 def shaped(buffer: Float[Tensor, " n"], block: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
-    """The beginning of a buffer with the shape of a block and the order of its dimensions in memory."""
+    """Return the start of a buffer, with the shape and memory order of a block."""
     c, h, w = block.shape
     if is_channels_last(block):
         return buffer[: block.numel()].view(h, w, c).permute(2, 0, 1)
@@ -78,13 +78,13 @@ R = TypeVar("R")
 
 
 def compiles(x: Tensor) -> bool:
-    """Whether expressions on this tensor's device are compiled."""
+    """Return whether expressions on this tensor's device are compiled."""
     return x.device.type == "cuda" and _has_triton()
 
 
 @lru_cache
 def compiled(function: Callable[..., R]) -> Callable[..., R]:
-    """The function as one kernel, for any size; compiled when it is first called, once for each type."""
+    """Return the function as one kernel for any size, compiled at its first call for each type."""
     return torch.compile(function, dynamic=True)
 
 

@@ -49,7 +49,7 @@ class Axis:
             )
 
     def linear(self, at: Float64[Tensor, " n"]) -> Positions:
-        """The node before each position, and the weight of the node after it.
+        """Return the node before each position, and the weight of the node after it.
 
         Args:
             at: image pixels.
@@ -65,7 +65,7 @@ class Axis:
         return Positions(before, weight.clamp_(0, 1).float())
 
     def nearest(self, at: Float64[Tensor, " n"]) -> Positions:
-        """The node whose cell holds each position, with weights of 0."""
+        """Return the node whose cell holds each position, with weights of 0."""
         borders = torch.tensor(self.borders, dtype=torch.float64)
         return Positions(torch.searchsorted(borders, at, right=True), torch.zeros(len(at)))
 
@@ -126,7 +126,7 @@ class Field:
         return self.mean.shape[2]
 
     def locate(self, axis: Axis, *, origin: int, scale: float, count: int) -> Positions:
-        """Where a feature map lies on one of the field's axes: pixel i at origin + (i + ½)·scale.
+        """Return where a feature map lies on one of the field's axes: pixel i at origin + (i + ½)·scale.
 
         Args:
             axis: ``rows`` or ``cols``.

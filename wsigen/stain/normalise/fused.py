@@ -44,7 +44,7 @@ class Places:
         self._stacked: tuple[Tensor, ...] | None = None
 
     def stacked(self, device: torch.device) -> tuple[Tensor, ...]:
-        """Row nodes and weights (b, h), then column nodes and weights (b, w); copied to a device once."""
+        """Return row nodes and weights (b, h), column nodes and weights (b, w); copied to a device once."""
         if self._stacked is None or self._stacked[0].device != device:
             sides = [[tile[axis] for tile in self.tiles] for axis in (0, 1)]
             parts = [torch.stack(part) for side in sides for part in _before_and_weight(side)]
@@ -65,7 +65,7 @@ def apply_field(
     overwrite: bool = False,
     fuse: bool = True,
 ) -> Float[Tensor, "b c h w"]:
-    """Features of a batch of tiles, each normalised with the field where it lies.
+    """Normalise the features of a batch of tiles, each with the field at its position.
 
     Args:
         x: features, planar or channels-last (others are copied), in any floating-point type.
@@ -191,7 +191,7 @@ def gather_normalise(
     col: Int64[Tensor, "b w"],
     right: Float[Tensor, "b w"],
 ) -> Float[Tensor, "b c h w"]:
-    """The same as one expression, for the compiler: in the same order, equal within float32's rounding.
+    """Normalise in one expression, for the compiler; equal to `apply_field` within float32's rounding.
 
     Args:
         x: features.

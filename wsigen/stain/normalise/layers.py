@@ -1,7 +1,7 @@
-"""Instance normalisation with statistics from outside: one call on any network.
+"""Instance normalisation with external statistics, on any network.
 
-The network stays what it is: its layers keep their weights and names, called directly it does what it always
-did, and it is never retrained. What differs between IN, TIN, KIN and DN are the fields that are passed in.
+The network is not retrained: its layers keep their weights and names, and called directly it works as before.
+IN, TIN, KIN and DN differ only in the fields that are passed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class NormLayers:
 
     @torch.inference_mode()
     def instance(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """The network with plain instance normalisation.
+        """Run the network with plain instance normalisation.
 
         Equal to calling the network within float32's rounding, and, bit for bit, to `render` with a field of
         one node that holds what `measure` returns for ``x``.
@@ -79,7 +79,7 @@ class NormLayers:
     def measure(
         self, x: Float[Tensor, "n 3 h w"], *, eps: float | None = None, correction: int = 0
     ) -> list[LayerStats]:
-        """Statistics of n patches, each by itself, under plain instance normalisation.
+        """Measure statistics of n patches, each by itself, under plain instance normalisation.
 
         Args:
             x: patches in [-1, 1].
@@ -104,7 +104,7 @@ class NormLayers:
         fields: Sequence[Field],
         origins: Sequence[tuple[int, int]],
     ) -> Float[Tensor, "b 3 h w"]:
-        """The network, normalised with fields.
+        """Run the network, normalised with fields.
 
         Args:
             x: tiles of a slide, in [-1, 1].

@@ -1,4 +1,4 @@
-"""Plain instance normalisation that gives out its statistics.
+"""Plain instance normalisation that returns its statistics.
 
 Memory: on the CPU a group of channels at a time, in the cache; on CUDA one compiled expression.
 
@@ -110,7 +110,7 @@ def moments_normalise(
     shift: Float[Tensor, " c"] | None,
     correction: int,
 ) -> Moments:
-    """The same as one expression, for the compiler: equal within float32's rounding.
+    """Normalise in one expression, for the compiler; equal to `instance_normalise` within float32's rounding.
 
     Args:
         x: features.

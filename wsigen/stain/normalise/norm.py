@@ -54,7 +54,7 @@ class Norm:
 
     @classmethod
     def parse(cls, text: str) -> Norm:
-        """What a name stands for: in, tin, kin, kin-5, kin-gaussian-7, kin-inf, dn, dn-8 (granularity 8).
+        """Parse a name: in, tin, kin, kin-5, kin-gaussian-7, kin-inf, dn, or dn-8 (granularity 8).
 
         Raises:
             InvalidValueError: no such name.
@@ -94,7 +94,7 @@ Table = Float[Tensor, "rows cols c"]
 
 
 def kernel_weights(kind: KernelKind, size: int) -> list[float]:
-    """Weights of a kernel along one axis; they sum to 1.
+    """Return the weights of a kernel along one axis, which sum to 1.
 
     The Gaussian's standard deviation is 0.3·((size - 1)/2 - 1) + 0.8 nodes (the paper gives none; this is the
     usual choice for a kernel of a given size).

@@ -33,7 +33,7 @@ class Pass(Protocol):
     """What the norm layers of a network do during one forward pass."""
 
     def __call__(self, layer: SlideNorm, x: Float[Tensor, "b c h w"], /) -> Float[Tensor, "b c h w"]:
-        """The layer's output."""
+        """Return the layer's output."""
         ...
 
 
@@ -41,13 +41,13 @@ _ACTIVE: ContextVar[Pass | None] = ContextVar("pass", default=None)
 
 
 def active_pass() -> Pass | None:
-    """The pass that this thread is in."""
+    """Return the pass of this thread, if it is in one."""
     return _ACTIVE.get()
 
 
 @contextmanager
 def run_pass(chosen: Pass) -> Iterator[None]:
-    """Within, all norm layers of this thread do as the pass says."""
+    """Hand the input of all norm layers of this thread to a pass."""
     token = _ACTIVE.set(chosen)
     try:
         yield
@@ -59,13 +59,13 @@ class SlideNorm(nn.InstanceNorm2d):
     """An instance norm whose statistics may come from outside; without a pass it is what it replaced."""
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """As the present pass says, or plainly where there is none."""
+        """Return the output of the active pass, or plain instance normalisation without one."""
         active = active_pass()
         return super().forward(input) if active is None else active(self, input)
 
     @classmethod
     def take_over(cls, layer: nn.InstanceNorm2d) -> None:
-        """Make a layer one of these, in place: parameters, hooks and whoever holds it notice nothing.
+        """Convert a layer in place; parameters, hooks and references to it stay valid.
 
         A module may change its class as long as both hold the same data; torch's lazy modules do it too.
         """
@@ -109,7 +109,7 @@ class Trace(TorchDispatchMode):
         self._inside = False
 
     def __call__(self, layer: SlideNorm, x: Tensor) -> Tensor:
-        """Let the layer do its work, and note its input."""
+        """Run the layer, and note its input."""
         self._inside = True
         out = self.inner(layer, x)
         self._inside = False
@@ -139,7 +139,7 @@ class Trace(TorchDispatchMode):
         self._needed.update(self._of.get(StorageWeakRef(x.untyped_storage()), ()))
 
     def calls(self) -> tuple[Call, ...]:
-        """All calls of norm layers, in order; to be asked after the pass, when its tensors are gone."""
+        """Return all calls of norm layers, in order; to be called after the pass, when tensors are gone."""
         held = {i for storage, calls in self._of.items() if not storage.expired() for i in calls}
         return tuple(
             replace(call, overwrite=i not in self._needed and i not in held)

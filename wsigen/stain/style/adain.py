@@ -46,14 +46,14 @@ class ChannelMap:
     shift: Float[Tensor, "b c 1 1"]
 
     def __call__(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """The map of every position; what happens at a position depends on its own value alone."""
+        """Apply the map to every position."""
         return features * self.scale.to(features.dtype) + self.shift.to(features.dtype)
 
 
 def feature_stats(
     features: Float[Tensor, "b c h w"], weight: Float[Tensor, "b 1 h w"] | None = None
 ) -> FeatureStats:
-    """Weighted mean and standard deviation of each channel, in float32.
+    """Return weighted mean and standard deviation of each channel, in float32.
 
     Args:
         features: of an encoder.
@@ -68,7 +68,7 @@ def feature_stats(
 
 
 def adain_map(content: FeatureStats, style: FeatureStats, strength: float = 1.0) -> ChannelMap:
-    """AdaIN (eq. 8) blended with the unchanged features (eq. 14), as one map per channel.
+    """Return AdaIN (eq. 8) blended with the unchanged features (eq. 14), as one map per channel.
 
     σ(y)/σ(x) is held at 10 or less, unlike in the papers: a channel that is dead in a thumbnail may well be
     alive in a tile, and would be blown up there without limit.
@@ -113,7 +113,7 @@ class LikeReference(nn.Module):
         self.register_buffer("shift", moved.shift)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Images in [-1, 1] in the reference's stain; sides are multiples of 8 and at least 16."""
+        """Return images in [-1, 1] in the reference's stain; sides are multiples of 8 and at least 16."""
         assert isinstance(self.scale, Tensor)
         assert isinstance(self.shift, Tensor)
         return self.decoder(ChannelMap(self.scale, self.shift)(self.encoder(x)))
@@ -133,6 +133,6 @@ class LikePictures(nn.Module):
         self.style = style
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Images in [-1, 1] in the style's stain; sides are multiples of 8 and at least 16."""
+        """Return images in [-1, 1] in the style's stain; sides are multiples of 8 and at least 16."""
         features = self.encoder(x)
         return self.decoder(adain_map(feature_stats(features), self.style)(features))

@@ -26,13 +26,13 @@ TAPS = (0, 2, 4, 8)  # relu1_1, relu2_1, relu3_1, relu4_1: the first convolution
 
 
 def encoder_channels(width: int) -> list[tuple[int, int]]:
-    """(in, out) channels of the encoder's convolutions, in order."""
+    """Return (in, out) channels of the encoder's convolutions, in order."""
     outs = [width * 2**scale for scale, depth in enumerate(ENCODER_DEPTHS) for _ in range(depth)]
     return list(zip([3, *outs], outs, strict=False))
 
 
 def decoder_channels(width: int) -> list[tuple[int, int]]:
-    """(in, out) channels of the decoder's convolutions, in order: the encoder's, backwards."""
+    """Return (in, out) channels of the decoder's convolutions: the encoder's, backwards."""
     return [(o, i) for i, o in reversed(encoder_channels(width))]
 
 
@@ -56,7 +56,7 @@ class Encoder(nn.Module):
             self.colour.bias.zero_()  # pyright: ignore[reportOptionalMemberAccess]
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h8 w8"]:
-        """relu4_1 of images in [-1, 1].
+        """Return relu4_1 of images in [-1, 1].
 
         Raises:
             InvalidValueError: if height or width is no multiple of 8, or below 16.
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
         return last
 
     def features(self, x: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
-        """relu1_1, relu2_1, relu3_1 and relu4_1, at 1, 1/2, 1/4 and 1/8 of the image's size."""
+        """Return relu1_1, relu2_1, relu3_1 and relu4_1, at 1, 1/2, 1/4 and 1/8 of the image's size."""
         return [h for i, h in enumerate(self._activations(x)) if i in TAPS]
 
     def _activations(self, x: Tensor) -> Iterator[Tensor]:
@@ -90,7 +90,7 @@ class Decoder(nn.Module):
         self.convs = nn.ModuleList(_conv(c) for c in decoder_channels(width))
 
     def forward(self, features: Float[Tensor, "b c h8 w8"]) -> Float[Tensor, "b 3 h w"]:
-        """An image; in [-1, 1] but for overshoot."""
+        """Return an image, in [-1, 1] except for overshoot."""
         x, last = features, len(self.convs) - 1
         for i, conv in enumerate(self.convs):
             if last - i + 1 in TAPS:  # the mirrored encoder pools here

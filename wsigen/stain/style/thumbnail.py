@@ -1,4 +1,4 @@
-"""What a slide's stain looks like to an encoder: statistics of the tissue on a thumbnail.
+"""Statistics of a slide's stain: features of the tissue on a thumbnail.
 
 Background is left out: with it, a section with much background would count as pale, and the amount of
 background would be transferred instead of the stain.
@@ -45,10 +45,10 @@ class Thumbnail:
 
 
 def thumbnail_mpps(slides: Sequence[SlideReader]) -> tuple[float, ...]:
-    """µm/px of comparable thumbnails: the same for all slides, where their sizes allow.
+    """Return µm/px of comparable thumbnails: the same for all slides, where their sizes allow.
 
-    An encoder sees other things at other scales, so the finest µm/px is chosen that all slides have and at
-    which none has more than 1024² pixels; one that would have less than 256² pixels is read finer.
+    Features depend on scale, so the finest µm/px is chosen that all slides have and at which none has more
+    than 1024² pixels; a slide that would have less than 256² pixels is read finer.
 
     Args:
         slides: to be compared.
@@ -59,7 +59,7 @@ def thumbnail_mpps(slides: Sequence[SlideReader]) -> tuple[float, ...]:
 
 
 def read_thumbnail(slide: SlideReader, mpp: float) -> Thumbnail:
-    """The whole slide at a given µm/px, with its tissue.
+    """Read the whole slide at a given µm/px, and find its tissue.
 
     Args:
         slide: any.
@@ -74,7 +74,7 @@ def read_thumbnail(slide: SlideReader, mpp: float) -> Thumbnail:
 
 
 def stain_stats(encoder: Encoder, thumbnail: Thumbnail) -> FeatureStats:
-    """Statistics of relu4_1 over the tissue; a feature counts as much as its 8×8 pixels hold tissue.
+    """Measure statistics of relu4_1 over the tissue; a feature counts by the tissue in its 8×8 pixels.
 
     Where there is no tissue at all, every pixel counts.
 
@@ -103,7 +103,7 @@ def stain_stats(encoder: Encoder, thumbnail: Thumbnail) -> FeatureStats:
 def compare_stains(
     encoder: Encoder, content: SlideReader, reference: SlideReader
 ) -> tuple[FeatureStats, FeatureStats]:
-    """Statistics of a slide and of the one that it is to look like, from comparable thumbnails.
+    """Measure statistics of a slide and of its reference, on comparable thumbnails.
 
     Args:
         encoder: on the device to compute on.
@@ -116,8 +116,8 @@ def compare_stains(
     mpps = thumbnail_mpps((content, reference))
     if max(mpps) > 2 * min(mpps):
         log.warning(
-            "extents differ so that %s is seen at %.3g µm/px and %s at %.3g; a reference that shows more "
-            "of its slide makes the comparison fairer",
+            "extents differ, so %s is read at %.3g µm/px and %s at %.3g; a reference that shows more of its "
+            "slide makes the comparison fairer",
             content.path,
             mpps[0],
             reference.path,
@@ -125,7 +125,7 @@ def compare_stains(
         )
     mine, wanted = (read_thumbnail(s, m) for s, m in zip((content, reference), mpps, strict=True))
     if not wanted.tissue.any():
-        raise SlideError(reference.path, "holds no tissue whose stain could be taken; give another --like")
+        raise SlideError(reference.path, "holds no tissue; give another --like")
     if not mine.tissue.any():
         log.warning("%s: no tissue found; statistics are those of the whole picture", content.path)
     return stain_stats(encoder, mine), stain_stats(encoder, wanted)

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def load_style(name: str | Path, device: torch.device | str = "cpu") -> StyleModel:
-    """A style model ready to use: float32 weights, evaluation mode, no gradients.
+    """Load a style model: float32 weights, evaluation mode, no gradients.
 
     Args:
         name: a snapshot folder, or a hub id ("owner/name").
@@ -49,7 +49,7 @@ def load_style(name: str | Path, device: torch.device | str = "cpu") -> StyleMod
 
 
 def import_style(vgg: Path, decoder: Path, *, mpp: float | None = None) -> StyleModel:
-    """A style model from published weights.
+    """Load a style model from published weights.
 
     Args:
         vgg: ``vgg_normalised.pth`` of an AdaIN implementation, or torchvision's VGG-19.
@@ -84,19 +84,19 @@ def import_style(vgg: Path, decoder: Path, *, mpp: float | None = None) -> Style
 
 
 def untrained_style(encoder: str = TORCHVISION, *, width: int = 64, seed: int = 0) -> StyleModel:
-    """An encoder, with a decoder that has learnt nothing yet.
+    """Return an encoder with an untrained decoder.
 
     Args:
-        encoder: "torchvision" for its download of VGG-19; a file of VGG-19's weights; a style snapshot's
-            folder; or "new" for an encoder that is yet to be trained itself, where no weights can be had.
+        encoder: "torchvision" to download its VGG-19 weights; a file of them; a style snapshot's folder; or
+            "new" for an untrained encoder, where no weights are available.
         width: of a new encoder; otherwise the weights say.
         seed: of the weights that are drawn.
 
     Returns:
-        In training mode; an encoder that has learnt already is in evaluation mode and takes no gradients.
+        In training mode; a trained encoder is in evaluation mode and gets no gradients.
 
     Raises:
-        SnapshotError: the weights cannot be downloaded, or are of no known layout.
+        SnapshotError: the weights could not be loaded, or are of no known layout.
     """
     state, width, source = _encoder_state(encoder, width)
     net = initialise(StyleModel(width=width, source=source), seed, "xavier", RELU_GAIN)
@@ -164,7 +164,7 @@ DECODER_CONVS = (1, 5, 8, 11, 14, 18, 21, 25, 28)
 
 
 def translate_encoder(state: Mapping[str, Tensor]) -> tuple[State, int, str]:
-    """The state of `Encoder` from published weights.
+    """Return the state of `Encoder` from published weights.
 
     Args:
         state: of a whole VGG-19 or its first part; layers past relu4_1 are left out.
@@ -180,11 +180,11 @@ def translate_encoder(state: Mapping[str, Tensor]) -> tuple[State, int, str]:
             width = _width(found, layout.convs, encoder=True)
             if width is not None and (layout.colour is None or _is_colour(found, layout.colour)):
                 return _colour(found, layout) | _renamed(found, layout.convs), width, layout.name
-    raise _unknown("an encoder", SUPPORTED_ENCODERS, state)
+    raise _unknown("encoder", SUPPORTED_ENCODERS, state)
 
 
 def translate_decoder(state: Mapping[str, Tensor]) -> tuple[State, int]:
-    """The state of `Decoder` from published weights, and its width.
+    """Return the state of `Decoder` from published weights, and its width.
 
     Raises:
         InvalidValueError: if the layout is not the known one.
@@ -193,7 +193,7 @@ def translate_decoder(state: Mapping[str, Tensor]) -> tuple[State, int]:
         width = _width(found, DECODER_CONVS, encoder=False)
         if width is not None:
             return _in_our_range(_renamed(found, DECODER_CONVS)), width
-    raise _unknown("a decoder", SUPPORTED_DECODERS, state)
+    raise _unknown("decoder", SUPPORTED_DECODERS, state)
 
 
 def _sequences(state: Mapping[str, Tensor]) -> Iterator[State]:
@@ -258,4 +258,4 @@ def _in_our_range(state: State) -> State:
 
 def _unknown(what: str, supported: str, state: Mapping[str, Tensor]) -> InvalidValueError:
     first = ", ".join(list(state)[:5]) or "none"
-    return InvalidValueError(f"not {what} that is known; supported: {supported}; first keys found: {first}")
+    return InvalidValueError(f"is not a known {what}; supported: {supported}; its first keys are {first}")

@@ -1,1 +1,1 @@
-"""Training of stain translators, from two sets of slides that are not registered."""
+"""Training of stainers, from two sets of slides that are not registered."""

@@ -34,7 +34,7 @@ class Adain(Method):
         processes: of the run.
 
     Raises:
-        SnapshotError: the encoder's weights cannot be downloaded.
+        SnapshotError: the encoder's weights could not be loaded.
     """
 
     def __init__(self, config: AdainConfig, processes: Processes) -> None:

@@ -28,7 +28,7 @@ class LSeSim(Method):
         processes: of the run.
 
     Raises:
-        SnapshotError: VGG's weights cannot be downloaded.
+        SnapshotError: VGG's weights could not be loaded.
     """
 
     def __init__(self, config: LSeSimConfig, processes: Processes) -> None:
