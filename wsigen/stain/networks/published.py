@@ -20,6 +20,7 @@ from torch import Tensor
 
 from wsigen.errors import InvalidValueError, SnapshotError
 from wsigen.nn.snapshot import read_tensors
+from wsigen.stain.networks.blocks import BlurDown, BlurUp
 from wsigen.stain.networks.generator import FAMILIES, Generator
 
 PUBLISHED = {
@@ -165,7 +166,9 @@ def _family(
 
 
 def _check_blur(net: Generator, blur: Mapping[str, Tensor]) -> None:
-    layers = {f"{name}.filt": layer for name, layer in net.named_modules() if hasattr(layer, "filt")}
+    layers = {
+        f"{name}.filt": layer for name, layer in net.named_modules() if isinstance(layer, BlurDown | BlurUp)
+    }
     for name, filt in blur.items():
         known = type(layers[name])().filt if name in layers else None
         if (

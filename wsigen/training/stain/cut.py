@@ -59,7 +59,7 @@ class Cut(Method):
         """Compile the networks."""
         options = self.processes.compile_options
         self.discriminator.compile(**options)
-        self.features = torch.compile(self.generator.features, **options)  # pyright: ignore
+        self.features = torch.compile(self.features, **options)
 
     def update(self, batch: Batch) -> Scalars:
         """The discriminator first, then generator and heads, on the same translations."""
