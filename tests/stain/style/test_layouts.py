@@ -70,9 +70,11 @@ def test_both_are_found_in_one_file():
 
 def test_unknown_files_are_described():
     state = {f"model.{i}.weight": torch.zeros(1) for i in range(9)}
-    with pytest.raises(InvalidValueError, match=r"vgg_normalised\.pth.*found: model\.0\.weight, model\.1"):
+    with pytest.raises(
+        InvalidValueError, match=r"vgg_normalised\.pth.*first keys are model\.0\.weight, model\.1"
+    ):
         translate_encoder(state)
-    with pytest.raises(InvalidValueError, match=r"decoder\.pth.*found: none"):
+    with pytest.raises(InvalidValueError, match=r"decoder\.pth.*its first keys are none"):
         translate_decoder({})
 
 
@@ -86,5 +88,5 @@ def test_an_encoder_with_channels_that_do_not_follow_on_is_refused():
 def test_a_normalised_vgg_without_its_colour_layer_is_refused():
     state = dict(published.normalised_vgg().state_dict())
     del state["0.bias"]
-    with pytest.raises(InvalidValueError, match="not an encoder"):
+    with pytest.raises(InvalidValueError, match="is not a known encoder"):
         translate_encoder(state)

@@ -127,5 +127,7 @@ def test_without_a_network_the_file_to_fetch_is_named(monkeypatch, tmp_path):
 def test_file_of_another_network(tmp_path):
     path = tmp_path / "resnet.pth"
     torch.save({"layer1.0.conv1.weight": torch.zeros(4, 4, 3, 3)}, path)
-    with pytest.raises(SnapshotError, match=r"resnet\.pth: not an encoder.*first keys found: layer1"):
+    with pytest.raises(
+        SnapshotError, match=r"resnet\.pth: is not a known encoder.*its first keys are layer1"
+    ):
         untrained_style(str(path))
