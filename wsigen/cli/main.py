@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 
 from wsigen import __version__
@@ -18,8 +18,6 @@ COMMANDS = {
     "evaluate": "compare synthetic slides with real ones",
     "import-stainer": "convert a published stain translator",
 }
-
-Command = Callable[[Sequence[str]], None]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
