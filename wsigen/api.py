@@ -58,7 +58,7 @@ class Sampler:
     """Sample H&E slides, alone or as pairs with IHC slides.
 
     >>> sampler = Sampler.from_pretrained("default")
-    >>> pair = sampler(size=2048, stages=4, seed=7, stain="SYN")  # doctest: +SKIP
+    >>> pair = sampler(size=2048, stages=5, seed=7, stain="SYN")  # doctest: +SKIP
 
     Made by `from_pretrained`.
 
@@ -125,7 +125,7 @@ class Sampler:
 
         Args:
             size: side in pixels, patch * k**stages; 2048 if neither it nor an overview is given.
-            stages: number of upscalings; 4 if neither it nor an overview is given.
+            stages: number of upscalings; 5 if neither it nor an overview is given.
             seed: the slide follows from it.
             mpp: µm/px of level 0.
             k: factor between two stages.

@@ -19,7 +19,7 @@ class SampleConfig:
     Args:
         size: side of the slide in pixels, patch * k**stages; default 2048, with --overview its side times
             k**stages.
-        stages: number of upscalings, the side of stage 0 is size / k**stages; default 4, with --overview as
+        stages: number of upscalings, the side of stage 0 is size / k**stages; default 5, with --overview as
             many as --mpp needs.
         seed: of the noise; the same slide for any machine, memory, batch size and schedule.
         mpp: µm/px of the finished slide.

@@ -16,7 +16,7 @@ from wsigen.slide.provenance import beside
 from wsigen.slide.read import WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete
 
-SIZE, STAGES = 2048, 4
+SIZE, STAGES = 2048, 5
 """Defaults of a slide that is not made from an overview."""
 
 _CHUNK = 2**22
