@@ -1,9 +1,10 @@
 """Synthesise paired H&E and IHC whole-slide images of gigapixel size, with models learnt from real slides."""
 
+# pyright: reportUnsupportedDunderAll=false
 from importlib import import_module
 
 __version__ = "0.1.0"
-__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
     "FileSlide",
     "Pair",
     "Sampler",
