@@ -49,7 +49,7 @@ def open_slide(path: str | Path, *, mpp: float | None = None) -> FileSlide:
     Raises:
         SlideError: the file is missing, damaged or of an unknown format.
         MissingMppError: neither the file nor ``mpp`` states µm/px.
-        InvalidValueError: ``mpp`` is not positive, or contradicts the file.
+        InvalidValueError: ``mpp`` is not positive.
     """
     return FileSlide(open_file(path, mpp))
 

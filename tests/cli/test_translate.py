@@ -172,7 +172,7 @@ def test_little_room_is_warned_of(translate, monkeypatch, caplog):
         (["--stainer", ""], "--stainer must be a bundled name (SYN), a folder or a hub id"),
         (["--marker", "a/b"], "--marker must be letters, digits and + - . _, got 'a/b'"),
         (["--marker", "A,B"], "--marker must name one for each of 1 stainers, got A, B"),
-        (["--norm", "bn"], "norm must be in, tin, kin"),
+        (["--norm", "bn"], "norm must be such as in, tin, kin"),
         (["--tile", "100001"], "--tile must be auto or a multiple of 4"),
         (["--stats-pitch", "100"], "--stats-pitch must be a multiple of 4, at least 512 px, got 100"),
         (["--mpp", "0"], "--mpp must be in (0, 1000] µm/px, got 0.0"),

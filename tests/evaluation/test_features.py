@@ -158,7 +158,7 @@ def test_other_files_are_no_inception(tmp_path):
     with pytest.raises(SnapshotError, match="does not hold"):
         Inception(tmp_path / "other.pth")
     torch.save(SimpleNamespace(code="anything"), tmp_path / "code.pth")
-    with pytest.raises(SnapshotError, match="no file of weights alone"):
+    with pytest.raises(SnapshotError, match="is not a plain weights file"):
         Inception(tmp_path / "code.pth")
 
 

@@ -27,17 +27,17 @@ class EvaluateConfig:
         train: slides that the model learnt from, for copies, copying and membership; none of them may be in
             real.
         pairs: IHC slides of the generated H&E slides: a_SYN.ome.tif belongs to a_HE.ome.tif.
-        real_pairs: real slides of the same IHC stain, to compare those of pairs with.
+        real_pairs: real slides of the same IHC stain, as the reference for pairs.
         table: CSV with columns slide, and optionally mpp, group, split; of the real slides and of train.
         mpp: µm/px to compare at.
         patch: side of the patches, px.
-        patches: number of patches of a side, shared out between the values of mpp.
+        patches: number of patches per set, divided between the values of mpp.
         stain: "he", or "ihc" where all slides are IHC: the second stain to unmix is eosin or DAB.
         features: weight-free, inception, inception:PATH, timm:NAME or transformers:NAME.
         joint_classifiers: updates of small networks that look for seams and judge IHC slides, such as 400; 0
             for none, since each takes about a minute on a core.
         out: folder for index.html and report.json.
-        seed: of the places of patches and of random halves.
+        seed: random seed of patch positions and of random halves.
         device: "auto", "cpu", "cuda", "cuda:1": where networks of features run.
         workers: threads that read and describe patches; 0 for one per core.
         overwrite: replace an existing report.

@@ -21,7 +21,7 @@ class SampleConfig:
             k**stages.
         stages: number of upscalings, the side of stage 0 is size / k**stages; default 5, with --overview as
             many as --mpp needs.
-        seed: of the noise; the same slide for any machine, memory, batch size and schedule.
+        seed: of the noise; the same slide for any memory, batch size and schedule.
         mpp: µm/px of the finished slide.
         model: "default" (bundled), a model or snapshot folder, or a hub id.
         upscaler: snapshot folder or hub id of an upscaler to use instead of the model's own.

@@ -44,7 +44,7 @@ class DiscriminatorConfig:
 
     Args:
         width: channels of the first layer.
-        layers: halvings of the resolution; 3 see 70 × 70 px.
+        layers: halvings of the resolution; 3 give a receptive field of 70 × 70 px.
         antialias: blur when halving.
     """
 

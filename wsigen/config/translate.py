@@ -21,8 +21,8 @@ class TranslateConfig:
         slide: the H&E slide: any format that wsigen reads, PNG and JPEG included.
         stainer: "SYN" (bundled), a snapshot folder or a hub id; several separated by commas, the slide is
             read once.
-        marker: of the file name; several separated by commas, one for each stainer; default: their own.
-        like: H&E slide whose stain is wanted, in place of a stainer.
+        marker: marker in the file name; several separated by commas, one per stainer; default: their own.
+        like: reference H&E slide whose stain is transferred; replaces stainer.
         style: style model for ``like``: a snapshot folder or a hub id.
         strength: of ``like``, from 0 (the slide as the model reproduces it) to 1.
         like_mpp: µm/px of the slide in ``like``, if the file does not state it.

@@ -66,8 +66,8 @@ class UpscalerLossConfig:
         symmetry: weight of |T G(y, z) - G(T y, T z)| for the symmetries T of the square.
         symmetry_every: updates between two with that term.
         r1: weight γ/2 of the discriminator's gradient at real images (Mescheder et al. 2018).
-        r1_every: updates between two with that term, which then counts that many times.
-        depth: most stages of the upscaler itself that make the guide of an image; more are likelier.
+        r1_every: apply the r1 term once in this many updates, weighted as many times.
+        depth: largest number of the upscaler's own stages that make a guide; larger ones are likelier.
         guide_noise: largest standard deviation of the noise added to guides.
     """
 

@@ -238,7 +238,7 @@ def _require_tensors(weights: Path, url: str) -> None:
     try:
         torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise SnapshotError(weights, f"is no file of weights alone ({type(error).__name__})") from error
+        raise SnapshotError(weights, f"is not a plain weights file ({type(error).__name__})") from error
 
 
 def _optional(package: str) -> ModuleType:

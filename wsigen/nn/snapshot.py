@@ -174,7 +174,7 @@ def _fitting(kind: type[Net], folder: Path) -> Net:
     astray = [*info["missing_keys"], *info["unexpected_keys"]]
     if astray:  # diffusers would fill in random weights
         raise SnapshotError(
-            folder, f"weights do not fit {CONFIG} ({len(astray)} too few or too many, such as {astray[0]})"
+            folder, f"weights do not fit {CONFIG} ({len(astray)} missing or unexpected, such as {astray[0]})"
         )
     assert isinstance(net, kind)
     return net

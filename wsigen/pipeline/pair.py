@@ -76,7 +76,7 @@ class Pair(ABC):
             This pair, which then reads from the files.
 
         Raises:
-            OutputError: a slide exists, or the disk refuses.
+            OutputError: a slide exists, or cannot be written.
             InvalidValueError: the run does not fit into memory, or a network returned NaN.
         """
         run = replace(self._run(Path(out), name, layout, memory, overwrite), several=True)

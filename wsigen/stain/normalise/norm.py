@@ -65,7 +65,7 @@ class Norm:
         plain = kind == "kin" or (kind == "dn" and not kernel and number != "inf") or not extra
         if match is None or not plain:
             raise InvalidValueError(
-                f"norm must be in, tin, kin, kin-5, kin-gaussian-7, kin-inf, dn or dn-8, say, got {text!r}"
+                f"norm must be such as in, tin, kin, kin-5, kin-gaussian-7, kin-inf, dn or dn-8, got {text!r}"
             )
         if kind == "dn":
             return cls("dn", granularity=int(number or 1))
