@@ -69,7 +69,7 @@ def test_disagreement_is_warned_of(path, caplog):
         assert resolve_mpp(path, Stub((0.5, 0.5)), 0.505) == 0.5
         assert not caplog.records
         assert resolve_mpp(path, Stub((0.5, 0.5)), 0.25) == 0.25
-    assert "slide.bin: the table says 0.25 µm/px, the metadata 0.5" in caplog.text
+    assert "slide.bin: 0.25 µm/px were given, the metadata state 0.5" in caplog.text
 
 
 def test_pixels_that_are_not_square_are_warned_of(path, caplog):

@@ -38,7 +38,7 @@ def resolve_mpp(path: Path, backend: Backend, given: float | None = None) -> flo
     """
     if given is not None and not 0 < given <= LARGEST_GIVEN:
         raise InvalidValueError(
-            f"mpp of {path} must be in (0, {LARGEST_GIVEN:g}] µm/px, got {given}; correct the table"
+            f"mpp of {path} must be in (0, {LARGEST_GIVEN:g}] µm/px, got {given}; correct it"
         )
     known = _metadata_mpp(path, backend)
     if known is None:
@@ -46,7 +46,7 @@ def resolve_mpp(path: Path, backend: Backend, given: float | None = None) -> flo
             raise MissingMppError(path, f"µm/px is not in its metadata; {FIX}")
         return given
     if given is not None and abs(given / known - 1) > 0.05:
-        log.warning("%s: the table says %g µm/px, the metadata %g; using the table", path, given, known)
+        log.warning("%s: %g µm/px were given, the metadata state %g; using the given value", path, given, known)
         return given
     return known
 
