@@ -56,7 +56,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"]
+        self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b_or_1 e"]
     ) -> Float[Tensor, "b c h w"]:
         """Return features of the same shape."""
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
