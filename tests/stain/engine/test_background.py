@@ -101,5 +101,5 @@ def test_memory_is_three_bytes_a_cell():
 
 @pytest.mark.parametrize(("shape", "cell"), [((0, 4), 16), ((4,), 16), ((4, 4), 0)])
 def test_impossible_maps_are_refused(shape, cell):
-    with pytest.raises(InvalidValueError, match="glass map"):
+    with pytest.raises(InvalidValueError, match="background map"):
         BackgroundMap(np.ones(shape, bool), cell)
