@@ -46,7 +46,7 @@ def resolve_mpp(path: Path, backend: Backend, given: float | None = None) -> flo
             raise MissingMppError(path, f"µm/px is not in its metadata; {FIX}")
         return given
     if given is not None and abs(given / known - 1) > 0.05:
-        log.warning("%s: %g µm/px were given, the metadata state %g; using the given value", path, given, known)
+        log.warning("%s: %g µm/px were given, the metadata state %g; using the former", path, given, known)
         return given
     return known
 
