@@ -89,7 +89,7 @@ def test_seeds_give_different_slides():
     assert not np.array_equal(cascade(seed=0)[0], cascade(seed=1)[0])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(stage=st.integers(0, 3), share=st.floats(0, 0.99), again=st.floats(0, 0.99), k=st.integers(2, 3))
 def test_killed_anywhere_and_twice_the_slide_is_the_same(stage, share, again, k):
     patch = 12

@@ -120,7 +120,7 @@ def test_threads_and_prefetching_cannot_be_seen():
     assert np.array_equal(store.rows, run_stage(spec, GAUSSIAN, guide_image(128)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     solver=st.sampled_from(["heun", "dpmpp_2m"]),
     shift=st.sampled_from(SHIFTS),
