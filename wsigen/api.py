@@ -204,10 +204,10 @@ class Translator:
             InvalidValueError: there is no such device.
         """
         networks, chosen = Networks(), choose_device(device)
-        names = [stainer] if isinstance(stainer, str | Path) else list(stainer)
-        for name in names:
-            networks.stainer(str(name), chosen, choose_dtype(dtype, chosen))
-        return cls(_joined(names) or "", _joined(marker), device, dtype, networks)
+        precision = choose_dtype(dtype, chosen)
+        for name in _listed(stainer):
+            networks.stainer(name, chosen, precision)
+        return cls(_joined(stainer) or "", _joined(marker), device, dtype, networks)
 
     def to(self, device: str | torch.device) -> Translator:
         """Return a translator on another device; networks are loaded there when it is used."""

@@ -192,7 +192,7 @@ class Slide(AbstractSlide):
         region = Region(top, left, max(1, round(height / mpp)), max(1, round(width / mpp)))
 
         def read(level: int, block: Region) -> np.ndarray:
-            return padded(lambda part: source.read(part, level), block, self._sizes[level], background)
+            return padded(lambda inside: source.read(inside, level), block, self._sizes[level], background)
 
         levels = [Level(*level) for level in zip(self._sizes, self._downsamples, strict=True)]
         return read_scaled(levels, read, region, mpp / self.mpp, background)
