@@ -68,7 +68,8 @@ class UpscalerLossConfig:
         r1: weight γ/2 of the discriminator's gradient at real images (Mescheder et al. 2018).
         r1_every: apply the r1 term once in this many updates, weighted as many times.
         depth: largest number of the upscaler's own stages that make a guide; larger ones are likelier.
-        guide_noise: largest standard deviation of the noise added to guides.
+        guide_noise: largest standard deviation of the noise of the coarsest guide, in each of two octaves;
+            small ones are likelier.
     """
 
     guide: float = 10.0
@@ -81,7 +82,7 @@ class UpscalerLossConfig:
     r1: float = 0.1
     r1_every: int = 16
     depth: int = 3
-    guide_noise: float = 0.04
+    guide_noise: float = 0.15
 
     def __post_init__(self) -> None:
         for name in ("guide", "l1", "features", "energy", "relief", "symmetry", "r1", "guide_noise", "depth"):

@@ -162,7 +162,7 @@ class UpscalerUpdate:
         rng = np.random.Generator(np.random.Philox(key=[self.config.seed, update], counter=2))
         depth, turns, flip = self._depth(x.shape[-1], rng), int(rng.integers(4)), bool(rng.integers(2))
         noise = _Noise(self.config.seed, numbers, x.device)
-        y = self._guide(x, mpp, depth, noise, rng)
+        guide, y = self._guide(x, mpp, depth, noise, rng)
         z = self._z(noise, y)
         with self.processes.autocast():
             drawn = self.G(y, z, mpp)
@@ -170,7 +170,7 @@ class UpscalerUpdate:
         with self.processes.autocast(), frozen(self.D):
             seen = self.D(drawn, mpp)
         losses = {"adversarial": upscaler_hinge(seen.scores)}
-        losses["guide"] = guide_error(drawn, y, self.G.k)
+        losses["guide"] = guide_error(drawn, guide, self.G.k)
         losses["l1"] = (drawn - x).abs().mean()
         losses["energy"] = energy_difference(drawn, x)
         losses["relief"] = relief_difference(drawn, x)
@@ -196,15 +196,26 @@ class UpscalerUpdate:
         return fit[int(np.searchsorted(shares / shares[-1], rng.random(), side="right"))]
 
     @torch.no_grad()
-    def _guide(self, x: Tensor, mpp: Tensor, depth: int, noise: _Noise, rng: np.random.Generator) -> Tensor:
-        y, k = F.avg_pool2d(x, self.G.k ** (depth + 1)), self.G.k
+    def _guide(
+        self, x: Tensor, mpp: Tensor, depth: int, noise: _Noise, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The guide that the drawn image is held to, and the one that is given: with noise.
+
+        Noise comes before the first own stage: specks that a stage 0 has on glass would become tissue, and
+        the upscaler learns to remove them (conditioning augmentation, Ho et al. 2022).
+        """
+        k = self.G.k
+        clean = F.avg_pool2d(x, k ** (depth + 1))
+        strength = self.loss.guide_noise * noise.uniform().square()[:, None, None, None]
+        y = clean + strength * noise.specks(clean.shape[1:])
+        if depth == 0:
+            return clean, y
         with self.processes.autocast():
             for above in range(depth, 0, -1):
                 # Each in a frame of its own: else a bias of direction adds up from stage to stage.
                 dims = [dim for dim in (2, 3) if rng.random() < 0.5]
                 y = self.G(y.flip(dims), self._z(noise, y), mpp * k**above).flip(dims).clamp(-1, 1)
-        strength = self.loss.guide_noise * noise.uniform()[:, None, None, None]
-        return y + strength * noise.normal(y.shape[1:])
+        return y, y
 
     def _z(self, noise: _Noise, y: Tensor) -> Tensor:
         return noise.normal((self.G.noise_channels, *y.shape[2:]))
@@ -250,6 +261,12 @@ class _Noise:
         """Unit Gaussian, (b, *shape)."""
         drawn = torch.stack([torch.randn(tuple(shape), generator=g) for g in self._streams])
         return drawn.to(self._device, non_blocking=True)
+
+    def specks(self, shape: Sequence[int]) -> Tensor:
+        """Gaussian noise of two octaves, the finest and the next, of unit variance each; (b, *shape)."""
+        fine, (c, h, w) = self.normal(shape), shape
+        coarse = self.normal((c, (h + 1) // 2, (w + 1) // 2))
+        return fine + F.interpolate(coarse, scale_factor=2, mode="nearest")[..., :h, :w]
 
     def uniform(self) -> Tensor:
         """In [0, 1), (b,)."""
