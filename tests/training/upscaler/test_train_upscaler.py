@@ -132,7 +132,7 @@ def test_it_learns_how_strong_detail_is_that_the_guide_has_not(config):
     config = replace(
         config,
         data=replace(config.data, patches=[PatchGroup(size=32, batch=4, mpp_range=(0.5, 0.6))]),
-        loss=UpscalerLossConfig(depth=0, energy=3.0),
+        loss=UpscalerLossConfig(depth=0, energy=3.0, guide_noise=0.0),
         optim=replace(config.optim, lr=2e-3, cooldown=0.0),
         kimg=0.6,
         validate_every=10,
