@@ -63,7 +63,7 @@ class UpscalerLossConfig:
         features: weight of feature matching with the discriminator's features, likewise.
         energy: weight of the difference of log local energy, in the two finest octaves.
         relief: weight of the difference of the skewness of derivatives, against embossed nuclei.
-        symmetry: weight of |T G(y, z) - G(T y, T z)| for the symmetries T of the square.
+        symmetry: weight of |T G(y, z) - G(T y, T z)| for shifts and the symmetries T of the square.
         symmetry_every: updates between two with that term.
         r1: weight γ/2 of the discriminator's gradient at real images (Mescheder et al. 2018).
         r1_every: apply the r1 term once in this many updates, weighted as many times.
@@ -77,7 +77,7 @@ class UpscalerLossConfig:
     features: float = 1.0
     energy: float = 0.1
     relief: float = 5.0
-    symmetry: float = 10.0
+    symmetry: float = 20.0
     symmetry_every: int = 2
     r1: float = 0.1
     r1_every: int = 16

@@ -196,3 +196,42 @@ class TestNoiseOfTheGuide:
     def test_without_noise_the_guide_is_the_mean_of_pixels(self, config):
         clean, given = self.guides(config, 0.0, depth=0)
         assert torch.equal(clean, given)
+
+
+class TestSymmetry:
+    """The term that shifts and the symmetries of the square change nothing but places."""
+
+    @staticmethod
+    def difference(step, size, shift, turns=0, flip=False):
+        torch.manual_seed(1)
+        y, z, mpp = torch.rand(2, 3, size, size), torch.randn(2, 9, size, size), torch.ones(2)
+        with torch.no_grad():
+            return float(step._symmetry(step.G(y, z, mpp), y, z, mpp, shift, turns, flip))
+
+    @pytest.fixture
+    def step(self, config):
+        torch.manual_seed(0)
+        net = Upscaler(channels=(8, 16), blocks=(1, 1))
+        for module in net.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.data.mul_(3)
+        return UpscalerUpdate(config, net, Processes(Accelerator(cpu=True)))
+
+    def test_shifts_by_whole_cells_of_the_coarser_resolution_change_nothing(self, step):
+        assert self.difference(step, 64, (0, 0)) < 1e-5
+
+    @pytest.mark.parametrize("shift", [(0, 1), (1, 0), (1, 1)])
+    def test_shifts_within_a_cell_show_the_pattern_of_pixel_shuffle(self, step, shift):
+        assert self.difference(step, 64, shift) > 1e-3
+
+    def test_without_the_coarser_resolution_no_shift_changes_anything(self, step):
+        torch.nn.init.zeros_(step.G.up[0].weight)
+        torch.nn.init.zeros_(step.G.up[0].bias)
+        assert self.difference(step, 64, (1, 1)) < 1e-5
+
+    @pytest.mark.parametrize(("turns", "flip"), [(1, False), (2, False), (0, True), (3, True)])
+    def test_turning_shows_in_a_random_network(self, step, turns, flip):
+        assert self.difference(step, 64, (0, 0), turns, flip) > 1e-3
+
+    def test_guides_of_one_cell_are_not_cut(self, step):
+        assert np.isfinite(self.difference(step, 2, (1, 1), 1))

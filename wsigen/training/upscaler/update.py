@@ -161,6 +161,7 @@ class UpscalerUpdate:
         """
         rng = np.random.Generator(np.random.Philox(key=[self.config.seed, update], counter=2))
         depth, turns, flip = self._depth(x.shape[-1], rng), int(rng.integers(4)), bool(rng.integers(2))
+        shift = (int(rng.integers(self.G.stride)), int(rng.integers(self.G.stride)))
         noise = _Noise(self.config.seed, numbers, x.device)
         guide, y = self._guide(x, mpp, depth, noise, rng)
         z = self._z(noise, y)
@@ -180,7 +181,7 @@ class UpscalerUpdate:
         if depth == 0:
             total = total + self.loss.l1 * losses["l1"] + self.loss.features * losses["features"]
         if self.loss.symmetry and update % self.loss.symmetry_every == 0:
-            total = total + self.loss.symmetry * self._symmetry(drawn, y, z, mpp, turns, flip)
+            total = total + self.loss.symmetry * self._symmetry(drawn, y, z, mpp, shift, turns, flip)
         self.processes.apply(total, self.optimizers["G"])
         return {
             name: value.detach() for name, value in {"loss": total, "discriminator": judged, **losses}.items()
@@ -240,11 +241,28 @@ class UpscalerUpdate:
         (gradient,) = torch.autograd.grad(score, x, create_graph=True)
         return gradient.square().sum((1, 2, 3)).mean()
 
-    def _symmetry(self, drawn: Tensor, y: Tensor, z: Tensor, mpp: Tensor, turns: int, flip: bool) -> Tensor:
-        """|T G(y, z) - G(T y, T z)|: without it, nuclei end as relief lit from one side."""
+    def _symmetry(
+        self, drawn: Tensor, y: Tensor, z: Tensor, mpp: Tensor, shift: tuple[int, int], turns: int, flip: bool
+    ) -> Tensor:
+        """|T G(y, z) - G(T y, T z)|, T a shift, then a symmetry of the square.
+
+        Without symmetries, nuclei end as relief lit from one side. Without shifts, patterns stay that are
+        locked to the grid of the coarser resolutions (cf. Zhang 2019).
+        """
+        (h, w), k, stride = y.shape[2:], self.G.k, self.G.stride
+        cut = stride if min(h, w) > stride else 0
+        top, left = shift if cut else (0, 0)
+
+        def moved(x: Tensor, k: int = 1) -> Tensor:
+            part = x[..., k * top : k * (top + h - cut), k * left : k * (left + w - cut)]
+            return turned(part, turns, flip=flip)
+
         with self.processes.autocast():
-            again = self.G(turned(y, turns, flip=flip), turned(z, turns, flip=flip), mpp)
-        return (turned(drawn, turns, flip=flip) - again).abs().mean()
+            again = self.G(moved(y), moved(z), mpp)
+        # The border knows less of its surroundings in the part than in the whole.
+        border = k * ((min(h, w) - cut) // 4)
+        inside = (..., slice(border, -border or None), slice(border, -border or None))
+        return (moved(drawn, k)[inside] - again[inside]).abs().mean()
 
 
 class _Noise:
