@@ -4,9 +4,9 @@ The kernel is that of KIN (Ho et al. 2022, "Kernelized instance normalization"):
 weighted averages over the nodes around it. Size 1 leaves the table as it is (IN); an infinite one averages
 all nodes, which is close to the statistics of a thumbnail (TIN).
 
-The statistics themselves are those of training: biased variance, and the layers' own ε = 1e-5 added to it. The
-authors of KIN, TIN (URST) and dense normalisation take the unbiased variance, KIN no ε, and dense normalisation
-adds 1e-7 to σ. A generator has learned on the former, and without an ε blank patches give NaN.
+The statistics themselves are those of training: biased variance, and the layers' own ε = 1e-5 added to it.
+The authors of KIN, TIN (URST) and dense normalisation take the unbiased variance, KIN no ε, and dense
+normalisation adds 1e-7 to σ. A generator has learned on the former, and without an ε blank patches give NaN.
 """
 
 from __future__ import annotations
@@ -97,14 +97,14 @@ KernelKind = Literal["constant", "gaussian"]
 Table = Float[Tensor, "rows cols c"]
 
 GAUSSIAN_STD = 3.0
-"""Standard deviation of the Gaussian kernel, nodes: the same for every size, as in the code of KIN's authors."""
+"""Standard deviation of the Gaussian kernel, nodes; the same for every size, as in the code of KIN."""
 
 
 def kernel_weights(kind: KernelKind, size: int) -> list[float]:
     """Return the weights of a kernel along one axis, which sum to 1.
 
-    The Gaussian is exp(-i²/(2·3²)), i nodes from the centre, cut off at the size and then normalised: with 3 or
-    5 nodes it is nearly constant.
+    The Gaussian is exp(-i²/(2·3²)), i nodes from the centre, cut off at the size and then normalised: with 3
+    or 5 nodes it is nearly constant.
 
     Args:
         kind: "constant" or "gaussian".
