@@ -45,8 +45,8 @@ shorter side of TIN's thumbnail is 1024 px as published, the longer one 512 px a
 *Tiling*: the largest difference, in grey levels, between tiles of one patch and of two. *Hue*
 (correlation of hue histograms) and *contrast* (ratio of standard deviations) compare each patch with the
 same patch normalised by itself (IN as published), which is what the network was trained to do: 1 =
-nothing lost. *Sobel* (sharpness), *NIQE* and *PIQE* (low is good) are those of KIN and DN; they do not
-see seams.
+nothing lost. *Sobel* (sharpness) and *PIQE* (low is good) are those of KIN and DN; *NIQE* (low is good)
+has a fit of its own and compares within this table, not with papers. They do not see seams.
 """
 COLUMNS = (
     Column("how", "how"),
