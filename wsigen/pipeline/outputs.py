@@ -143,7 +143,7 @@ class Stain:
 
     @classmethod
     def of_marker(
-        cls, marker: str, *, stainer: str, stainer_hash: str, norm: Norm, pitch: int, dtype: str
+        cls, marker: str, *, stainer: str, stainer_hash: str, norm: Norm | None, pitch: int, dtype: str
     ) -> Stain:
         """Return the stain of a stainer.
 
@@ -151,12 +151,12 @@ class Stain:
             marker: what the stain shows, such as "SYN".
             stainer: its name, for provenance.
             stainer_hash: of its weights.
-            norm: normalisation of its activations.
+            norm: normalisation of its activations; None where there is none.
             pitch: px from one patch of statistics to the next.
             dtype: of the network.
         """
         named = {"marker": marker, "stainer": stainer, "stainer_hash": stainer_hash}
-        how = {"norm": asdict(norm), "stats_pitch": pitch, "dtype": dtype}
+        how = {"norm": asdict(norm) if norm else None, "stats_pitch": pitch, "dtype": dtype}
         return cls(label=f"IHC-{marker}", marker=marker, facts={"version": __version__, **named, **how})
 
     @property
