@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from wsigen import __version__
 from wsigen.files import disk_errors
 from wsigen.geometry import Region, Size
@@ -104,8 +106,12 @@ class Output(ABC):
         return final_journal(self.rows, self.size, self.layout, self.fingerprint(), block=block)
 
     def provenance(self) -> dict[str, Any]:
-        """Return what is written into the slide and its provenance file."""
-        return {**self.facts(), "layout": self.layout, "fingerprint": self.fingerprint()}
+        """Return what is written into the slide and its provenance file.
+
+        The number of threads is no fact that pixels follow from, but on the CPU they round with it.
+        """
+        facts, threads = self.facts(), torch.get_num_threads()
+        return {**facts, "layout": self.layout, "fingerprint": self.fingerprint(), "threads": threads}
 
     def write(self, journal: BlockJournal, *, overwrite: bool) -> SlideFiles:
         """Write the slide from its complete journal.
