@@ -1,7 +1,7 @@
 """Provenance: how a slide was made, stored in the file and in a JSON beside it.
 
-Every file states that it is synthetic. Nothing here depends on time, machine or path, so that the same run
-gives the same bytes.
+Every file states that it is synthetic. Nothing here depends on time, machine or path but the number of
+threads, so that the same run gives the same bytes.
 """
 
 from __future__ import annotations
