@@ -17,6 +17,9 @@ from PIL import Image
 from wsigen.errors import SlideError
 from wsigen.geometry import Colour, Region, Size
 
+PLAUSIBLE_MPP = (0.01, 40.0)
+"""µm/px of slides; 600 dpi, the finest print resolution that programs write by default, is 42.3."""
+
 
 class Backend(Protocol):
     """One open slide file; used in one process and never pickled."""

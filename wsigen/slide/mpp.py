@@ -10,11 +10,10 @@ from pathlib import Path
 import tifffile
 
 from wsigen.errors import InvalidValueError, MissingMppError
-from wsigen.slide.backend import Backend
-from wsigen.slide.tiff_backend import is_tiff, ome_mpp
+from wsigen.slide.backend import PLAUSIBLE_MPP, Backend
+from wsigen.slide.tiff_backend import TiffBackend, is_tiff, ome_mpp
 
-# 600 dpi, the finest print resolution that programs write by default, is 42.3 µm/px.
-SMALLEST, LARGEST = 0.01, 40.0
+SMALLEST, LARGEST = PLAUSIBLE_MPP
 LARGEST_GIVEN = 1000.0
 FIX = "add a row to a table with columns slide,mpp and pass it with --table"
 
@@ -52,7 +51,9 @@ def resolve_mpp(path: Path, backend: Backend, given: float | None = None) -> flo
 
 
 def _metadata_mpp(path: Path, backend: Backend) -> float | None:
-    for pair in (backend.mpp, _ome_pair(path)):
+    # Of a TIFF, the backend knows the image that is read; the XML's first one may be another.
+    others = () if isinstance(backend, TiffBackend) else (_ome_pair(path),)
+    for pair in (backend.mpp, *others):
         if pair is None or not all(math.isfinite(v) and SMALLEST <= v <= LARGEST for v in pair):
             continue
         y, x = pair

@@ -1,0 +1,22 @@
+"""Which of a file's pixels are the slide, where a file holds several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class View:
+    """The user's choice among the images of one file; None where the file leaves none.
+
+    Args:
+        series: number of the image, as the error lists them that asks for it.
+        z: number of the focus plane of a z-stack, from 0.
+    """
+
+    series: int | None = None
+    z: int | None = None
+
+
+WHOLE = View()
+"""No choice: the file holds one slide."""
