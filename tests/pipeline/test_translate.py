@@ -11,13 +11,14 @@ from dataclasses import replace
 import numpy as np
 import openslide
 import pytest
+import tifffile
 import torch
 
 from tests.pipeline.test_source import png
 from tests.stain.models import small_generator
 from tests.synthetic import he_image, write_tiff
 from wsigen.config import TranslateConfig
-from wsigen.errors import InvalidValueError, MissingMppError, OutputError, SlideError
+from wsigen.errors import AmbiguousSlideError, InvalidValueError, MissingMppError, OutputError, SlideError
 from wsigen.geometry import Size
 from wsigen.pipeline.background import slide_background
 from wsigen.pipeline.networks import Networks
@@ -247,3 +248,23 @@ def test_small_and_narrow_slides(config, tmp_path, size):
     assert np.array_equal(
         pixels(files.slide), straight(replace(config, slide=tmp_path / "p.png", mpp=0.5), image)[0]
     )
+
+
+def test_the_image_that_was_chosen_is_translated(config, slide, picture, tmp_path):
+    """As if it were alone in its file; the provenance says which it was."""
+    both = tmp_path / "case_HE.tif"
+    with tifffile.TiffWriter(both) as tiff:
+        options = {"photometric": "rgb", "tile": (256, 256), "metadata": None}
+        options |= {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}
+        for image in (picture[:, ::-1], picture):
+            tiff.write(np.ascontiguousarray(image), **options)
+    with pytest.raises(AmbiguousSlideError, match="choose one with --series N"):
+        open_run(replace(config, slide=both))
+    alone, chosen = (
+        translate(replace(config, slide=path, series=series, out=tmp_path / f"out{series}"))[0]
+        for path, series in ((slide, None), (both, 1))
+    )
+    np.testing.assert_array_equal(pixels(chosen.slide), pixels(alone.slide))
+    source = json.loads(chosen.provenance.read_bytes())["source"]
+    assert source["series"] == 1
+    assert "series" not in json.loads(alone.provenance.read_bytes())["source"]

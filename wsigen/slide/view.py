@@ -17,6 +17,10 @@ class View:
     series: int | None = None
     z: int | None = None
 
+    def facts(self) -> dict[str, int]:
+        """Return what was chosen, for provenance; empty where nothing was."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
 
 WHOLE = View()
 """No choice: the file holds one slide."""
