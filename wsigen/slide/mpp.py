@@ -9,12 +9,13 @@ from pathlib import Path
 
 import tifffile
 
-from wsigen.errors import InvalidValueError, MissingMppError
+from wsigen.errors import InvalidValueError, MissingMppError, SlideError
 from wsigen.slide.backend import PLAUSIBLE_MPP, Backend
 from wsigen.slide.tiff_backend import TiffBackend, is_tiff, ome_mpp
 
 SMALLEST, LARGEST = PLAUSIBLE_MPP
 LARGEST_GIVEN = 1000.0
+SQUARE = 0.01  # up to this difference of height and width, their mean is taken
 FIX = "add a row to a table with columns slide,mpp and pass it with --table"
 
 log = logging.getLogger(__name__)
@@ -29,17 +30,25 @@ def resolve_mpp(path: Path, backend: Backend, given: float | None = None) -> flo
     Args:
         path: the file, for messages and for OME-XML that its backend ignores.
         backend: the open file.
-        given: the user's µm/px; used, with a warning, if it differs by more than 5 % from the metadata.
+        given: the user's µm/px; used, with a warning, if it differs by more than 5 % from the metadata, or if
+            by them pixels are not square.
+
+    Returns:
+        µm/px; the mean where height and width of a pixel differ by at most 1 %.
 
     Raises:
         InvalidValueError: ``given`` is not in (0, 1000].
         MissingMppError: neither the metadata nor the user state it.
+        SlideError: by the metadata, height and width of a pixel differ by more, and the user states nothing.
     """
     if given is not None and not 0 < given <= LARGEST_GIVEN:
         raise InvalidValueError(
             f"mpp of {path} must be in (0, {LARGEST_GIVEN:g}] µm/px, got {given}; correct it"
         )
-    known = _metadata_mpp(path, backend)
+    pair = _metadata_mpp(path, backend)
+    if pair is not None and abs(pair[0] / pair[1] - 1) > SQUARE:
+        return _not_square(path, pair, given)
+    known = None if pair is None else _mean(pair)
     if known is None:
         if given is None:
             raise MissingMppError(path, f"µm/px is not in its metadata; {FIX}")
@@ -50,17 +59,29 @@ def resolve_mpp(path: Path, backend: Backend, given: float | None = None) -> flo
     return known
 
 
-def _metadata_mpp(path: Path, backend: Backend) -> float | None:
+def _metadata_mpp(path: Path, backend: Backend) -> tuple[float, float] | None:
     # Of a TIFF, the backend knows the image that is read; the XML's first one may be another.
     others = () if isinstance(backend, TiffBackend) else (_ome_pair(path),)
     for pair in (backend.mpp, *others):
         if pair is None or not all(math.isfinite(v) and SMALLEST <= v <= LARGEST for v in pair):
             continue
-        y, x = pair
-        if abs(y / x - 1) > 0.01:
-            log.warning("%s: pixels are not square (%g × %g µm); using their mean", path, y, x)
-        return (y + x) / 2 if y != x else x
+        return pair
     return None
+
+
+def _mean(pair: tuple[float, float]) -> float:
+    y, x = pair
+    return (y + x) / 2 if y != x else x
+
+
+def _not_square(path: Path, pair: tuple[float, float], given: float | None) -> float:
+    """Return what the user states; a slide has one µm/px, with which every size would be wrong."""
+    pixels = f"pixels are not square (by the metadata {pair[1]:g} µm wide and {pair[0]:g} µm high)"
+    if given is None:
+        fix = "pass the µm/px by --mpp, or in a table with columns slide,mpp"
+        raise SlideError(path, f"{pixels}; resample it to square ones, or if the metadata are wrong, {fix}")
+    log.warning("%s: %s; using the %g µm/px that were given", path, pixels, given)
+    return given
 
 
 def _ome_pair(path: Path) -> tuple[float, float] | None:
