@@ -65,6 +65,9 @@ def over_background(rgba: np.ndarray, background: Colour) -> np.ndarray:
 class OpenSlideBackend:
     """An open OpenSlide handle.
 
+    OpenSlide places levels by their sizes. Where a level lost odd pixels, its factor is no whole number, and
+    OpenSlide interpolates between its pixels; `read_inexact_by` gives the stored ones.
+
     Args:
         path: the file.
         cache: decoded tiles, shared by every handle of the process.
@@ -83,6 +86,7 @@ class OpenSlideBackend:
             raise SlideError(path, f"OpenSlide cannot open it ({error})") from error
         self._slide.set_cache(cache)
         self.levels = tuple(Size(height, width) for width, height in self._slide.level_dimensions)
+        self._stored: Backend | None = None
 
     @property
     def mpp(self) -> tuple[float, float] | None:
@@ -94,12 +98,24 @@ class OpenSlideBackend:
         except ValueError:
             return None
 
+    @property
+    def inexact(self) -> tuple[int, ...]:
+        """Levels that OpenSlide interpolates: those whose factor is no whole number."""
+        factors = enumerate(self._slide.level_downsamples)
+        return tuple(level for level, factor in factors if factor != round(factor))
+
+    def read_inexact_by(self, stored: Backend) -> None:
+        """Read the `inexact` levels by another backend of the same levels."""
+        self._stored = stored
+
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
         """Return a region inside a level; see `Backend`.
 
         Raises:
             SlideError: the stored data are damaged.
         """
+        if self._stored is not None and level in self.inexact:
+            return self._stored.read(level, region, background)
         # OpenSlide takes the corner in level-0 pixels, the size in those of the level.
         downsample = self._slide.level_downsamples[level]
         corner = (round(region.x * downsample), round(region.y * downsample))

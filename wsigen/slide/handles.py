@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import OrderedDict
@@ -18,6 +19,8 @@ from wsigen.slide.view import WHOLE, View
 CACHE_BYTES = 128 * 2**20
 OPEN_FILES = 64
 HELD_BYTES = 2**30
+
+log = logging.getLogger(__name__)
 
 
 class Handles:
@@ -96,7 +99,25 @@ class Handles:
         if known_as is None:
             raise SlideError(path, "not a slide: neither OpenSlide nor tifffile reads this format")
         _check_only_image(path, view)
-        return OpenSlideBackend(path, self._tiles)
+        backend = OpenSlideBackend(path, self._tiles)
+        if backend.inexact:
+            self._read_stored_levels(path, backend, known_as)
+        return backend
+
+    def _read_stored_levels(self, path: Path, backend: OpenSlideBackend, known_as: str) -> None:
+        """Let levels that OpenSlide would interpolate be read from their pages; warn where they have none."""
+        reason = f"a level of {known_as} has no page of its own"
+        if known_as == "aperio":
+            try:
+                backend.read_inexact_by(TiffBackend(path, self._segments, sizes=backend.levels))
+            except SlideError as error:
+                reason = error.reason
+            else:
+                return
+        if path not in _interpolated:
+            _interpolated.add(path)
+            levels = ", ".join(map(str, backend.inexact))
+            log.warning("%s: OpenSlide interpolates level %s by part of a pixel (%s)", path, levels, reason)
 
 
 def _check_only_image(path: Path, view: View) -> None:
@@ -107,6 +128,7 @@ def _check_only_image(path: Path, view: View) -> None:
         )
 
 
+_interpolated: set[Path] = set()  # files that were warned of
 _handles = Handles()
 _inherited: list[Handles] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from wsigen.slide.tiff_colour import (
     is_associated,
     over_background_associated,
 )
-from wsigen.slide.tiff_pages import Planes, choose_image, ome_elements, pixels_mpp
+from wsigen.slide.tiff_pages import Planes, choose_image, image_of_sizes, ome_elements, pixels_mpp
 from wsigen.slide.view import WHOLE, View
 
 MAX_SEGMENT_PIXELS = 2**27
@@ -40,6 +41,7 @@ class TiffBackend:
         path: the file.
         cache: decoded segments, shared by every file of the process.
         view: which image of the file.
+        sizes: of the levels, for a file whose pages another reader has chosen.
 
     Raises:
         SlideError: not a TIFF, damaged, or not 8-bit RGB or grey.
@@ -52,7 +54,9 @@ class TiffBackend:
 
     nbytes = 0
 
-    def __init__(self, path: Path, cache: ArrayCache, view: View = WHOLE) -> None:
+    def __init__(
+        self, path: Path, cache: ArrayCache, view: View = WHOLE, sizes: Sequence[Size] | None = None
+    ) -> None:
         self._path, self._cache, self._lock = path, cache, threading.Lock()
         # Damaged files can make tifffile raise any exception, hence `except Exception` here and below.
         try:
@@ -60,7 +64,10 @@ class TiffBackend:
         except Exception as error:
             raise SlideError(path, f"not a readable TIFF ({error})") from error
         try:
-            self._image = choose_image(path, self._tiff, view)
+            if sizes is None:
+                self._image = choose_image(path, self._tiff, view)
+            else:
+                self._image = image_of_sizes(path, self._tiff, sizes)
             self._levels = self._readable((self._image.planes, *self._image.levels))
         except (SlideError, InvalidValueError):
             self._tiff.close()

@@ -14,7 +14,8 @@ from xml.etree import ElementTree
 
 import tifffile
 
-from wsigen.errors import AmbiguousSlideError, InvalidValueError
+from wsigen.errors import AmbiguousSlideError, InvalidValueError, SlideError
+from wsigen.geometry import Size
 from wsigen.slide.backend import PLAUSIBLE_MPP
 from wsigen.slide.view import WHOLE, View
 
@@ -98,6 +99,27 @@ def choose_image(path: Path, tiff: tifffile.TiffFile, view: View) -> TiffImage:
     if image.unclear:
         raise AmbiguousSlideError(path, image.unclear)
     return image
+
+
+def image_of_sizes(path: Path, tiff: tifffile.TiffFile, sizes: Sequence[Size]) -> TiffImage:
+    """Return the image whose levels are the tiled pages of given sizes, as another reader names them.
+
+    Args:
+        path: the file, for messages.
+        tiff: it, open.
+        sizes: of the levels, finest first.
+
+    Raises:
+        SlideError: a level has no page of its own, or tiles that were never written.
+    """
+    tiled = [page for page in cast("list[Any]", list(tiff.pages)) if page.is_tiled]
+    levels = []
+    for size in sizes:
+        found = [p for p in tiled if (p.imagelength, p.imagewidth) == (size.height, size.width)]
+        if len(found) != 1 or not all(found[0].databytecounts):
+            raise SlideError(path, f"{size.width} × {size.height} px are not in one page of complete tiles")
+        levels.append((found[0],))
+    return TiffImage(0, levels[0], "", None, 0, levels=tuple(levels[1:]))
 
 
 def tiff_images(tiff: tifffile.TiffFile, view: View = WHOLE) -> list[TiffImage]:
