@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 from openslide import OpenSlide, OpenSlideCache, OpenSlideError
-from PIL import Image
+from PIL import Image, ImageOps
 
 from wsigen.errors import SlideError
 from wsigen.geometry import Colour, Region, Size
@@ -157,7 +157,8 @@ class PictureBackend:
                     if picture.mode[0] in "IF":  # Pillow would clip what is above 255
                         raise ValueError(f"{picture.mode} pixels of more than 8 bits; save it as 8-bit RGB")
                     transparent = "A" in picture.getbands() or "transparency" in picture.info
-                    self._pixels = np.asarray(picture.convert("RGBA" if transparent else "RGB"))
+                    upright = ImageOps.exif_transpose(picture.convert("RGBA" if transparent else "RGB"))
+                    self._pixels = np.asarray(upright)
         except Image.DecompressionBombError as error:
             limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
             reason = f"too large for a picture ({error}); above {limit:.0f} million pixels use a tiled TIFF"

@@ -15,6 +15,7 @@ from wsigen.arrays import ArrayCache, paste
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.backend import over_background
+from wsigen.slide.orientation import UPRIGHT, is_turned, stored_region, upright, upright_size
 from wsigen.slide.tiff_colour import (
     check_colours,
     colour_converter,
@@ -22,7 +23,14 @@ from wsigen.slide.tiff_colour import (
     is_associated,
     over_background_associated,
 )
-from wsigen.slide.tiff_pages import Planes, choose_image, image_of_sizes, ome_elements, pixels_mpp
+from wsigen.slide.tiff_pages import (
+    Planes,
+    choose_image,
+    image_of_sizes,
+    ome_elements,
+    orientation_of,
+    pixels_mpp,
+)
 from wsigen.slide.view import WHOLE, View
 
 MAX_SEGMENT_PIXELS = 2**27
@@ -75,7 +83,11 @@ class TiffBackend:
         except Exception as error:
             self._tiff.close()
             raise SlideError(path, f"damaged TIFF ({error})") from error
-        self.levels = tuple(Size(p[0].imagelength, p[0].imagewidth) for p in self._levels)
+        # Another reader that has chosen the pages takes them as they are stored.
+        self._orientation = UPRIGHT if sizes else orientation_of(self._image.page)
+        self.levels = tuple(
+            upright_size(Size(p[0].imagelength, p[0].imagewidth), self._orientation) for p in self._levels
+        )
 
     def __del__(self) -> None:
         tiff = getattr(self, "_tiff", None)
@@ -85,7 +97,8 @@ class TiffBackend:
     @property
     def mpp(self) -> tuple[float, float] | None:
         """Of its image in OME-XML, else from the resolution tags."""
-        return self._image.mpp
+        mpp = self._image.mpp
+        return mpp[::-1] if mpp and is_turned(self._orientation) else mpp
 
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
         """Return a region inside a level; see `Backend`.
@@ -94,12 +107,14 @@ class TiffBackend:
             SlideError: the stored data are damaged.
         """
         planes = self._levels[level]
+        stored = stored_region(region, self.levels[level], self._orientation)
         try:
-            pixels = [self._read_page(page, region, background) for page in planes]
+            pixels = [self._read_page(page, stored, background) for page in planes]
         except Exception as error:
             raise SlideError(self._path, f"damaged: {error}; replace the file or leave it out") from error
         # Of planes, each grey one has become RGB with three equal channels.
-        return pixels[0] if len(pixels) == 1 else np.dstack([p[..., i] for i, p in enumerate(pixels)])
+        rgb = pixels[0] if len(pixels) == 1 else np.dstack([p[..., i] for i, p in enumerate(pixels)])
+        return upright(rgb, self._orientation)
 
     def _readable(self, levels: tuple[Planes, ...]) -> tuple[Planes, ...]:
         for page in (page for planes in levels for page in planes):

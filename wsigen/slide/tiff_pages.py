@@ -17,6 +17,7 @@ import tifffile
 from wsigen.errors import AmbiguousSlideError, InvalidValueError, SlideError
 from wsigen.geometry import Size
 from wsigen.slide.backend import PLAUSIBLE_MPP
+from wsigen.slide.orientation import UPRIGHT
 from wsigen.slide.view import WHOLE, View
 
 # An image of at least this share of the largest one's pixels may be a slide of its own.
@@ -165,6 +166,12 @@ def resolution_mpp(page: Any) -> tuple[float, float] | None:
     return (unit / y, unit / x) if unit and x > 0 and y > 0 else None
 
 
+def orientation_of(page: Any) -> int:
+    """Return a page's tag Orientation, 1 (upright) to 8; 1 where it is missing or invalid."""
+    value = page.tags.valueof("Orientation")
+    return value if value in range(1, 9) else UPRIGHT
+
+
 def _plain_images(tiff: tifffile.TiffFile, pages: Sequence[Any], view: View) -> list[TiffImage]:
     whole = [(i, p) for i, p in enumerate(pages) if not _flags(p) & (REDUCED | MASK)]
     images = []
@@ -293,8 +300,11 @@ def _levels(image: TiffImage, images: Sequence[TiffImage], pages: Sequence[Any])
     width = image.page.imagewidth
     for planes in sorted(below, key=lambda planes: -planes[0].imagewidth):
         page = planes[0]
-        alike = (page.dtype, page.samplesperpixel) == (image.page.dtype, image.page.samplesperpixel)
-        if page.imagewidth < width and alike and _same_proportions(image.page, page):
+        if (
+            page.imagewidth < width
+            and _kind(page) == _kind(image.page)
+            and _same_proportions(image.page, page)
+        ):
             levels.append(planes)
             width = page.imagewidth
     return tuple(levels)
@@ -345,6 +355,10 @@ def _rivals(other: TiffImage, image: TiffImage) -> bool:
     if other.area < LARGE * image.area or _is_level(other, image):
         return False
     return not other.name.lower().startswith(_NOT_SLIDES)
+
+
+def _kind(page: Any) -> tuple[Any, ...]:
+    return page.dtype, page.samplesperpixel, orientation_of(page)
 
 
 def _same_proportions(first: Any, page: Any) -> bool:
