@@ -41,7 +41,12 @@ Paths = str | Path | Sequence[str | Path]
 
 
 def open_slide(
-    path: str | Path, *, mpp: float | None = None, series: int | None = None, z: int | None = None
+    path: str | Path,
+    *,
+    mpp: float | None = None,
+    series: int | None = None,
+    z: int | None = None,
+    icc: Literal["srgb"] | None = None,
 ) -> FileSlide:
     """Open a slide: any format of OpenSlide, other TIFF and OME-TIFF, PNG and JPEG.
 
@@ -50,6 +55,7 @@ def open_slide(
         mpp: µm/px of level 0, for files that do not state it.
         series: number of the image, for a TIFF that holds several; the error lists them.
         z: number of the focus plane, from 0, for an OME-TIFF that holds several.
+        icc: "srgb" to convert colours by the file's ICC profile; None to leave them as they are stored.
 
     Raises:
         SlideError: the file is missing, damaged or of an unknown format.
@@ -57,7 +63,7 @@ def open_slide(
         MissingMppError: neither the file nor ``mpp`` states µm/px.
         InvalidValueError: ``mpp`` is not positive, or there is no image of number ``series``.
     """
-    return FileSlide(open_file(path, mpp, View(series, z)))
+    return FileSlide(open_file(path, mpp, View(series, z, icc)))
 
 
 class Sampler:
@@ -228,6 +234,7 @@ class Translator:
         mpp: float | None = None,
         series: int | None = None,
         z: int | None = None,
+        icc: Literal["srgb"] | None = None,
     ) -> Pair:
         """Describe the translation of a slide, which is computed when it is read or saved.
 
@@ -239,6 +246,7 @@ class Translator:
             mpp: µm/px of the slide, if the file does not state it.
             series: number of the slide's image, for a TIFF that holds several.
             z: number of the slide's focus plane, from 0, for an OME-TIFF that holds several.
+            icc: "srgb" to convert the slide's colours by its ICC profile; None to leave them as stored.
 
         Raises:
             InvalidValueError: a value out of range, naming it.
@@ -252,6 +260,7 @@ class Translator:
             mpp=mpp,
             series=series,
             z=z,
+            icc=icc,
             device=self._device,
             dtype=self._dtype,
         )

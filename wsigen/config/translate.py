@@ -35,6 +35,7 @@ class TranslateConfig:
         mpp: µm/px of the slide, if the file does not state it.
         series: number of the slide's image, for a TIFF that holds several.
         z: number of the slide's focus plane, from 0, for an OME-TIFF that holds several.
+        icc: "srgb" to convert the slide's colours by its ICC profile; default: as they are stored.
         tile: side of the tiles, px; the result is the same for any.
         batch_size: tiles per network call.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
@@ -60,6 +61,7 @@ class TranslateConfig:
     mpp: float | None = None
     series: int | None = None
     z: int | None = None
+    icc: Literal["srgb"] | None = None
     tile: int | Literal["auto"] = "auto"
     batch_size: int | Literal["auto"] = "auto"
     device: str = "auto"

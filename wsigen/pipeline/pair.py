@@ -169,7 +169,7 @@ class TranslatedPair(Pair):
     def he(self) -> Slide:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The H&E slide that is translated."""
         c = self._config
-        return FileSlide(open_slide(c.slide, c.mpp, View(c.series, c.z)))
+        return FileSlide(open_slide(c.slide, c.mpp, View(c.series, c.z, c.icc)))
 
     @property
     def ihc(self) -> Mapping[str, Slide]:

@@ -76,7 +76,7 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
         tile=config.tile,
         batch=None if config.batch_size == "auto" else config.batch_size,
     )
-    slide = open_source(config.slide, config.mpp, view=View(config.series, config.z))
+    slide = open_source(config.slide, config.mpp, view=View(config.series, config.z, config.icc))
     if config.like is None:
         assert config.stainer is not None, "checked by the config"
         stainers = open_stainers(config.stainer, config.markers, rendering, networks)

@@ -35,6 +35,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def icc(self) -> bytes | None:
+        """The file's ICC profile; None if it has none."""
+        ...
+
+    @property
     def nbytes(self) -> int:
         """Bytes of pixels held in memory outside the shared tile cache."""
         ...
@@ -99,6 +104,12 @@ class OpenSlideBackend:
             return None
 
     @property
+    def icc(self) -> bytes | None:
+        """The file's ICC profile, as OpenSlide finds it."""
+        profile = self._slide.color_profile
+        return profile.tobytes() if profile is not None else None
+
+    @property
     def inexact(self) -> tuple[int, ...]:
         """Levels that OpenSlide interpolates: those whose factor is no whole number."""
         factors = enumerate(self._slide.level_downsamples)
@@ -157,8 +168,10 @@ class PictureBackend:
                     if picture.mode[0] in "IF":  # Pillow would clip what is above 255
                         raise ValueError(f"{picture.mode} pixels of more than 8 bits; save it as 8-bit RGB")
                     transparent = "A" in picture.getbands() or "transparency" in picture.info
-                    upright = ImageOps.exif_transpose(picture.convert("RGBA" if transparent else "RGB"))
-                    self._pixels = np.asarray(upright)
+                    self.icc: bytes | None = picture.info.get("icc_profile")
+                    plain = picture.convert("RGBA" if transparent else "RGB")
+                    ImageOps.exif_transpose(plain, in_place=True)
+                    self._pixels = np.asarray(plain)
         except Image.DecompressionBombError as error:
             limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
             reason = f"too large for a picture ({error}); above {limit:.0f} million pixels use a tiled TIFF"

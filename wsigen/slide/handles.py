@@ -13,6 +13,7 @@ from openslide import OpenSlideCache
 from wsigen.arrays import ArrayCache
 from wsigen.errors import AmbiguousSlideError, InvalidValueError, SlideError
 from wsigen.slide.backend import PICTURE_SUFFIXES, Backend, OpenSlideBackend, PictureBackend, vendor
+from wsigen.slide.icc import SrgbBackend
 from wsigen.slide.tiff_backend import TiffBackend, is_tiff
 from wsigen.slide.view import WHOLE, View
 
@@ -56,7 +57,9 @@ class Handles:
         with self._lock:
             backend = self._open.get(key)
             if backend is None:
-                backend = self._open[key] = self._open_file(path, view)
+                backend = self._open_file(path, view)
+                backend = SrgbBackend(path, backend) if view.icc else backend
+                self._open[key] = backend
             self._open.move_to_end(key)
             while len(self._open) > 1 and self._over():
                 self._open.popitem(last=False)
@@ -121,7 +124,7 @@ class Handles:
 
 
 def _check_only_image(path: Path, view: View) -> None:
-    if view != WHOLE:
+    if view.series is not None or view.z is not None:
         chosen = "--series" if view.series is not None else "--z"
         raise InvalidValueError(
             f"{chosen} chooses an image of a TIFF or OME-TIFF; {path} is read as one; leave it out"

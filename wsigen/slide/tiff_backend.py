@@ -100,6 +100,11 @@ class TiffBackend:
         mpp = self._image.mpp
         return mpp[::-1] if mpp and is_turned(self._orientation) else mpp
 
+    @property
+    def icc(self) -> bytes | None:
+        """Tag ICC profile of its first page."""
+        return self._image.page.tags.valueof("InterColorProfile")
+
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
         """Return a region inside a level; see `Backend`.
 
