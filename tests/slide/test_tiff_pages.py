@@ -92,7 +92,7 @@ def test_several_large_images_are_listed_and_chosen(tmp_path, he_picture):
         (reduce_by(other, 2), 0.5, REDUCED),
     )
     listed = "1: 'left piece' 1024 × 1024 px; 2: 'right piece' 1024 × 700 px"
-    want = f"holds several images ({listed}); choose one with --series N, from Python series=N"
+    want = f"holds several images ({listed}); choose one with --series N, series= in Python"
     with pytest.raises(AmbiguousSlideError, match=re.escape(want)):
         open_slide(path)
     left, right = open_slide(path, view=View(series=1)), open_slide(path, view=View(series=2))

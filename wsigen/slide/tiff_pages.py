@@ -88,7 +88,7 @@ def choose_image(path: Path, tiff: tifffile.TiffFile, view: View) -> TiffImage:
         rivals = [i for i in images if i is not image and _rivals(i, image)]
         if rivals:
             listed = "; ".join(str(i) for i in sorted((image, *rivals), key=lambda i: i.number))
-            reason = f"holds several images ({listed}); choose one with --series N, from Python series=N"
+            reason = f"holds several images ({listed}); {_choose('series', 'N')}"
             raise AmbiguousSlideError(path, reason)
     elif 0 <= view.series < len(images):
         image = images[view.series]
@@ -282,11 +282,15 @@ def _colour(channel: ElementTree.Element) -> str:
 
 def _no_plane(depth: int, view: View) -> str:
     if view.z is None:
-        return "" if depth == 1 else f"has {depth} focus planes; choose one with --z 0 to {depth - 1}"
+        return "" if depth == 1 else f"has {depth} focus planes; {_choose('z', f'0 to {depth - 1}')}"
     if 0 <= view.z < depth:
         return ""
     planes = "one focus plane" if depth == 1 else f"focus planes 0 to {depth - 1}"
     return f"has {planes}, not plane {view.z}; correct --z"
+
+
+def _choose(name: str, value: str) -> str:
+    return f"choose one with --{name} {value}, {name}= in Python or a column {name} in the table of slides"
 
 
 def _levels(image: TiffImage, images: Sequence[TiffImage], pages: Sequence[Any]) -> tuple[Planes, ...]:
