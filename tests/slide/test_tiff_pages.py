@@ -268,3 +268,61 @@ def test_xml_of_another_picture_is_not_believed(tmp_path, he_picture):
     slide = open_slide(path)
     assert (slide.size, slide.mpp) == (Size(500, 600), pytest.approx(0.5))
     np.testing.assert_array_equal(_whole(slide), crop)
+
+
+def _xml(path, image, body, root='UUID="urn:uuid:here"'):
+    """Write grey pages with OME-XML of one's own."""
+    text = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" {root}>{body}</OME>'
+    with tifffile.TiffWriter(path) as tiff:
+        for page in image:
+            tiff.write(page, photometric="minisblack", metadata=None, description=text, **_scale(0.5))
+    return path
+
+
+def _pixels(size, data, sizes='SizeC="3" SizeZ="1" SizeT="1"'):
+    channels = "".join(f'<Channel ID="Channel:0:{i}" Name="{n}"/>' for i, n in enumerate("RGB"))
+    size = f'SizeX="{size[1]}" SizeY="{size[0]}" {sizes}'
+    return f'<Image><Pixels DimensionOrder="XYCZT" Type="uint8" {size}>{channels}{data}</Pixels></Image>'
+
+
+def _data(channel, ifd, file="here"):
+    uuid = f'<UUID FileName="{file}.tif">urn:uuid:{file}</UUID>'
+    return f'<TiffData FirstC="{channel}" IFD="{ifd}" PlaneCount="1">{uuid}</TiffData>'
+
+
+def test_pages_are_those_that_the_xml_names(tmp_path, he_picture):
+    """In any order of pages; channels are red, green, blue."""
+    planes = np.moveaxis(he_picture, -1, 0)[[2, 0, 1]]
+    data = _data(0, 1) + _data(1, 2) + _data(2, 0)
+    path = _xml(tmp_path / "a.ome.tif", planes, _pixels((1024, 1024), data))
+    np.testing.assert_array_equal(_whole(open_slide(path)), he_picture)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [_data(0, 0) + _data(1, 0, "green") + _data(2, 0, "blue"), _data(0, 0), _data(0, 0) + _data(1, 1)],
+    ids=["in other files", "only one named", "past the end"],
+)
+def test_a_slide_that_lacks_channels_is_refused(tmp_path, he_picture, data):
+    """One channel of three would be read as a grey slide."""
+    path = _xml(tmp_path / "a.ome.tif", he_picture[None, ..., 0], _pixels((1024, 1024), data))
+    with pytest.raises(AmbiguousSlideError, match="lacks planes that its OME-XML names"):
+        open_slide(path)
+
+
+def test_one_file_of_a_set_is_refused(tmp_path, he_picture):
+    body = '<BinaryOnly MetadataFile="set.companion.ome" UUID="urn:uuid:set"/>'
+    path = _xml(tmp_path / "a.ome.tif", he_picture[None, ..., 0], body)
+    with pytest.raises(AmbiguousSlideError, match="is one file of an OME-TIFF set, and may be one channel"):
+        open_slide(path)
+
+
+def test_an_image_in_another_file_is_none_of_this_one(tmp_path, he_picture):
+    size = 'SizeC="1" SizeZ="1" SizeT="1"'
+    body = _pixels((9999, 9999), _data(0, 0, "there"), size) + _pixels((1024, 1024), _data(0, 0), size)
+    path = _xml(tmp_path / "a.ome.tif", he_picture[None, ..., 0], body)
+    want = np.repeat(he_picture[..., :1], 3, axis=2)
+    np.testing.assert_array_equal(_whole(open_slide(path)), want)
+    np.testing.assert_array_equal(_whole(open_slide(path, view=View(series=1))), want)
+    with pytest.raises(InvalidValueError, match="--series must be the number of an image"):
+        open_slide(path, view=View(series=0))

@@ -11,7 +11,8 @@ import tifffile
 
 from wsigen.errors import InvalidValueError, MissingMppError, SlideError
 from wsigen.slide.backend import PLAUSIBLE_MPP, Backend
-from wsigen.slide.tiff_backend import TiffBackend, is_tiff, ome_mpp
+from wsigen.slide.ome import first_mpp
+from wsigen.slide.tiff_backend import TiffBackend, is_tiff
 
 SMALLEST, LARGEST = PLAUSIBLE_MPP
 LARGEST_GIVEN = 1000.0
@@ -88,5 +89,5 @@ def _ome_pair(path: Path) -> tuple[float, float] | None:
     with contextlib.suppress(tifffile.TiffFileError, OSError, ValueError):
         if is_tiff(path):
             with tifffile.TiffFile(path) as tiff:
-                return ome_mpp(tiff)
+                return first_mpp(tiff)
     return None

@@ -27,9 +27,7 @@ from wsigen.slide.tiff_pages import (
     Planes,
     choose_image,
     image_of_sizes,
-    ome_elements,
     orientation_of,
-    pixels_mpp,
 )
 from wsigen.slide.view import WHOLE, View
 
@@ -175,12 +173,6 @@ class TiffBackend:
             segment = colour_converter(page)(decoded.reshape(decoded.shape[-3:]))
             self._cache.put(key, segment)
         return segment
-
-
-def ome_mpp(tiff: tifffile.TiffFile) -> tuple[float, float] | None:
-    """Return PhysicalSizeY and PhysicalSizeX of the first image of OME-XML in µm; None if missing."""
-    images = ome_elements(tiff)
-    return pixels_mpp(images[0]) if images else None
 
 
 def check_complete(path: Path) -> None:

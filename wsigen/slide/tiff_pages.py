@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
-from xml.etree import ElementTree
 
 import tifffile
 
 from wsigen.errors import AmbiguousSlideError, InvalidValueError, SlideError
 from wsigen.geometry import Size
 from wsigen.slide.backend import PLAUSIBLE_MPP
+from wsigen.slide.ome import OmeImage, is_part_of_a_set, ome_images
 from wsigen.slide.orientation import UPRIGHT
 from wsigen.slide.view import WHOLE, View
 
@@ -24,10 +24,6 @@ from wsigen.slide.view import WHOLE, View
 LARGE = 1 / 16
 REDUCED, MASK = 1, 4
 _NOT_SLIDES = ("label", "macro", "thumbnail", "overview")
-_RGB = ("red", "green", "blue")
-# OME's Color is a signed 32-bit number of red, green, blue and alpha.
-_OME_COLOURS = {0xFF0000: "red", 0x00FF00: "green", 0x0000FF: "blue"}
-_UNIT_UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "\u03bcm": 1.0, "um": 1.0, "nm": 1e-3, "in": 25400.0}
 
 Planes = tuple[Any, ...]
 """Pages that make up one picture: one, or three grey ones for red, green and blue."""
@@ -90,8 +86,8 @@ def choose_image(path: Path, tiff: tifffile.TiffFile, view: View) -> TiffImage:
             listed = "; ".join(str(i) for i in sorted((image, *rivals), key=lambda i: i.number))
             reason = f"holds several images ({listed}); {_choose('series', 'N')}"
             raise AmbiguousSlideError(path, reason)
-    elif 0 <= view.series < len(images):
-        image = images[view.series]
+    elif view.series in {i.number for i in images}:
+        image = next(i for i in images if i.number == view.series)
     else:
         listed = "; ".join(map(str, images))
         raise InvalidValueError(
@@ -131,32 +127,9 @@ def tiff_images(tiff: tifffile.TiffFile, view: View = WHOLE) -> list[TiffImage]:
         view: the focus plane to take of a z-stack.
     """
     pages = cast("list[Any]", list(tiff.pages))
-    images = _ome_images(tiff, pages, view) or _plain_images(tiff, pages, view)
+    images = [_ome_image(image, pages, view) for image in ome_images(tiff, pages)]
+    images = images or _plain_images(tiff, pages, view)
     return [replace(image, levels=_levels(image, images, pages)) for image in images]
-
-
-def ome_elements(tiff: tifffile.TiffFile) -> list[ElementTree.Element]:
-    """Return the ``Image`` elements of OME-XML; none where there is no valid XML."""
-    text = tiff.pages.first.description
-    if "<OME" not in text:
-        return []
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError:
-        return []
-    return [e for e in root.iter() if _tag(e) == "Image" and _child(e, "Pixels") is not None]
-
-
-def pixels_mpp(image: ElementTree.Element) -> tuple[float, float] | None:
-    """Return PhysicalSizeY and PhysicalSizeX of an ``Image`` element in µm; None if missing or invalid."""
-    pixels = _child(image, "Pixels")
-    try:
-        assert pixels is not None
-        y, x = (float(pixels.attrib[f"PhysicalSize{axis}"]) for axis in "YX")
-        unit_y, unit_x = (_UNIT_UM[pixels.attrib.get(f"PhysicalSize{axis}Unit", "µm")] for axis in "YX")
-    except (KeyError, ValueError):
-        return None
-    return y * unit_y, x * unit_x
 
 
 def resolution_mpp(page: Any) -> tuple[float, float] | None:
@@ -176,108 +149,34 @@ def _plain_images(tiff: tifffile.TiffFile, pages: Sequence[Any], view: View) -> 
     whole = [(i, p) for i, p in enumerate(pages) if not _flags(p) & (REDUCED | MASK)]
     images = []
     for number, (position, page) in enumerate(whole or list(enumerate(pages))[:1]):
-        stack = _stack_size(tiff) if len(pages) == 1 else 1
-        unclear = f"is an ImageJ stack of {stack} pictures in one page; save one of them" if stack > 1 else ""
-        unclear = unclear or _no_plane(1, view)
+        unclear = _unclear(tiff, pages) or _no_plane(1, view)
         name = page.description.partition("\n")[0].strip()[:40] if len(whole) > 1 else ""
         images.append(TiffImage(number, (page,), name, resolution_mpp(page), position, unclear=unclear))
     return images
 
 
-def _stack_size(tiff: tifffile.TiffFile) -> int:
-    return int((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
+def _unclear(tiff: tifffile.TiffFile, pages: Sequence[Any]) -> str:
+    """Return why pages of a file without a list of its images cannot be read without guessing."""
+    stack = int((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej and len(pages) == 1 else 1
+    if stack > 1:
+        return f"is an ImageJ stack of {stack} pictures in one page; save one of them"
+    if pages[0].samplesperpixel == 1 and is_part_of_a_set(tiff):
+        return "is one file of an OME-TIFF set, and may be one channel; save the slide as one file"
+    return ""
 
 
-def _ome_images(tiff: tifffile.TiffFile, pages: Sequence[Any], view: View) -> list[TiffImage]:
-    """Return the images of OME-XML; none where there is no XML, or it describes other pages than these."""
-    try:
-        return [_ome_image(n, e, pages, view) for n, e in enumerate(ome_elements(tiff))]
-    except (KeyError, ValueError, IndexError):
-        return []
-
-
-def _ome_image(number: int, element: ElementTree.Element, pages: Sequence[Any], view: View) -> TiffImage:
-    pixels = _child(element, "Pixels")
-    assert pixels is not None
-    positions = _plane_positions(pixels, pages)
-    sizes = {axis: int(pixels.attrib.get(f"Size{axis}", 1)) for axis in "XYCZT"}
-    depth, channels = sizes["Z"], 1 + max(c for c, _, _ in positions)
+def _ome_image(image: OmeImage, pages: Sequence[Any], view: View) -> TiffImage:
+    depth = len(image.planes)
     z = view.z if view.z is not None and 0 <= view.z < depth else 0
-    chosen = [positions[c, z, 0] for c in range(channels)]
-    first = pages[chosen[0]]
-    if (first.imagelength, first.imagewidth) != (sizes["Y"], sizes["X"]):
-        raise ValueError("the XML is that of another picture")
-    order, unclear = _channel_order(pixels, channels)
-    if sizes["T"] > 1:
-        unclear = f"holds {sizes['T']} points in time; save the one that is the slide as a file of its own"
-    planes = tuple(pages[chosen[c]] for c in order)
-    name = element.attrib.get("Name", "")
+    planes = tuple(pages[place] for place in image.planes[z])
     return TiffImage(
-        number,
+        image.number,
         planes,
-        name,
-        pixels_mpp(element) or resolution_mpp(first),
-        chosen[0],
-        unclear=unclear or _no_plane(depth, view),
+        image.name,
+        image.mpp or resolution_mpp(planes[0]),
+        min(image.planes[z]),
+        unclear=image.unclear or _no_plane(depth, view),
     )
-
-
-def _plane_positions(pixels: ElementTree.Element, pages: Sequence[Any]) -> dict[tuple[int, int, int], int]:
-    """Return the place in the chain of pages of each plane (channel, z, t), as TiffData elements state it."""
-    blocks = [e for e in pixels if _tag(e) == "TiffData"]
-    first = int(blocks[0].attrib.get("IFD", 0)) if blocks else 0
-    sizes = {axis: int(pixels.attrib[f"Size{axis}"]) for axis in "CZT"}
-    sizes["C"] = max(1, sizes["C"] // max(1, pages[first].samplesperpixel))
-    axes = pixels.attrib.get("DimensionOrder", "XYCZT")[2:]
-    total = sizes["C"] * sizes["Z"] * sizes["T"]
-    found: dict[tuple[int, int, int], int] = {}
-    for block in blocks or [ElementTree.Element("TiffData")]:
-        at = {axis: int(block.attrib.get(f"First{axis}", 0)) for axis in "CZT"}
-        start = at[axes[0]] + sizes[axes[0]] * (at[axes[1]] + sizes[axes[1]] * at[axes[2]])
-        count = int(block.attrib.get("PlaneCount", 1 if "IFD" in block.attrib else total))
-        for n in range(count):
-            place, index = {}, start + n
-            for axis in axes:
-                index, place[axis] = divmod(index, sizes[axis])
-            found[place["C"], place["Z"], place["T"]] = int(block.attrib.get("IFD", 0)) + n
-    missing = [key for key in _all_planes(sizes) if not 0 <= found.get(key, -1) < len(pages)]
-    if missing:
-        raise ValueError("planes are missing")
-    return found
-
-
-def _all_planes(sizes: dict[str, int]) -> list[tuple[int, int, int]]:
-    ranges = (range(sizes[axis]) for axis in "CZT")
-    channels, depths, times = ranges
-    return [(c, z, t) for c in channels for z in depths for t in times]
-
-
-def _channel_order(pixels: ElementTree.Element, channels: int) -> tuple[tuple[int, ...], str]:
-    """Return which planes are red, green and blue (or the only one), and why that cannot be known."""
-    if channels == 1:
-        return (0,), ""
-    colours = [_colour(e) for e in pixels if _tag(e) == "Channel"]
-    if channels == 3 and sorted(colours) == sorted(_RGB):
-        return tuple(colours.index(colour) for colour in _RGB), ""
-    names = [e.attrib.get("Name", "?") for e in pixels if _tag(e) == "Channel"]
-    listed = f" ({', '.join(names)})" if names else ""
-    return (0,), (
-        f"has {channels} grey channels{listed}; expected RGB. If they are its colours, name them Red, Green "
-        "and Blue in the OME-XML; else save the slide as RGB"
-    )
-
-
-def _colour(channel: ElementTree.Element) -> str:
-    name = channel.attrib.get("Name", "").strip().lower()
-    for colour in _RGB:
-        if name in (colour, colour[0]):
-            return colour
-    if name:
-        return ""
-    try:
-        return _OME_COLOURS.get((int(channel.attrib["Color"]) & 0xFFFFFFFF) >> 8, "")
-    except (KeyError, ValueError):
-        return ""
 
 
 def _no_plane(depth: int, view: View) -> str:
@@ -372,11 +271,3 @@ def _same_proportions(first: Any, page: Any) -> bool:
 
 def _flags(page: Any) -> int:
     return int(page.subfiletype or 0)
-
-
-def _tag(element: ElementTree.Element) -> str:
-    return element.tag.rpartition("}")[2]
-
-
-def _child(element: ElementTree.Element, tag: str) -> ElementTree.Element | None:
-    return next((e for e in element if _tag(e) == tag), None)
