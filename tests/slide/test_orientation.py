@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from tests.synthetic import reduce_by
+from wsigen.arrays import ArrayCache
 from wsigen.geometry import Region, Size
 from wsigen.slide.orientation import stored_region, upright, upright_size
 from wsigen.slide.read import open_slide
+from wsigen.slide.tiff_backend import TiffBackend
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (20, 33, 3), np.uint8)
 
@@ -86,3 +88,11 @@ def test_pictures_are_upright(tmp_path, he_picture, suffix):
     assert slide.size == Size(500, 300)
     want = np.rot90(he_picture[:300, :500], -1)
     assert np.abs(slide.read_region(slide.size.region, 0.5).astype(int) - want).mean() < 4
+
+
+def test_height_and_width_of_a_pixel_are_exchanged_too(tmp_path, he_picture):
+    path = tmp_path / "a.tif"
+    tags = [(274, 3, 1, 6, True)]
+    resolution = {"resolution": (1e4 / 0.5, 1e4 / 0.25), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, he_picture, photometric="rgb", metadata=None, extratags=tags, **resolution)
+    assert TiffBackend(path, ArrayCache(1)).mpp == pytest.approx((0.5, 0.25))

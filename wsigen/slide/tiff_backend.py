@@ -96,7 +96,7 @@ class TiffBackend:
     def mpp(self) -> tuple[float, float] | None:
         """Of its image in OME-XML, else from the resolution tags."""
         mpp = self._image.mpp
-        return mpp[::-1] if mpp and is_turned(self._orientation) else mpp
+        return (mpp[1], mpp[0]) if mpp and is_turned(self._orientation) else mpp
 
     @property
     def icc(self) -> bytes | None:
