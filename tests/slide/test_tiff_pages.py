@@ -108,6 +108,14 @@ def test_several_large_images_are_listed_and_chosen(tmp_path, he_picture):
         open_slide(path, view=View(series=3))
 
 
+def test_long_lists_are_cut(tmp_path):
+    picture = np.zeros((16, 16, 3), np.uint8)
+    path = _write(tmp_path / "a.tif", *[(picture, 0.5, {"subfiletype": n % 2}) for n in range(60)])
+    with pytest.raises(AmbiguousSlideError, match=r"6: 16 × 16 px; 7: 16 × 16 px …\)"):
+        open_slide(path)
+    assert open_slide(path, view=View(series=29)).size == Size(16, 16)
+
+
 def test_reduced_pages_follow_the_image_that_they_fit(tmp_path, he_picture):
     """Of two images of one size, each has the pages after it."""
     path = _write(

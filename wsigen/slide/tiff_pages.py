@@ -18,11 +18,12 @@ from wsigen.geometry import Size
 from wsigen.slide.backend import PLAUSIBLE_MPP
 from wsigen.slide.ome import OmeImage, is_part_of_a_set, ome_images
 from wsigen.slide.orientation import UPRIGHT
-from wsigen.slide.view import WHOLE, View
+from wsigen.slide.view import View
 
 # An image of at least this share of the largest one's pixels may be a slide of its own.
 LARGE = 1 / 16
 REDUCED, MASK = 1, 4
+LISTED = 8  # images in a message, at most
 _NOT_SLIDES = ("label", "macro", "thumbnail", "overview")
 
 Planes = tuple[Any, ...]
@@ -78,24 +79,25 @@ def choose_image(path: Path, tiff: tifffile.TiffFile, view: View) -> TiffImage:
         AmbiguousSlideError: several large images or focus planes and no choice, or channels that are no RGB.
         InvalidValueError: there is no image or plane of this number.
     """
-    images = tiff_images(tiff, view)
+    pages = cast("list[Any]", list(tiff.pages))
+    images = [_ome_image(image, pages, view) for image in ome_images(tiff, pages)]
+    images = images or _plain_images(tiff, pages, view)
     if view.series is None:
         image = max(images, key=lambda i: i.area)
         rivals = [i for i in images if i is not image and _rivals(i, image)]
         if rivals:
-            listed = "; ".join(str(i) for i in sorted((image, *rivals), key=lambda i: i.number))
+            listed = _listed(sorted((image, *rivals), key=lambda i: i.number))
             reason = f"holds several images ({listed}); {_choose('series', 'N')}"
             raise AmbiguousSlideError(path, reason)
     elif view.series in {i.number for i in images}:
         image = next(i for i in images if i.number == view.series)
     else:
-        listed = "; ".join(map(str, images))
         raise InvalidValueError(
-            f"--series must be the number of an image of {path} ({listed}), got {view.series}"
+            f"--series must be the number of an image of {path} ({_listed(images)}), got {view.series}"
         )
     if image.unclear:
         raise AmbiguousSlideError(path, image.unclear)
-    return image
+    return replace(image, levels=_levels(image, images, pages))
 
 
 def image_of_sizes(path: Path, tiff: tifffile.TiffFile, sizes: Sequence[Size]) -> TiffImage:
@@ -117,19 +119,6 @@ def image_of_sizes(path: Path, tiff: tifffile.TiffFile, sizes: Sequence[Size]) -
             raise SlideError(path, f"{size.width} × {size.height} px are not in one page of complete tiles")
         levels.append((found[0],))
     return TiffImage(0, levels[0], "", None, 0, levels=tuple(levels[1:]))
-
-
-def tiff_images(tiff: tifffile.TiffFile, view: View = WHOLE) -> list[TiffImage]:
-    """Return the images of a TIFF in the order of the file, with their levels.
-
-    Args:
-        tiff: an open file.
-        view: the focus plane to take of a z-stack.
-    """
-    pages = cast("list[Any]", list(tiff.pages))
-    images = [_ome_image(image, pages, view) for image in ome_images(tiff, pages)]
-    images = images or _plain_images(tiff, pages, view)
-    return [replace(image, levels=_levels(image, images, pages)) for image in images]
 
 
 def resolution_mpp(page: Any) -> tuple[float, float] | None:
@@ -188,6 +177,10 @@ def _no_plane(depth: int, view: View) -> str:
     return f"has {planes}, not plane {view.z}; correct --z"
 
 
+def _listed(images: Sequence[TiffImage]) -> str:
+    return "; ".join(map(str, images[:LISTED])) + (" …" if len(images) > LISTED else "")
+
+
 def _choose(name: str, value: str) -> str:
     return f"choose one with --{name} {value}, {name}= in Python or a column {name} in the table of slides"
 
@@ -215,9 +208,9 @@ def _levels(image: TiffImage, images: Sequence[TiffImage], pages: Sequence[Any])
 
 def _flagged(image: TiffImage, images: Sequence[TiffImage], pages: Sequence[Any]) -> list[int]:
     """Return positions of reduced pages of an image: of those that fit several, pages follow their image."""
-    found = []
+    found, own = [], {i.position for i in images}
     for position, page in enumerate(pages):
-        if not _flags(page) & REDUCED or any(position == i.position for i in images):
+        if not _flags(page) & REDUCED or position in own:
             continue
         fit = [
             i
