@@ -194,6 +194,11 @@ class TestPictures:
         want = np.asarray(image.convert(mode).convert("RGB"))
         np.testing.assert_array_equal(got, want)
 
+    def test_of_inks_is_refused(self, tmp_path, he_picture):
+        Image.fromarray(he_picture[:64, :64]).convert("CMYK").save(tmp_path / "a.jpg")
+        with pytest.raises(SlideError, match="CMYK pixels; save it as RGB"):
+            open_slide(tmp_path / "a.jpg", 1.0)
+
     def test_transparency_shows_the_background(self, tmp_path):
         rgba = np.zeros((10, 10, 4), np.uint8)
         rgba[5:] = (200, 100, 50, 255)

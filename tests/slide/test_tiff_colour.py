@@ -6,6 +6,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from openslide import OpenSlide
 from PIL import Image
 
 from wsigen.arrays import ArrayCache
@@ -211,3 +212,24 @@ def test_three_grey_samples_are_refused(tmp_path, picture):
     )
     with pytest.raises(AmbiguousSlideError, match="has 3 samples a pixel that its tags call MINISBLACK"):
         open_slide(path)
+
+
+@pytest.mark.parametrize(("photometric", "samples"), [("separated", 4), ("cielab", 3)])
+def test_inks_and_cielab_are_refused(tmp_path, picture, photometric, samples):
+    """OpenSlide would open the file, and convert it without its profile."""
+    image = np.ascontiguousarray(np.dstack([picture, picture[..., :1]])[..., :samples])
+    path = _write(tmp_path / "a.tif", image, photometric=photometric, **TILED)
+    assert OpenSlide.detect_format(path) == "generic-tiff"
+    with pytest.raises(
+        AmbiguousSlideError, match=f"{photometric.upper()} × {samples}; expected 8-bit RGB or grey"
+    ):
+        open_slide(path)
+
+
+def test_a_palette_is_read(tmp_path, picture):
+    """By OpenSlide, whose libtiff knows all of it."""
+    index = np.random.default_rng(1).integers(0, 256, (512, 512), dtype=np.uint8)
+    table = np.random.default_rng(2).integers(0, 256, (3, 256)).astype(np.uint16) * 257
+    path = _write(tmp_path / "a.tif", index, photometric="palette", colormap=table, **TILED)
+    got = open_slide(path).read_region(Region(0, 0, 512, 512), 0.5)
+    np.testing.assert_array_equal(got, (table // 257).T[index])

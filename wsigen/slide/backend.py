@@ -167,6 +167,8 @@ class PictureBackend:
                 with Image.open(path) as picture:
                     if picture.mode[0] in "IF":  # Pillow would clip what is above 255
                         raise ValueError(f"{picture.mode} pixels of more than 8 bits; save it as 8-bit RGB")
+                    if picture.mode in ("CMYK", "LAB"):  # their colours depend on a profile
+                        raise ValueError(f"{picture.mode} pixels; save it as RGB")
                     transparent = "A" in picture.getbands() or "transparency" in picture.info
                     self.icc: bytes | None = picture.info.get("icc_profile")
                     plain = picture.convert("RGBA" if transparent else "RGB")

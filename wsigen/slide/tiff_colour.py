@@ -12,6 +12,7 @@ import tifffile
 from wsigen.errors import AmbiguousSlideError, SlideError
 
 _GREY, _RGB, _YCBCR = tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR
+_DEFINED = (_GREY, _RGB, tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.PALETTE)
 UNSPECIFIED, ASSOCIATED, UNASSOCIATED = 0, 1, 2
 # Compressions whose decoder converts to RGB itself: JPEG, old JPEG, lossy JPEG of DNG, ALT_JPEG.
 _CONVERTED = (6, 7, 34892, 33007)
@@ -30,14 +31,16 @@ def check_colours(path: Path, page: Any) -> None:
     """Raise if a page is not 8-bit RGB, YCbCr or grey, with or without alpha.
 
     Raises:
-        SlideError: other pixels.
+        SlideError: other pixels, which OpenSlide may be able to convert.
         AmbiguousSlideError: its tags do not say what its samples mean.
     """
     photometric, samples = page.photometric, int(page.samplesperpixel)
     name = getattr(photometric, "name", photometric)
     if page.dtype != np.uint8 or photometric not in (_GREY, _RGB, _YCBCR) or samples > 4:
         what = f"{page.dtype} {name} × {samples}"
-        raise SlideError(path, f"its pixels are {what}; expected 8-bit RGB or grey; convert the file")
+        # Inks and CIELAB need a profile; the others OpenSlide can convert, if it reads the file.
+        kind = SlideError if photometric in _DEFINED else AmbiguousSlideError
+        raise kind(path, f"its pixels are {what}; expected 8-bit RGB or grey; convert the file")
     extra = samples - (1 if photometric == _GREY else 3)
     if extra not in (0, 1):
         reason = f"has {samples} samples a pixel that its tags call {name}; save it as RGB or as grey"
