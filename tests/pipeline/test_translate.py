@@ -23,6 +23,7 @@ from wsigen.geometry import Size
 from wsigen.pipeline.background import slide_background
 from wsigen.pipeline.networks import Networks
 from wsigen.pipeline.translate import open_run, translate
+from wsigen.slide.levels import FileSlide
 from wsigen.slide.read import open_slide
 from wsigen.stain.stainer import save_stainer
 
@@ -268,3 +269,21 @@ def test_the_image_that_was_chosen_is_translated(config, slide, picture, tmp_pat
     source = json.loads(chosen.provenance.read_bytes())["source"]
     assert source["series"] == 1
     assert "series" not in json.loads(alone.provenance.read_bytes())["source"]
+
+
+@pytest.mark.parametrize("layout", ["lossless", "generic"])
+def test_pixels_that_are_nearly_square_keep_height_and_width(config, picture, tmp_path, layout):
+    """Scanners differ by tenths of a percent from row to column; the IHC slide has the size of the H&E."""
+    path = tmp_path / "case_HE.tif"
+    scale = {"resolution": (1e4 / 0.502, 1e4 / 0.5), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, picture, photometric="rgb", tile=(256, 256), metadata=None, **scale)
+    slide = translate(replace(config, slide=path, layout=layout))[0]
+    with openslide.OpenSlide(slide.slide) as made:
+        size = [float(made.properties[f"openslide.mpp-{axis}"]) for axis in "yx"]
+    assert size == pytest.approx([0.5, 0.502], rel=1e-6)
+    again = open_slide(slide.slide)
+    assert again.mpp == pytest.approx(0.501)
+    assert again.pixel_um == pytest.approx((0.5, 0.502), rel=1e-6)
+    shown = FileSlide(again).properties
+    assert [shown[f"openslide.mpp-{axis}"] for axis in "yx"] == ["0.5", "0.502"]
+    assert json.loads(slide.provenance.read_bytes())["pixel_um"] == pytest.approx([0.5, 0.502])

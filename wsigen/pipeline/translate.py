@@ -124,7 +124,7 @@ class TranslateRun(Run):
     def outputs(self) -> tuple[IHCOutput, ...]:
         """The slides to make, one for each stainer; the H&E's file is hashed for it."""
         config, slide = self.config, self.slide
-        source = Source(size=slide.size, facts=source_facts(slide))
+        source = Source(size=slide.size, facts=source_facts(slide), pixel_um=slide.pixel_um)
         name, out = config.name or source_name(slide.path), Path(config.out)
         return tuple(
             IHCOutput(stain=s, source=source, mpp=slide.mpp, out=out, name=name, layout=config.layout)

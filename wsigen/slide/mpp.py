@@ -16,14 +16,25 @@ from wsigen.slide.tiff_backend import TiffBackend, is_tiff
 
 SMALLEST, LARGEST = PLAUSIBLE_MPP
 LARGEST_GIVEN = 1000.0
-SQUARE = 0.01  # up to this difference of height and width, their mean is taken
+SQUARE = 0.01  # up to this difference of height and width, a slide has one µm/px: their mean
 FIX = "add a row to a table with columns slide,mpp and pass it with --table"
 
 log = logging.getLogger(__name__)
 
 
 def resolve_mpp(path: Path, backend: Backend, given: float | None = None) -> float:
-    """Return µm/px of level 0.
+    """Return µm/px of level 0: the mean of `resolve_pixel_um`, which explains arguments and errors."""
+    return mean_mpp(resolve_pixel_um(path, backend, given))
+
+
+def mean_mpp(pixel_um: tuple[float, float]) -> float:
+    """Return the µm/px of pixels of this height and width."""
+    y, x = pixel_um
+    return (y + x) / 2 if y != x else x
+
+
+def resolve_pixel_um(path: Path, backend: Backend, given: float | None = None) -> tuple[float, float]:
+    """Return height and width of a pixel of level 0 in µm.
 
     Metadata outside 0.01–40 µm/px are print resolutions (72 dpi = 353 µm/px) or invalid: they count as
     missing.
@@ -35,7 +46,7 @@ def resolve_mpp(path: Path, backend: Backend, given: float | None = None) -> flo
             by them pixels are not square.
 
     Returns:
-        µm/px; the mean where height and width of a pixel differ by at most 1 %.
+        Height and width, which differ by at most 1 %.
 
     Raises:
         InvalidValueError: ``given`` is not in (0, 1000].
@@ -49,15 +60,15 @@ def resolve_mpp(path: Path, backend: Backend, given: float | None = None) -> flo
     pair = _metadata_mpp(path, backend)
     if pair is not None and abs(pair[0] / pair[1] - 1) > SQUARE:
         return _not_square(path, pair, given)
-    known = None if pair is None else _mean(pair)
-    if known is None:
+    if pair is None:
         if given is None:
             raise MissingMppError(path, f"µm/px is not in its metadata; {FIX}")
-        return given
+        return given, given
+    known = mean_mpp(pair)
     if given is not None and abs(given / known - 1) > 0.05:
         log.warning("%s: %g µm/px were given, the metadata state %g; using the former", path, given, known)
-        return given
-    return known
+        return given, given
+    return pair
 
 
 def _metadata_mpp(path: Path, backend: Backend) -> tuple[float, float] | None:
@@ -70,19 +81,14 @@ def _metadata_mpp(path: Path, backend: Backend) -> tuple[float, float] | None:
     return None
 
 
-def _mean(pair: tuple[float, float]) -> float:
-    y, x = pair
-    return (y + x) / 2 if y != x else x
-
-
-def _not_square(path: Path, pair: tuple[float, float], given: float | None) -> float:
+def _not_square(path: Path, pair: tuple[float, float], given: float | None) -> tuple[float, float]:
     """Return what the user states; a slide has one µm/px, with which every size would be wrong."""
     pixels = f"pixels are not square (by the metadata {pair[1]:g} µm wide and {pair[0]:g} µm high)"
     if given is None:
         fix = "pass the µm/px by --mpp, or in a table with columns slide,mpp"
         raise SlideError(path, f"{pixels}; resample it to square ones, or if the metadata are wrong, {fix}")
     log.warning("%s: %s; using the %g µm/px that were given", path, pixels, given)
-    return given
+    return given, given
 
 
 def _ome_pair(path: Path) -> tuple[float, float] | None:
