@@ -14,6 +14,7 @@ from wsigen.errors import MissingMppError, SlideError
 from wsigen.pipeline.rows import slide_rows
 from wsigen.pipeline.source import open_source, source_facts, source_name
 from wsigen.slide.read import BACKGROUND
+from wsigen.slide.view import View
 
 
 def png(path: Path, image: np.ndarray) -> Path:
@@ -45,6 +46,12 @@ def test_what_says_which_pixels_it_has(tmp_path, he_slide):
         "mpp": 0.5,
         "sha256": hashlib.sha256(he_slide.read_bytes()).hexdigest(),
     }
+
+
+def test_what_the_user_chose_is_stated(he_slide):
+    slide = open_source(he_slide, view=View(series=0, z=0))
+    assert source_facts(slide) == source_facts(open_source(he_slide)) | {"series": 0, "z": 0}
+    assert View(icc="srgb").facts() == {"icc": "srgb"}
 
 
 def test_of_mirax_the_folder_counts(tmp_path):

@@ -16,6 +16,7 @@ from wsigen.errors import SlideError
 from wsigen.files import atomic_path
 from wsigen.geometry import Colour, Size
 from wsigen.slide.read import WholeSlide, open_slide
+from wsigen.slide.view import View
 
 # Patches down to this share of a slide's own µm/px count as not enlarged.
 FINEST = 0.95
@@ -39,6 +40,8 @@ SCHEMA = pa.schema(
         ("mask_mpp", pa.float64()),
         ("mask_png", pa.binary()),
         ("finest_mpp", pa.float64()),
+        ("series", pa.int64()),
+        ("z", pa.int64()),
     ]
 )
 
@@ -63,6 +66,8 @@ class SlideEntry:
         mask_png: the tissue mask, a PNG.
         finest_mpp: smallest µm/px to learn from it, 0 for its own; larger where finer pixels show artefacts,
             as after heavy compression.
+        series: number of the image, in a TIFF that holds several.
+        z: number of the focus plane, in an OME-TIFF that holds several.
     """
 
     slide: str
@@ -79,6 +84,8 @@ class SlideEntry:
     mask_mpp: float
     mask_png: bytes
     finest_mpp: float = 0.0
+    series: int | None = None
+    z: int | None = None
 
     @property
     def finest(self) -> float:
@@ -110,7 +117,7 @@ class SlideEntry:
         Raises:
             SlideError: the file is missing or damaged.
         """
-        return open_slide(self.path, self.mpp)
+        return open_slide(self.path, self.mpp, View(self.series, self.z))
 
     def serves(self, patch_size: int, mpp: float) -> bool:
         """Return whether patches of ``patch_size`` px at ``mpp`` µm/px can be cut.

@@ -57,6 +57,11 @@ class Output(ABC):
     def size(self) -> Size:
         """Size of level 0 in pixels."""
 
+    @property
+    def pixel_um(self) -> tuple[float, float] | None:
+        """Height and width of a pixel in µm, where they differ."""
+        return None
+
     @abstractmethod
     def facts(self) -> dict[str, Any]:
         """Return what the pixels follow from, as the provenance file states it."""
@@ -125,6 +130,7 @@ class Output(ABC):
             mpp=self.mpp,
             layout=self.layout,
             provenance=self.provenance(),
+            pixel_um=self.pixel_um,
             overwrite=overwrite,
         )
 
@@ -178,10 +184,12 @@ class Source:
     Args:
         size: in pixels.
         facts: what identifies its pixels.
+        pixel_um: height and width of a pixel in µm, where they differ.
     """
 
     size: Size
     facts: Mapping[str, Any]
+    pixel_um: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +213,11 @@ class IHCOutput(Output):
     def size(self) -> Size:
         """Size of level 0 in pixels."""
         return self.source.size
+
+    @property
+    def pixel_um(self) -> tuple[float, float] | None:
+        """Height and width of a pixel in µm, where those of the H&E differ."""
+        return self.source.pixel_um
 
     def facts(self) -> dict[str, Any]:
         """Return what the pixels follow from, as the provenance file states it."""

@@ -11,7 +11,7 @@ import torch
 
 from wsigen import __version__
 from wsigen.config.translate import split_list
-from wsigen.errors import InvalidValueError
+from wsigen.errors import AmbiguousSlideError, InvalidValueError
 from wsigen.geometry import Size
 from wsigen.nn.snapshot import resolve, weights_hash
 from wsigen.pipeline.networks import Networks, warn_of_scale
@@ -211,7 +211,12 @@ def open_like(
 
     Determinism: the statistics are computed in float32 on the rendering's device.
     """
-    other = open_source(reference, mpp, flag="--like-mpp")
+    try:
+        other = open_source(reference, mpp, flag="--like-mpp")
+    except AmbiguousSlideError as error:
+        raise AmbiguousSlideError(
+            reference, f"{error.reason}; for --like, save it as a file of its own"
+        ) from error
     model = load_style(style, rendering.device)  # not kept: the network below converts its weights in place
     net = LikeReference(model, *compare_stains(model.encoder, slide, other), strength)
     net.to(rendering.device, rendering.dtype, memory_format=torch.channels_last).eval()  # pyright: ignore

@@ -35,6 +35,7 @@ from wsigen.pipeline.stainers import Rendering, Stainers, open_like, open_staine
 from wsigen.runtime import choose_device, choose_dtype, format_bytes, parse_bytes
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.read import WholeSlide
+from wsigen.slide.view import View
 from wsigen.slide.write import SlideFiles
 from wsigen.stain.engine.stream import StreamTranslator
 from wsigen.stain.normalise.norm import Norm
@@ -75,7 +76,7 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
         tile=config.tile,
         batch=None if config.batch_size == "auto" else config.batch_size,
     )
-    slide = open_source(config.slide, config.mpp)
+    slide = open_source(config.slide, config.mpp, view=View(config.series, config.z, config.icc))
     if config.like is None:
         assert config.stainer is not None, "checked by the config"
         stainers = open_stainers(config.stainer, config.markers, rendering, networks)
@@ -123,7 +124,7 @@ class TranslateRun(Run):
     def outputs(self) -> tuple[IHCOutput, ...]:
         """The slides to make, one for each stainer; the H&E's file is hashed for it."""
         config, slide = self.config, self.slide
-        source = Source(size=slide.size, facts=source_facts(slide))
+        source = Source(size=slide.size, facts=source_facts(slide), pixel_um=slide.pixel_um)
         name, out = config.name or source_name(slide.path), Path(config.out)
         return tuple(
             IHCOutput(stain=s, source=source, mpp=slide.mpp, out=out, name=name, layout=config.layout)

@@ -12,10 +12,13 @@ from typing import Protocol
 
 import numpy as np
 from openslide import OpenSlide, OpenSlideCache, OpenSlideError
-from PIL import Image
+from PIL import Image, ImageOps
 
 from wsigen.errors import SlideError
 from wsigen.geometry import Colour, Region, Size
+
+PLAUSIBLE_MPP = (0.01, 40.0)
+"""µm/px of slides; 600 dpi, the finest print resolution that programs write by default, is 42.3."""
 
 
 class Backend(Protocol):
@@ -29,6 +32,11 @@ class Backend(Protocol):
     @property
     def mpp(self) -> tuple[float, float] | None:
         """µm/px of level 0 along y and x, unchecked, from the metadata; None if they do not state it."""
+        ...
+
+    @property
+    def icc(self) -> bytes | None:
+        """The file's ICC profile; None if it has none."""
         ...
 
     @property
@@ -62,6 +70,9 @@ def over_background(rgba: np.ndarray, background: Colour) -> np.ndarray:
 class OpenSlideBackend:
     """An open OpenSlide handle.
 
+    OpenSlide places levels by their sizes. Where a level lost odd pixels, its factor is no whole number, and
+    OpenSlide interpolates between its pixels; `read_inexact_by` gives the stored ones.
+
     Args:
         path: the file.
         cache: decoded tiles, shared by every handle of the process.
@@ -80,6 +91,7 @@ class OpenSlideBackend:
             raise SlideError(path, f"OpenSlide cannot open it ({error})") from error
         self._slide.set_cache(cache)
         self.levels = tuple(Size(height, width) for width, height in self._slide.level_dimensions)
+        self._stored: Backend | None = None
 
     @property
     def mpp(self) -> tuple[float, float] | None:
@@ -91,12 +103,30 @@ class OpenSlideBackend:
         except ValueError:
             return None
 
+    @property
+    def icc(self) -> bytes | None:
+        """The file's ICC profile, as OpenSlide finds it."""
+        profile = self._slide.color_profile
+        return profile.tobytes() if profile is not None else None
+
+    @property
+    def inexact(self) -> tuple[int, ...]:
+        """Levels that OpenSlide interpolates: those whose factor is no whole number."""
+        factors = enumerate(self._slide.level_downsamples)
+        return tuple(level for level, factor in factors if factor != round(factor))
+
+    def read_inexact_by(self, stored: Backend) -> None:
+        """Read the `inexact` levels by another backend of the same levels."""
+        self._stored = stored
+
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
         """Return a region inside a level; see `Backend`.
 
         Raises:
             SlideError: the stored data are damaged.
         """
+        if self._stored is not None and level in self.inexact:
+            return self._stored.read(level, region, background)
         # OpenSlide takes the corner in level-0 pixels, the size in those of the level.
         downsample = self._slide.level_downsamples[level]
         corner = (round(region.x * downsample), round(region.y * downsample))
@@ -137,8 +167,13 @@ class PictureBackend:
                 with Image.open(path) as picture:
                     if picture.mode[0] in "IF":  # Pillow would clip what is above 255
                         raise ValueError(f"{picture.mode} pixels of more than 8 bits; save it as 8-bit RGB")
+                    if picture.mode in ("CMYK", "LAB"):  # their colours depend on a profile
+                        raise ValueError(f"{picture.mode} pixels; save it as RGB")
                     transparent = "A" in picture.getbands() or "transparency" in picture.info
-                    self._pixels = np.asarray(picture.convert("RGBA" if transparent else "RGB"))
+                    self.icc: bytes | None = picture.info.get("icc_profile")
+                    plain = picture.convert("RGBA" if transparent else "RGB")
+                    ImageOps.exif_transpose(plain, in_place=True)
+                    self._pixels = np.asarray(plain)
         except Image.DecompressionBombError as error:
             limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
             reason = f"too large for a picture ({error}); above {limit:.0f} million pixels use a tiled TIFF"

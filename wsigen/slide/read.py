@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -15,7 +15,8 @@ from wsigen.arrays import part, paste
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.handles import handles
-from wsigen.slide.mpp import resolve_mpp
+from wsigen.slide.mpp import mean_mpp, resolve_pixel_um
+from wsigen.slide.view import WHOLE, View
 
 BACKGROUND: Colour = (243, 243, 243)
 """Colour of the empty slide where the file does not show it."""
@@ -71,12 +72,17 @@ class WholeSlide:
         mpp: µm/px of level 0.
         levels: stored levels, finest first.
         first: index in the file of the finest of them.
+        view: which of the file's images it is.
+        pixel_um: height and width of a pixel of level 0 in µm, where they differ (by at most 1 %); ``mpp`` is
+            their mean. None where pixels are square.
     """
 
     path: Path
     mpp: float
     levels: tuple[Level, ...]
     first: int = 0
+    view: View = WHOLE
+    pixel_um: tuple[float, float] | None = None
 
     @property
     def size(self) -> Size:
@@ -87,7 +93,8 @@ class WholeSlide:
         """Return the slide that begins with a stored level, without the finer ones."""
         first = self.levels[level].downsample
         levels = tuple(Level(stored.size, stored.downsample / first) for stored in self.levels[level:])
-        return WholeSlide(self.path, self.mpp * first, levels, self.first + level)
+        pixel_um = self.pixel_um and (self.pixel_um[0] * first, self.pixel_um[1] * first)
+        return replace(self, mpp=self.mpp * first, levels=levels, first=self.first + level, pixel_um=pixel_um)
 
     def read_region(
         self, region: Region, mpp: float, background: Colour = BACKGROUND, *, upsample: bool = False
@@ -170,9 +177,9 @@ class WholeSlide:
         def read(inside: Region) -> np.ndarray:
             # A file that failed is opened again next time: the user may have replaced it.
             try:
-                return open_files.get(self.path).read(self.first + level, inside, background)
+                return open_files.get(self.path, self.view).read(self.first + level, inside, background)
             except SlideError:
-                open_files.drop(self.path)
+                open_files.drop(self.path, self.view)
                 raise
 
         return padded(read, region, self.levels[level].size, background)
@@ -223,25 +230,30 @@ def padded(
     return out
 
 
-def open_slide(path: str | Path, mpp: float | None = None) -> WholeSlide:
+def open_slide(path: str | Path, mpp: float | None = None, view: View = WHOLE) -> WholeSlide:
     """Open a slide: any format of OpenSlide, other TIFF and OME-TIFF, PNG and JPEG.
 
     Args:
         path: the file.
-        mpp: the user's µm/px; `wsigen.slide.mpp.resolve_mpp` says when it is used.
+        mpp: the user's µm/px; `wsigen.slide.mpp.resolve_pixel_um` says when it is used.
+        view: which image of the file, where it holds several.
 
     Raises:
         SlideError: the file is missing, damaged or of an unknown format.
+        AmbiguousSlideError: it holds several images and ``view`` chooses none, or colours that its tags leave
+            open.
         MissingMppError: its µm/px is unknown.
-        InvalidValueError: ``mpp`` is out of range.
+        InvalidValueError: ``mpp`` is out of range, or ``view`` names what is not there.
     """
     path = Path(path).absolute()
-    backend = handles().get(path)
+    backend = handles().get(path, view)
     sizes = backend.levels
     if not all(s.area for s in sizes):
         raise SlideError(path, "it has no pixels")
     levels = tuple(Level(size, _downsample(sizes[0], size)) for size in sizes)
-    return WholeSlide(path, resolve_mpp(path, backend, mpp), levels)
+    pixel_um = resolve_pixel_um(path, backend, mpp)
+    square = pixel_um[0] == pixel_um[1]
+    return WholeSlide(path, mean_mpp(pixel_um), levels, view=view, pixel_um=None if square else pixel_um)
 
 
 def _downsample(base: Size, size: Size) -> float:

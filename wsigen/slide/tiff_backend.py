@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
-from xml.etree import ElementTree
+from typing import Any
 
 import numpy as np
 import tifffile
 
 from wsigen.arrays import ArrayCache, paste
-from wsigen.errors import SlideError
+from wsigen.errors import InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.backend import over_background
+from wsigen.slide.orientation import UPRIGHT, is_turned, stored_region, upright, upright_size
+from wsigen.slide.tiff_colour import (
+    check_colours,
+    colour_converter,
+    has_alpha,
+    is_associated,
+    over_background_associated,
+)
+from wsigen.slide.tiff_pages import (
+    Planes,
+    choose_image,
+    image_of_sizes,
+    orientation_of,
+)
+from wsigen.slide.view import WHOLE, View
 
 MAX_SEGMENT_PIXELS = 2**27
-_READABLE = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
-_UNIT_UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "\u03bcm": 1.0, "um": 1.0, "nm": 1e-3, "in": 25400.0}
 
 # It logs what is raised here as an error that names the fix.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -27,14 +40,19 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 class TiffBackend:
     """An open TIFF file, read with tifffile and imagecodecs.
 
-    The levels are page 0 and its SubIFDs, or else the reduced pages after it, if of the same proportions.
+    `wsigen.slide.tiff_pages` says which pages are its levels, `wsigen.slide.tiff_colour` which colours are
+    read.
 
     Args:
         path: the file.
         cache: decoded segments, shared by every file of the process.
+        view: which image of the file.
+        sizes: of the levels, for a file whose pages another reader has chosen.
 
     Raises:
         SlideError: not a TIFF, damaged, or not 8-bit RGB or grey.
+        AmbiguousSlideError: the file leaves open which image is the slide, or what its samples mean.
+        InvalidValueError: the view names an image that is not there.
 
     Memory:
         The cache, and one segment. Uncompressed strips are mapped, not loaded.
@@ -42,7 +60,9 @@ class TiffBackend:
 
     nbytes = 0
 
-    def __init__(self, path: Path, cache: ArrayCache) -> None:
+    def __init__(
+        self, path: Path, cache: ArrayCache, view: View = WHOLE, sizes: Sequence[Size] | None = None
+    ) -> None:
         self._path, self._cache, self._lock = path, cache, threading.Lock()
         # Damaged files can make tifffile raise any exception, hence `except Exception` here and below.
         try:
@@ -50,16 +70,22 @@ class TiffBackend:
         except Exception as error:
             raise SlideError(path, f"not a readable TIFF ({error})") from error
         try:
-            self._pages = _level_pages(self._tiff)
-            for page in self._pages:
-                _check_readable(path, page)
-        except SlideError:
+            if sizes is None:
+                self._image = choose_image(path, self._tiff, view)
+            else:
+                self._image = image_of_sizes(path, self._tiff, sizes)
+            self._levels = self._readable((self._image.planes, *self._image.levels))
+        except (SlideError, InvalidValueError):
             self._tiff.close()
             raise
         except Exception as error:
             self._tiff.close()
             raise SlideError(path, f"damaged TIFF ({error})") from error
-        self.levels = tuple(Size(p.imagelength, p.imagewidth) for p in self._pages)
+        # Another reader that has chosen the pages takes them as they are stored.
+        self._orientation = UPRIGHT if sizes else orientation_of(self._image.page)
+        self.levels = tuple(
+            upright_size(Size(p[0].imagelength, p[0].imagewidth), self._orientation) for p in self._levels
+        )
 
     def __del__(self) -> None:
         tiff = getattr(self, "_tiff", None)
@@ -68,8 +94,14 @@ class TiffBackend:
 
     @property
     def mpp(self) -> tuple[float, float] | None:
-        """From OME-XML, else from the resolution tags."""
-        return ome_mpp(self._tiff) or _resolution_mpp(self._pages[0])
+        """Of its image in OME-XML, else from the resolution tags."""
+        mpp = self._image.mpp
+        return (mpp[1], mpp[0]) if mpp and is_turned(self._orientation) else mpp
+
+    @property
+    def icc(self) -> bytes | None:
+        """Tag ICC profile of its first page."""
+        return self._image.page.tags.valueof("InterColorProfile")
 
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
         """Return a region inside a level; see `Backend`.
@@ -77,33 +109,41 @@ class TiffBackend:
         Raises:
             SlideError: the stored data are damaged.
         """
-        page = self._pages[level]
+        planes = self._levels[level]
+        stored = stored_region(region, self.levels[level], self._orientation)
         try:
-            pixels = (
-                self._mapped(page, region) if _is_mappable(page) else self._assemble(page, region, background)
-            )
+            pixels = [self._read_page(page, stored, background) for page in planes]
         except Exception as error:
             raise SlideError(self._path, f"damaged: {error}; replace the file or leave it out") from error
-        if pixels.shape[2] == 4:
-            return over_background(pixels, background)
-        return (
-            np.repeat(pixels[..., :1], 3, axis=2)
-            if pixels.shape[2] < 3
-            else np.ascontiguousarray(pixels[..., :3])
-        )
+        # Of planes, each grey one has become RGB with three equal channels.
+        rgb = pixels[0] if len(pixels) == 1 else np.dstack([p[..., i] for i, p in enumerate(pixels)])
+        return upright(rgb, self._orientation)
+
+    def _readable(self, levels: tuple[Planes, ...]) -> tuple[Planes, ...]:
+        for page in (page for planes in levels for page in planes):
+            check_colours(self._path, page)
+            _check_segments(self._path, page)
+        return levels
+
+    def _read_page(self, page: Any, region: Region, background: Colour) -> np.ndarray:
+        mapped = _is_mappable(page)
+        pixels = self._mapped(page, region) if mapped else self._assemble(page, region, background)
+        if is_associated(page):
+            return over_background_associated(pixels, background)
+        return over_background(pixels, background) if has_alpha(page) else np.ascontiguousarray(pixels)
 
     def _mapped(self, page: Any, region: Region) -> np.ndarray:
         shape = (page.imagelength, page.imagewidth, page.samplesperpixel)
         pixels = np.memmap(self._path, np.uint8, "r", offset=page.dataoffsets[0], shape=shape)
-        return np.array(pixels[region.y : region.y1, region.x : region.x1])
+        return colour_converter(page)(np.array(pixels[region.y : region.y1, region.x : region.x1]))
 
     def _assemble(self, page: Any, region: Region, background: Colour) -> np.ndarray:
-        samples = page.samplesperpixel
-        out = np.empty((region.height, region.width, samples), np.uint8)
-        out[...] = (*background, 255)[:samples]
+        out = np.empty((region.height, region.width, 4 if has_alpha(page) else 3), np.uint8)
+        out[...] = (*background, 255)[: out.shape[2]]
         height, width = _segment_shape(page)
         columns = -(-page.imagewidth // width)
-        planes = samples if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE else 1
+        separate = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
+        planes = page.samplesperpixel if separate else 1
         per_plane = columns * -(-page.imagelength // height)
         for row in range(region.y // height, -(-region.y1 // height)):
             for column in range(region.x // width, -(-region.x1 // width)):
@@ -130,23 +170,9 @@ class TiffBackend:
             decoded = page.decode(data, index, jpegtables=page.jpegtables)[0]
             if decoded is None:
                 return None
-            segment = decoded.reshape(decoded.shape[-3:])
+            segment = colour_converter(page)(decoded.reshape(decoded.shape[-3:]))
             self._cache.put(key, segment)
         return segment
-
-
-def ome_mpp(tiff: tifffile.TiffFile) -> tuple[float, float] | None:
-    """Return PhysicalSizeY and PhysicalSizeX of the first image of OME-XML in µm; None if missing."""
-    text = tiff.pages.first.description
-    if "<OME" not in text:
-        return None
-    try:
-        pixels = next(e for e in ElementTree.fromstring(text).iter() if e.tag.rpartition("}")[2] == "Pixels")
-        y, x = (float(pixels.attrib[f"PhysicalSize{axis}"]) for axis in "YX")
-        unit_y, unit_x = (_UNIT_UM[pixels.attrib.get(f"PhysicalSize{axis}Unit", "µm")] for axis in "YX")
-    except (ElementTree.ParseError, StopIteration, KeyError, ValueError):
-        return None
-    return y * unit_y, x * unit_x
 
 
 def check_complete(path: Path) -> None:
@@ -180,32 +206,7 @@ def is_tiff(path: Path) -> bool:
         return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def _resolution_mpp(page: Any) -> tuple[float, float] | None:
-    unit = {2: 25400.0, 3: 1e4}.get(int(page.resolutionunit or 0))
-    x, y = page.get_resolution()
-    return (unit / y, unit / x) if unit and x > 0 and y > 0 else None
-
-
-def _level_pages(tiff: tifffile.TiffFile) -> list[Any]:
-    first, *others = cast("list[Any]", list(tiff.pages))
-    candidates = list(first.pages or ()) or [p for p in others if int(p.subfiletype or 0) & 1]
-    pages = [first]
-    for page in candidates:
-        smaller = page.imagewidth < pages[-1].imagewidth
-        if smaller and _same_proportions(first, page):
-            pages.append(page)
-    return pages
-
-
-def _same_proportions(first: Any, page: Any) -> bool:
-    factor = first.imagewidth / page.imagewidth
-    return abs(first.imagelength / factor - page.imagelength) <= 2
-
-
-def _check_readable(path: Path, page: Any) -> None:
-    if page.dtype != np.uint8 or page.photometric not in _READABLE or page.samplesperpixel > 4:
-        what = f"{page.dtype} {getattr(page.photometric, 'name', page.photometric)} × {page.samplesperpixel}"
-        raise SlideError(path, f"its pixels are {what}; expected 8-bit RGB or grey; convert the file")
+def _check_segments(path: Path, page: Any) -> None:
     height, width = _segment_shape(page)
     if height * width > MAX_SEGMENT_PIXELS and not _is_mappable(page):
         reason = f"stored as one segment of {width} × {height} px; rewrite it with tiles"
