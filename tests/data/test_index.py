@@ -86,6 +86,11 @@ def test_masks_lie_on_the_tissue(index):
         assert whole[rows, columns, 1].mean() < 200 < whole[~entry.mask][:, 1].mean()
 
 
+def test_a_slide_of_another_size_than_was_indexed_is_refused(index):
+    with pytest.raises(SlideError, match=r"is 600 x 600 px, its index says 600 x 700 px; run `wsigen index`"):
+        replace(index.entries[0], height=700).open()
+
+
 def test_groups_go_by_case_and_never_part(index):
     a, b, c = index.entries
     assert (a.group, b.group, c.group) == ("P1", "b.ome.tif", "P1")

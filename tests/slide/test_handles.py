@@ -14,7 +14,7 @@ from wsigen.errors import MissingMppError, SlideError
 from wsigen.geometry import Region, Size
 from wsigen.slide import handles as module
 from wsigen.slide.backend import OpenSlideBackend, over_background
-from wsigen.slide.handles import Handles, handles, set_limits
+from wsigen.slide.handles import Handles, handles, identity, set_limits
 from wsigen.slide.read import open_slide
 from wsigen.slide.tiff_backend import TiffBackend
 
@@ -48,7 +48,7 @@ def test_decoded_pictures_are_held_up_to_a_limit(pictures):
     pool = Handles(held_bytes=70_000)  # two of 30 kB
     for path in pictures:
         pool.get(path)
-    assert sum(b.nbytes for b in pool._open.values()) == 60_000
+    assert sum(h.backend.nbytes for h in pool._open.values()) == 60_000
     alone = Handles(held_bytes=10)
     assert alone.get(pictures[0]).nbytes == 30_000
 
@@ -113,6 +113,68 @@ def test_missing_files_and_folders_are_named(tmp_path):
     for path in (tmp_path / "none.svs", tmp_path):
         with pytest.raises(SlideError, match="no such file"):
             open_slide(path)
+
+
+def _write(path: Path, image: np.ndarray, how: str, mpp: float = 0.5) -> None:
+    """Write a slide under a name that may be taken: as a new file, or into the one that is there."""
+    written = path.with_name("new-" + path.name) if how == "replaced" else path
+    if path.suffix == ".png":
+        Image.fromarray(image).save(written)
+    else:
+        text = f"Aperio Image Library v11\n{image.shape[1]}x{image.shape[0]} (256x256)|MPP = {mpp}"
+        svs = path.suffix == ".svs"
+        write_tiff(
+            written,
+            np.ascontiguousarray(image),
+            mpp,
+            levels=1,
+            compression="jpeg" if svs else "none" if "strips" in path.name else "zstd",
+            description=text if svs else None,
+        )
+    if written != path:
+        written.replace(path)
+
+
+@pytest.mark.parametrize("how", ["replaced", "written again"])
+@pytest.mark.parametrize("name", ["a.tif", "uncompressed-strips.tif", "a.svs", "a.png"])
+def test_another_file_under_the_same_name_is_read_anew(tmp_path, he_picture, name, how):
+    """A notebook opens a slide, exports it again, and opens it again."""
+    path, mpp = tmp_path / name, 0.5 if name == "a.png" else None
+    one, other = he_picture[:512, :512], he_picture[400:912, 300:812]
+    tolerance = 6 if name == "a.svs" else 0
+    for image in (one, other, one):
+        _write(path, image, how)
+        got = open_slide(path, mpp).read_region(Region(0, 0, 512, 512), 0.5)
+        assert np.abs(got.astype(int) - image).mean() <= tolerance / 2
+    larger = np.ascontiguousarray(he_picture[:768])
+    _write(path, larger, how, mpp=0.25)
+    slide = open_slide(path, mpp and 0.25)
+    assert (slide.size, slide.mpp) == (Size(768, 1024), pytest.approx(0.25))
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.svs", "a.png"])
+def test_a_slide_that_is_open_does_not_mix_two_files(tmp_path, he_picture, name):
+    path, mpp = tmp_path / name, 0.5 if name == "a.png" else None
+    _write(path, he_picture[:512, :512], "replaced")
+    slide = open_slide(path, mpp)
+    slide.read_region(Region(0, 0, 100, 100), 0.5)
+    _write(path, he_picture[400:912, 300:812], "replaced")
+    with pytest.raises(SlideError, match="was changed since it was opened; open it again"):
+        slide.read_region(Region(200, 0, 100, 100), 0.5)
+    path.unlink()
+    with pytest.raises(SlideError, match="no such file"):
+        slide.read_region(Region(0, 0, 100, 100), 0.5)
+
+
+def test_of_mirax_the_folder_counts(tmp_path):
+    path = tmp_path / "a.mrxs"
+    path.write_bytes(b"head")
+    alone = identity(path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "Slidedat.ini").write_text("one")
+    first = identity(path)
+    (tmp_path / "a" / "Slidedat.ini").write_text("another")
+    assert len({alone, first, identity(path)}) == 3
 
 
 class TestPictures:

@@ -196,6 +196,9 @@ def test_a_file_that_vanished_or_was_damaged_is_named(tmp_path, he_picture):
     slide = open_slide(path)
     data = path.read_bytes()
     path.write_bytes(data[:1000] + bytes(len(data) - 1000))
+    with pytest.raises(SlideError, match=r"gone\.tif: the file was changed"):
+        slide.read_region(Region(0, 0, 1024, 1024), 0.5)
+    slide = open_slide(path)
     with pytest.raises(SlideError, match=r"gone\.tif: damaged"):
         slide.read_region(Region(0, 0, 1024, 1024), 0.5)
     path.unlink()

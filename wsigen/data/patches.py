@@ -186,6 +186,7 @@ class PatchDataset(Dataset[Patch]):
         if entry.slide not in self._damaged:
             log.warning("%s; its other patches are used", error)
         self._damaged.add(entry.slide)
+        self._slides.pop(entry.slide, None)  # opened again: it may have been replaced by a good file
 
     def _variation(self, number: int) -> Variation:
         """Draw from a separate stream, so that slide, position and µm/px are the same without variation."""

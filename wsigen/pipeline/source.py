@@ -55,7 +55,7 @@ def source_facts(slide: WholeSlide) -> dict[str, Any]:
     Of MIRAX, which keeps its pixels in a folder beside the file, the folder is hashed too.
 
     Raises:
-        SlideError: it cannot be read.
+        SlideError: it cannot be read, or is not the file any more that was opened.
     """
     digest = hashlib.sha256()
     try:
@@ -65,6 +65,7 @@ def source_facts(slide: WholeSlide) -> dict[str, Any]:
                     digest.update(chunk)
     except OSError as error:
         raise SlideError(slide.path, f"cannot be read ({error.strerror or error})") from error
+    slide.check_same()  # the hash must be that of the pixels
     size = {"height": slide.size.height, "width": slide.size.width}
     return {"slide": slide.path.name, **size, "mpp": slide.mpp, "sha256": digest.hexdigest()}
 

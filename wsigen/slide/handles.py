@@ -6,6 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from typing import NamedTuple
 
 from openslide import OpenSlideCache
 
@@ -18,9 +19,39 @@ CACHE_BYTES = 128 * 2**20
 OPEN_FILES = 64
 HELD_BYTES = 2**30
 
+Identity = tuple[int, ...]
+"""What tells a file from one that was written later under its name, see `identity`."""
+
+
+def identity(path: Path) -> Identity:
+    """Return device, inode, size in bytes and time of the last change (ns) of a file.
+
+    Of MIRAX, also those of the folder beside it, which holds the pixels, and of its Slidedat.ini.
+
+    Raises:
+        SlideError: there is no such file.
+    """
+    folder = path.with_suffix("")
+    others = (folder, folder / "Slidedat.ini") if path.suffix.lower() == ".mrxs" else ()
+    try:
+        states = [path.stat(), *(other.stat() for other in others if other.exists())]
+    except OSError as error:
+        raise SlideError(path, f"no such file ({error.strerror or error})") from error
+    return tuple(n for s in states for n in (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns))
+
+
+class _Held(NamedTuple):
+    """An open file, and which one it was when it was opened."""
+
+    identity: Identity
+    backend: Backend
+
 
 class Handles:
     """Open files, closed least recently used first, and the tile caches they share.
+
+    A file that was replaced or written again is opened anew: neither its old handle nor its old tiles are
+    used.
 
     Args:
         cache_bytes: decoded tiles kept, for OpenSlide and for tifffile each.
@@ -35,7 +66,7 @@ class Handles:
         self._lock = threading.RLock()
         self._tiles = OpenSlideCache(cache_bytes)
         self._segments = ArrayCache(cache_bytes)
-        self._open: OrderedDict[Path, Backend] = OrderedDict()
+        self._open: OrderedDict[Path, _Held] = OrderedDict()
 
     def get(self, path: Path) -> Backend:
         """Return the open file at ``path``; open it if necessary.
@@ -43,14 +74,17 @@ class Handles:
         Raises:
             SlideError: it cannot be opened.
         """
+        # Asked for before the file is opened: what is written in between is noticed next time.
+        now = identity(path)
         with self._lock:
-            backend = self._open.get(path)
-            if backend is None:
-                backend = self._open[path] = self._open_file(path)
+            held = self._open.get(path)
+            if held is None or held.identity != now:
+                self._open.pop(path, None)
+                held = self._open[path] = _Held(now, self._open_file(path, now))
             self._open.move_to_end(path)
             while len(self._open) > 1 and self._over():
                 self._open.popitem(last=False)
-            return backend
+            return held.backend
 
     def drop(self, path: Path) -> None:
         """Forget a file, so that the next `get` opens it again."""
@@ -62,24 +96,24 @@ class Handles:
         return Handles(self.cache_bytes, self.open_files, self.held_bytes)
 
     def _over(self) -> bool:
-        held = sum(b.nbytes for b in self._open.values())
+        held = sum(h.backend.nbytes for h in self._open.values())
         return len(self._open) > self.open_files or held > self.held_bytes
 
-    def _open_file(self, path: Path) -> Backend:
+    def _open_file(self, path: Path, found: Identity) -> Backend:
         if not path.is_file():
             raise SlideError(path, "no such file")
         if path.suffix.lower() in PICTURE_SUFFIXES:
             return PictureBackend(path)
         try:
-            return self._open_slide(path, vendor(path), is_tiff(path))
+            return self._open_slide(path, found, vendor(path), is_tiff(path))
         except OSError as error:
             raise SlideError(path, f"cannot be opened ({error.strerror or error})") from error
 
-    def _open_slide(self, path: Path, known_as: str | None, tiff: bool) -> Backend:
+    def _open_slide(self, path: Path, found: Identity, known_as: str | None, tiff: bool) -> Backend:
         if tiff and known_as in (None, "generic-tiff"):
             # Preferred to OpenSlide, which ignores SubIFDs, interpolates between pixels and is slower.
             try:
-                return TiffBackend(path, self._segments)
+                return TiffBackend(path, self._segments, found)
             except SlideError:
                 if known_as is None:
                     raise

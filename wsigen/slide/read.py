@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -14,7 +14,7 @@ import numpy as np
 from wsigen.arrays import part, paste
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region, Size
-from wsigen.slide.handles import handles
+from wsigen.slide.handles import Identity, handles, identity
 from wsigen.slide.mpp import resolve_mpp
 
 BACKGROUND: Colour = (243, 243, 243)
@@ -71,12 +71,14 @@ class WholeSlide:
         mpp: µm/px of level 0.
         levels: stored levels, finest first.
         first: index in the file of the finest of them.
+        identity: of the file that was opened; another one under its name is not read in its place.
     """
 
     path: Path
     mpp: float
     levels: tuple[Level, ...]
     first: int = 0
+    identity: Identity | None = None
 
     @property
     def size(self) -> Size:
@@ -87,7 +89,7 @@ class WholeSlide:
         """Return the slide that begins with a stored level, without the finer ones."""
         first = self.levels[level].downsample
         levels = tuple(Level(stored.size, stored.downsample / first) for stored in self.levels[level:])
-        return WholeSlide(self.path, self.mpp * first, levels, self.first + level)
+        return replace(self, mpp=self.mpp * first, levels=levels, first=self.first + level)
 
     def read_region(
         self, region: Region, mpp: float, background: Colour = BACKGROUND, *, upsample: bool = False
@@ -163,11 +165,12 @@ class WholeSlide:
             uint8 (region.height, region.width, 3).
 
         Raises:
-            SlideError: the file is missing or damaged.
+            SlideError: the file is missing, damaged, or another one than was opened.
         """
         open_files = handles()
 
         def read(inside: Region) -> np.ndarray:
+            self.check_same()
             # A file that failed is opened again next time: the user may have replaced it.
             try:
                 return open_files.get(self.path).read(self.first + level, inside, background)
@@ -176,6 +179,15 @@ class WholeSlide:
                 raise
 
         return padded(read, region, self.levels[level].size, background)
+
+    def check_same(self) -> None:
+        """Raise if the file is not the one that was opened: its size and µm/px may be others.
+
+        Raises:
+            SlideError: it was replaced or written to, or is gone.
+        """
+        if self.identity is not None and identity(self.path) != self.identity:
+            raise SlideError(self.path, "the file was changed since it was opened; open it again")
 
 
 def read_scaled(
@@ -236,12 +248,13 @@ def open_slide(path: str | Path, mpp: float | None = None) -> WholeSlide:
         InvalidValueError: ``mpp`` is out of range.
     """
     path = Path(path).absolute()
+    found = identity(path)
     backend = handles().get(path)
     sizes = backend.levels
     if not all(s.area for s in sizes):
         raise SlideError(path, "it has no pixels")
     levels = tuple(Level(size, _downsample(sizes[0], size)) for size in sizes)
-    return WholeSlide(path, resolve_mpp(path, backend, mpp), levels)
+    return WholeSlide(path, resolve_mpp(path, backend, mpp), levels, identity=found)
 
 
 def _downsample(base: Size, size: Size) -> float:

@@ -32,6 +32,7 @@ class TiffBackend:
     Args:
         path: the file.
         cache: decoded segments, shared by every file of the process.
+        identity: of the file, so that segments of one that had this name before are not taken for its own.
 
     Raises:
         SlideError: not a TIFF, damaged, or not 8-bit RGB or grey.
@@ -42,8 +43,9 @@ class TiffBackend:
 
     nbytes = 0
 
-    def __init__(self, path: Path, cache: ArrayCache) -> None:
+    def __init__(self, path: Path, cache: ArrayCache, identity: tuple[int, ...] = ()) -> None:
         self._path, self._cache, self._lock = path, cache, threading.Lock()
+        self._identity = identity
         # Damaged files can make tifffile raise any exception, hence `except Exception` here and below.
         try:
             self._tiff = tifffile.TiffFile(path)
@@ -94,7 +96,8 @@ class TiffBackend:
 
     def _mapped(self, page: Any, region: Region) -> np.ndarray:
         shape = (page.imagelength, page.imagewidth, page.samplesperpixel)
-        pixels = np.memmap(self._path, np.uint8, "r", offset=page.dataoffsets[0], shape=shape)
+        with self._lock:  # of the open file: another one may have its name by now
+            pixels = self._tiff.filehandle.memmap_array(np.uint8, shape, page.dataoffsets[0])
         return np.array(pixels[region.y : region.y1, region.x : region.x1])
 
     def _assemble(self, page: Any, region: Region, background: Colour) -> np.ndarray:
@@ -119,7 +122,7 @@ class TiffBackend:
         offset, count = page.dataoffsets[index], page.databytecounts[index]
         if count == 0:  # a tile that was never written
             return None
-        key = (self._path, offset)
+        key = (self._path, self._identity, offset)
         segment = self._cache.get(key)
         if segment is None:
             with self._lock:
