@@ -6,6 +6,7 @@ coordinates exist here and in `wsigen.slide.levels` only.
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 from typing import Protocol
@@ -14,8 +15,9 @@ import numpy as np
 from openslide import OpenSlide, OpenSlideCache, OpenSlideError
 from PIL import Image
 
-from wsigen.errors import SlideError
+from wsigen.errors import DamagedError, SlideError
 from wsigen.geometry import Colour, Region, Size
+from wsigen.slide.jpeg import ends_early
 
 
 class Backend(Protocol):
@@ -36,8 +38,17 @@ class Backend(Protocol):
         """Bytes of pixels held in memory outside the shared tile cache."""
         ...
 
+    def tile(self, level: int) -> Size:
+        """Return the size of the pieces that a level is stored in."""
+        ...
+
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
-        """Return a region inside a level, uint8 (height, width, 3); ``background`` where transparent."""
+        """Return a region inside a level, uint8 (height, width, 3); ``background`` where transparent.
+
+        Raises:
+            DamagedError: stored pixels of the region are damaged. Pixels of another region may be read with a
+                backend that is opened again.
+        """
         ...
 
 
@@ -91,19 +102,20 @@ class OpenSlideBackend:
         except ValueError:
             return None
 
-    def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
-        """Return a region inside a level; see `Backend`.
+    def tile(self, level: int) -> Size:
+        """Return the size of tiles; a usual one where the format has none."""
+        sides = (f"openslide.level[{level}].tile-{side}" for side in ("height", "width"))
+        return Size(*(int(self._slide.properties.get(side, 256)) for side in sides))
 
-        Raises:
-            SlideError: the stored data are damaged.
-        """
+    def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
+        """Return a region inside a level; see `Backend`."""
         # OpenSlide takes the corner in level-0 pixels, the size in those of the level.
         downsample = self._slide.level_downsamples[level]
         corner = (round(region.x * downsample), round(region.y * downsample))
         try:
             image = self._slide.read_region(corner, level, (region.width, region.height))
         except (OpenSlideError, OSError) as error:
-            raise SlideError(self._path, f"damaged: {error}; replace the file or leave it out") from error
+            raise DamagedError(self._path, str(error), level, region) from error
         return over_background(np.asarray(image), background)
 
 
@@ -139,6 +151,9 @@ class PictureBackend:
                         raise ValueError(f"{picture.mode} pixels of more than 8 bits; save it as 8-bit RGB")
                     transparent = "A" in picture.getbands() or "transparency" in picture.info
                     self._pixels = np.asarray(picture.convert("RGBA" if transparent else "RGB"))
+                    jpeg = picture.format == "JPEG"
+                if jpeg and ends_early(path.read_bytes(), self._pixels, _decoded):
+                    raise ValueError("its data end early; copy the file again")
         except Image.DecompressionBombError as error:
             limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
             reason = f"too large for a picture ({error}); above {limit:.0f} million pixels use a tiled TIFF"
@@ -148,7 +163,16 @@ class PictureBackend:
         self.nbytes = self._pixels.nbytes
         self.levels = (Region(0, 0, *self._pixels.shape[:2]).size,)
 
+    def tile(self, level: int) -> Size:
+        """Return the size of the picture."""
+        return self.levels[level]
+
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
         """Return a region of the picture; see `Backend`."""
         part = self._pixels[region.y : region.y1, region.x : region.x1]
         return over_background(part, background) if part.shape[2] == 4 else part
+
+
+def _decoded(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(picture.convert("RGB"))

@@ -86,6 +86,14 @@ class Handles:
                 self._open.popitem(last=False)
             return held.backend
 
+    def open_apart(self, path: Path) -> Backend:
+        """Open a file that nobody else reads: a damaged tile can spoil a handle for all its readers.
+
+        Raises:
+            SlideError: it cannot be opened.
+        """
+        return self._open_file(path, identity(path))
+
     def drop(self, path: Path) -> None:
         """Forget a file, so that the next `get` opens it again."""
         with self._lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from wsigen.arrays import part, paste
-from wsigen.errors import InvalidValueError, SlideError
+from wsigen.errors import DamagedError, InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.handles import Identity, handles, identity
 from wsigen.slide.mpp import resolve_mpp
@@ -62,6 +62,43 @@ class Level:
     downsample: float
 
 
+class Holes:
+    """Damaged tiles of a slide that are read as background; a process knows those that it read."""
+
+    def __init__(self) -> None:
+        self._tiles: dict[tuple[int, Region], str] = {}
+
+    def __contains__(self, tile: tuple[int, Region]) -> bool:
+        return tile in self._tiles
+
+    def __len__(self) -> int:
+        return len(self._tiles)
+
+    def add(self, level: int, tile: Region, what: str) -> None:
+        """Remember a tile, given in pixels of a stored level, and what is wrong with it."""
+        self._tiles[level, tile] = what
+
+    def meets(self, level: int, region: Region) -> bool:
+        """Return whether a region of a stored level is known to be damaged."""
+        return any(at == level and bool(tile.intersect(region)) for at, tile in list(self._tiles))
+
+    def describe(self, levels: Sequence[Level], first: int = 0) -> str:
+        """Return how much is damaged: "2 of 24 tiles (8.3 %) of level 0, the first at x 512, y 256 (…)".
+
+        Args:
+            levels: of the slide.
+            first: index in the file of the finest of them.
+        """
+        found = []
+        for stored in sorted({level for level, _ in self._tiles}):
+            tiles = {tile: what for (level, tile), what in self._tiles.items() if level == stored}
+            share = sum(tile.size.area for tile in tiles) / levels[stored - first].size.area
+            at = min(tiles, key=lambda tile: (tile.y, tile.x))
+            some = f"{len(tiles)} {'tile' if len(tiles) == 1 else 'tiles'} of level {stored} ({share:.2%})"
+            found.append(f"{some}, the first at x {at.x}, y {at.y} ({tiles[at]})")
+        return "; ".join(found)
+
+
 @dataclass(frozen=True)
 class WholeSlide:
     """A slide file; see `open_slide`.
@@ -72,6 +109,7 @@ class WholeSlide:
         levels: stored levels, finest first.
         first: index in the file of the finest of them.
         identity: of the file that was opened; another one under its name is not read in its place.
+        holes: where damaged tiles are noted, which are then read as background; None: they are errors.
     """
 
     path: Path
@@ -79,6 +117,7 @@ class WholeSlide:
     levels: tuple[Level, ...]
     first: int = 0
     identity: Identity | None = None
+    holes: Holes | None = field(default=None, compare=False)
 
     @property
     def size(self) -> Size:
@@ -165,20 +204,43 @@ class WholeSlide:
             uint8 (region.height, region.width, 3).
 
         Raises:
-            SlideError: the file is missing, damaged, or another one than was opened.
+            DamagedError: a tile is damaged, and the slide has no ``holes``.
+            SlideError: the file is missing, or another one than was opened.
         """
-        open_files = handles()
 
         def read(inside: Region) -> np.ndarray:
             self.check_same()
-            # A file that failed is opened again next time: the user may have replaced it.
+            if self.holes is not None and self.holes.meets(self.first + level, inside):
+                return self._read_tiles(inside, level, background)
             try:
-                return open_files.get(self.path).read(self.first + level, inside, background)
-            except SlideError:
-                open_files.drop(self.path)
-                raise
+                return handles().get(self.path).read(self.first + level, inside, background)
+            except DamagedError:
+                handles().drop(self.path)  # OpenSlide reads nothing more after an error
+                return self._read_tiles(inside, level, background)
 
         return padded(read, region, self.levels[level].size, background)
+
+    def skipping_damage(self) -> WholeSlide:
+        """Return the same slide, whose damaged tiles are read as background and noted in its ``holes``."""
+        return replace(self, holes=Holes())
+
+    def _read_tiles(self, region: Region, level: int, background: Colour) -> np.ndarray:
+        """Read a region tile by tile, which finds the damaged ones."""
+        stored, backend = self.first + level, handles().open_apart(self.path)
+        out = np.empty((region.height, region.width, 3), np.uint8)
+        for tile in _tiles(region, backend.tile(stored), self.levels[level].size):
+            inside = tile.intersect(region)
+            pixels: np.ndarray | Colour = background
+            if self.holes is None or (stored, tile) not in self.holes:
+                try:
+                    pixels = backend.read(stored, inside, background)
+                except DamagedError as error:
+                    if self.holes is None:
+                        raise DamagedError(self.path, error.what, stored, tile) from error
+                    self.holes.add(stored, tile, error.what)
+                    backend = handles().open_apart(self.path)
+            part(out, region, inside)[...] = pixels
+        return out
 
     def check_same(self) -> None:
         """Raise if the file is not the one that was opened: its size and µm/px may be others.
@@ -263,6 +325,13 @@ def _downsample(base: Size, size: Size) -> float:
     whole = round(exact)
     rounded = (abs(base.height / whole - size.height), abs(base.width / whole - size.width))
     return float(whole) if max(rounded) < 1 else exact
+
+
+def _tiles(region: Region, tile: Size, size: Size) -> Iterator[Region]:
+    """Yield the tiles of a level of this size that a region touches, row by row."""
+    for y in range(region.y // tile.height * tile.height, region.y1, tile.height):
+        for x in range(region.x // tile.width * tile.width, region.x1, tile.width):
+            yield Region(y, x, tile.height, tile.width).intersect(size.region)
 
 
 def _scaled(region: Region, ratio: float) -> Region:

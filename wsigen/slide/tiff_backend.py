@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from xml.etree import ElementTree
@@ -12,12 +13,14 @@ import numpy as np
 import tifffile
 
 from wsigen.arrays import ArrayCache, paste
-from wsigen.errors import SlideError
+from wsigen.errors import DamagedError, SlideError
 from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.backend import over_background
+from wsigen.slide.jpeg import ends_early
 
 MAX_SEGMENT_PIXELS = 2**27
 _READABLE = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
+_JPEG = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.ALT_JPEG, tifffile.COMPRESSION.JPEG_LOSSY)
 _UNIT_UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "\u03bcm": 1.0, "um": 1.0, "nm": 1e-3, "in": 25400.0}
 
 # It logs what is raised here as an error that names the fix.
@@ -73,19 +76,19 @@ class TiffBackend:
         """From OME-XML, else from the resolution tags."""
         return ome_mpp(self._tiff) or _resolution_mpp(self._pages[0])
 
-    def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
-        """Return a region inside a level; see `Backend`.
+    def tile(self, level: int) -> Size:
+        """Return the size of tiles or strips."""
+        return Size(*_segment_shape(self._pages[level]))
 
-        Raises:
-            SlideError: the stored data are damaged.
-        """
+    def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
+        """Return a region inside a level; see `Backend`."""
         page = self._pages[level]
         try:
             pixels = (
                 self._mapped(page, region) if _is_mappable(page) else self._assemble(page, region, background)
             )
         except Exception as error:
-            raise SlideError(self._path, f"damaged: {error}; replace the file or leave it out") from error
+            raise DamagedError(self._path, str(error), level, region) from error
         if pixels.shape[2] == 4:
             return over_background(pixels, background)
         return (
@@ -130,12 +133,19 @@ class TiffBackend:
                 data = self._tiff.filehandle.read(count)
             if len(data) < count:
                 raise ValueError(f"truncated: {count} bytes expected at {offset}, {len(data)} found")
-            decoded = page.decode(data, index, jpegtables=page.jpegtables)[0]
-            if decoded is None:
+            segment = _decoded(page, index, data)
+            if segment is None:
                 return None
-            segment = decoded.reshape(decoded.shape[-3:])
+            if page.compression in _JPEG and ends_early(data, segment, partial(_decoded, page, index)):
+                raise ValueError("JPEG data end early")
             self._cache.put(key, segment)
         return segment
+
+
+def _decoded(page: Any, index: int, data: bytes) -> Any:
+    """Return the pixels of a tile or strip, uint8 (height, width, channels); None if it holds none."""
+    decoded = page.decode(data, index, jpegtables=page.jpegtables)[0]
+    return None if decoded is None else decoded.reshape(decoded.shape[-3:])
 
 
 def ome_mpp(tiff: tifffile.TiffFile) -> tuple[float, float] | None:
