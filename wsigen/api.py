@@ -214,7 +214,13 @@ class Translator:
         return Translator(self._stainer, self._marker, str(device), self._dtype, self._networks)
 
     def __call__(
-        self, slide: str | Path, *, norm: str = "dn", stats_pitch: int = 512, mpp: float | None = None
+        self,
+        slide: str | Path,
+        *,
+        norm: str = "dn",
+        stats_pitch: int = 512,
+        mpp: float | None = None,
+        skip_damaged: bool = False,
     ) -> Pair:
         """Describe the translation of a slide, which is computed when it is read or saved.
 
@@ -224,6 +230,8 @@ class Translator:
                 which shows seams). With dn, regions can be read before the slide is saved.
             stats_pitch: px from one patch of statistics to the next, a multiple of 4 of at least 512.
             mpp: µm/px of the slide, if the file does not state it.
+            skip_damaged: show damaged tiles of the slide as glass, and log how many when it is saved; by
+                default they are errors.
 
         Raises:
             InvalidValueError: a value out of range, naming it.
@@ -235,6 +243,7 @@ class Translator:
             norm=norm,
             stats_pitch=stats_pitch,
             mpp=mpp,
+            skip_damaged=skip_damaged,
             device=self._device,
             dtype=self._dtype,
         )

@@ -112,7 +112,7 @@ def test_damaged_slides_are_said_and_left_out(two, caplog):
     assert found.groups == ("s0.tif",) * 3
     assert sum(counts) == 6
     (warning,) = found.warnings
-    assert warning.endswith("s1.tif: 3 patches cannot be read and are left out; the first: damaged: torn")
+    assert warning.endswith("s1.tif: patches that cannot be read, left out: 3; the first: damaged: torn")
     assert caplog.text.count(warning) == 1
     with pytest.raises(SlideError, match=r"s0\.tif: none of 6 patches can be read \(.*torn"):
         read_patches(where, Torn("s0.tif", "s1.tif"), WeightFree())

@@ -14,6 +14,6 @@ def test_the_rest_is_read_and_each_slide_is_said_once(caplog):
 
     assert list(readable(read, range(9), "windows")) == [(job, 10 * job) for job in (0, 1, 4, 5, 6, 8)]
     assert [record.getMessage() for record in caplog.records] == [
-        "a.tif: 2 windows cannot be read and are left out; the first: damaged at 2",
-        "b.tif: 1 windows cannot be read and are left out; the first: damaged at 7",
+        "a.tif: windows that cannot be read, left out: 2; the first: damaged at 2",
+        "b.tif: windows that cannot be read, left out: 1; the first: damaged at 7",
     ]

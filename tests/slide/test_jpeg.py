@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import io
 import pickle
-import struct
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 
-from tests.synthetic import he_image, write_tiff
+from tests.synthetic import damage_tile, he_image, write_tiff
 from wsigen.errors import DamagedError, SlideError
 from wsigen.geometry import Region
 from wsigen.slide.jpeg import ends_early
@@ -27,29 +25,6 @@ TILE = Region(256, 512, 256, 256)
 def _slide(folder: Path, name: str, image: np.ndarray) -> Path:
     text = APERIO if name.endswith(".svs") else None
     return write_tiff(folder / name, image, 0.5, levels=2, description=text)
-
-
-def _damage(path: Path, how: str, index: int = 6, level: int = 0) -> None:
-    """Damage a tile, from a third of it on."""
-    data = bytearray(path.read_bytes())
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages[level]
-        start, count, tag = page.dataoffsets[index], page.databytecounts[index], page.tags["TileByteCounts"]
-        width = {3: 2, 4: 4, 16: 8}[tag.dtype.value]
-    at = start + count // 3
-    if how == "shorter":
-        size = struct.pack("<Q", count // 3)[:width]
-        data[tag.valueoffset + index * width : tag.valueoffset + (index + 1) * width] = size
-    elif how == "lost":
-        data[start : start + count] = bytes(count)
-    elif how == "zeros":
-        data[at : start + count] = bytes(start + count - at)
-    elif how == "noise":
-        noise = np.random.default_rng(0).integers(0, 256, start + count - at, np.uint8)
-        data[at : start + count] = noise.tobytes()
-    else:
-        data[at : at + 2] = b"\xff\xd9"
-    path.write_bytes(data)
 
 
 def _whole(slide: WholeSlide) -> np.ndarray:
@@ -66,7 +41,7 @@ def _whole(slide: WholeSlide) -> np.ndarray:
 def test_a_damaged_tile_is_named_and_no_other_is_affected(tmp_path, he_picture, name, how):
     path = _slide(tmp_path, name, he_picture)
     good = _whole(open_slide(path))
-    _damage(path, how)
+    damage_tile(path, how)
     slide = open_slide(path)
     where = rf"{name}: damaged at level 0, x 512, y 256, 256 x 256 px \("
     with pytest.raises(DamagedError, match=where) as caught:
@@ -91,9 +66,9 @@ def test_a_damaged_tile_is_named_and_no_other_is_affected(tmp_path, he_picture, 
 
 def test_damage_is_counted_by_level(tmp_path, he_picture):
     path = _slide(tmp_path, "a.tif", he_picture)
-    _damage(path, "zeros", 0)
-    _damage(path, "zeros", 6)
-    _damage(path, "zeros", 3, level=1)
+    damage_tile(path, "zeros", 0)
+    damage_tile(path, "zeros", 6)
+    damage_tile(path, "zeros", 3, level=1)
     slide = open_slide(path).skipping_damage()
     slide.read_region(Region(0, 0, 512, 512), 1.0)
     _whole(slide)

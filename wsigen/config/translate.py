@@ -41,6 +41,7 @@ class TranslateConfig:
         memory: limit for rows on the host and, on the CPU, the network, such as 4GiB.
         layout: "linked-ome", "generic" or "lossless".
         overwrite: replace a slide of the same name.
+        skip_damaged: show damaged tiles of the slide as glass, and say how many; default: stop there.
         dry_run: print the plan (memory, disk, time) without making the slide.
     """
 
@@ -63,6 +64,7 @@ class TranslateConfig:
     memory: str = "4GiB"
     layout: Literal["linked-ome", "generic", "lossless"] = "linked-ome"
     overwrite: bool = False
+    skip_damaged: bool = False
     dry_run: bool = False
 
     def __post_init__(self) -> None:

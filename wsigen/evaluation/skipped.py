@@ -44,7 +44,7 @@ class Skipped:
         found = []
         for path, errors in self._errors.items():
             first = errors[0].reason
-            said = f"{path}: {len(errors)} {self._what} cannot be read and are left out; the first: {first}"
+            said = f"{path}: {self._what} that cannot be read, left out: {len(errors)}; the first: {first}"
             log.warning("%s", said)
             found.append(said)
         return tuple(found)

@@ -172,10 +172,12 @@ class Source:
     Args:
         size: in pixels.
         facts: what identifies its pixels.
+        skip_damaged: whether damaged tiles of it are shown as glass.
     """
 
     size: Size
     facts: Mapping[str, Any]
+    skip_damaged: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +204,9 @@ class IHCOutput(Output):
 
     def facts(self) -> dict[str, Any]:
         """Return what the pixels follow from, as the provenance file states it."""
-        return {"notice": NOTICE, **self.stain.facts, "source": dict(self.source.facts)}
+        # Not part of the fingerprint: rows that were made before a damaged tile are the same either way.
+        skipped = {"skip_damaged": True} if self.source.skip_damaged else {}
+        return {"notice": NOTICE, **self.stain.facts, **skipped, "source": dict(self.source.facts)}
 
     def fingerprint(self) -> str:
         """Return a hash of what the pixels follow from, names of files and models left out."""
