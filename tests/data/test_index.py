@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.synthetic import he_image, write_tiff
+from tests.synthetic import damage_tile, he_image, write_tiff
 from wsigen.data.index import SlideEntry, SlideIndex
+from wsigen.data.summary import contact_sheet
 from wsigen.data.survey import build_index, find_slides, load_or_build_index, survey_slide
 from wsigen.data.table import Row
 from wsigen.errors import InvalidValueError, OutputError, PathError, SlideError
@@ -89,6 +90,25 @@ def test_masks_lie_on_the_tissue(index):
 def test_a_slide_of_another_size_than_was_indexed_is_refused(index):
     with pytest.raises(SlideError, match=r"is 600 x 600 px, its index says 600 x 700 px; run `wsigen index`"):
         replace(index.entries[0], height=700).open()
+
+
+def test_a_damaged_tile_costs_its_patches_not_the_slide(tmp_path, caplog):
+    path = write_tiff(tmp_path / "a.tif", he_image(1024, 0, mpp=2.0), 2.0, levels=1)
+    good = survey_slide("a.tif", path, Row()).entry
+    damage_tile(path, "zeros", 5)
+    entry = survey_slide("a.tif", path, Row()).entry
+    assert good.mask[80:112, 80:112].any()
+    assert not entry.mask[80:112, 80:112].any()
+    np.testing.assert_array_equal(entry.mask[160:], good.mask[160:])
+    said = (
+        "a.tif: damaged, no patches are taken there: 1 tile of level 0 (6.25%), the first at x 256, y 256 ("
+    )
+    assert said in caplog.text
+    assert contact_sheet(SlideIndex((entry,))).any()
+    for index in range(16):
+        damage_tile(path, "lost", index)
+    with pytest.raises(SlideError, match=r"no tissue found on it \(damaged: 16 tiles of level 0 \(100.00%\)"):
+        survey_slide("a.tif", path, Row())
 
 
 def test_groups_go_by_case_and_never_part(index):

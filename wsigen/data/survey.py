@@ -186,18 +186,24 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
     Returns:
         The entry, with an empty split unless the table states it, and the background colour.
 
+    Damaged tiles count as background, with a warning.
+
     Raises:
         SlideError: unreadable, truncated, without µm/px or without tissue.
 
     Memory:
         The slide at 8 µm/px or coarser, at most 64 million pixels.
     """
-    slide = open_slide(path, row.mpp)
+    slide = open_slide(path, row.mpp).skipping_damage()
     check_complete(path)
     mask_mpp, overview = _overview(slide)
     mask = tissue_mask(overview, mask_mpp)
+    damage = slide.holes.describe(slide.levels) if slide.holes else ""
     if not mask.any():
-        raise SlideError(path, "no tissue found on it (blank, or only pen and specks)")
+        why = f"damaged: {damage}" if damage else "blank, or only pen and specks"
+        raise SlideError(path, f"no tissue found on it ({why})")
+    if damage:
+        log.warning("%s: damaged, no patches are taken there: %s", path, damage)
     background = background_colour(overview, mask)
     fraction = float(mask.mean())
     entry = SlideEntry(
