@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.synthetic import damage_tile, he_image, write_tiff
+from wsigen.data.find import find_slides
 from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.data.summary import contact_sheet
-from wsigen.data.survey import build_index, find_slides, load_or_build_index, survey_slide
+from wsigen.data.survey import build_index, load_or_build_index, survey_slide
 from wsigen.data.table import Row
 from wsigen.errors import InvalidValueError, OutputError, PathError, SlideError
 from wsigen.geometry import Region

@@ -9,7 +9,7 @@ import pytest
 from tests.evaluation.slides import slides
 from wsigen import __version__
 from wsigen.config.evaluate import EvaluateConfig
-from wsigen.data.survey import Failure
+from wsigen.data.find import Failure
 from wsigen.errors import InvalidValueError, OutputError, SlideError
 from wsigen.evaluation.inputs import (
     config_dict,

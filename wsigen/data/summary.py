@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 
 from wsigen.config.index import IndexConfig
+from wsigen.data.find import Failure
 from wsigen.data.index import SlideEntry, SlideIndex
-from wsigen.data.survey import Failure, build_index
+from wsigen.data.survey import build_index
 from wsigen.errors import OutputError
 from wsigen.files import write_bytes
 from wsigen.geometry import Region

@@ -1,11 +1,11 @@
-"""Survey slides: find them, their tissue and their background colour, and build an index."""
+"""Survey slides: find their tissue and their background colour, and build an index."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,19 +13,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from wsigen.data.find import Failure, find_slides
 from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.data.table import Row, SlideTable, group_splits
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region
-from wsigen.slide.backend import PICTURE_SUFFIXES
 from wsigen.slide.read import BACKGROUND, WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete
 from wsigen.slide.tissue import background_colour, border_fraction, mask_resolution, tissue_mask
-
-SLIDE_SUFFIXES = (
-    *(".tif", ".tiff", ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm", ".czi"),
-    *PICTURE_SUFFIXES,
-)
 
 MASK_PIXELS = 2**26
 
@@ -42,45 +37,6 @@ class Survey(NamedTuple):
 
     entry: SlideEntry
     background: Colour | None
-
-
-def find_slides(slides: Path | Sequence[Path]) -> dict[str, Path]:
-    """Return slides, name to path, ordered by name. Names are relative to the folder, with "/".
-
-    A PNG or JPEG that belongs to another file (``a_HE.jpg`` beside ``a_HE.ome.tif``, ``index.png`` beside
-    ``index.parquet``) is not a slide.
-
-    Args:
-        slides: a folder (sub-folders included, hidden ones apart), one slide, or several slides.
-
-    Raises:
-        SlideError: there are no slides.
-    """
-    if not isinstance(slides, Path):
-        paths = {Path(p).absolute() for p in slides}
-        names = {p.name: p for p in sorted(paths)}
-        return names if len(names) == len(paths) else {p.as_posix(): p for p in sorted(paths)}
-    if slides.is_file():
-        return {slides.name: slides.absolute()}
-    if not slides.is_dir():
-        raise SlideError(slides, "no such file or folder")
-    found = {
-        path.relative_to(slides).as_posix(): path.absolute() for path in slides.rglob("*") if _is_slide(path)
-    }
-    found = {
-        name: path for name, path in found.items() if not any(p.startswith(".") for p in name.split("/"))
-    }
-    if not found:
-        raise SlideError(slides, f"no slide in this folder; looked for {' '.join(SLIDE_SUFFIXES)}")
-    return dict(sorted(found.items()))
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A slide that was left out, and the reason."""
-
-    slide: str
-    reason: str
 
 
 def build_index(
@@ -114,9 +70,13 @@ def build_index(
     Determinism:
         Depends on names, pixels and table alone.
     """
-    surveys, failures = survey_slides(find_slides(slides), table, folder=_folder(slides), progress=progress)
+    left_out: list[Failure] = []
+    files = find_slides(slides, left_out)
+    surveys, failures = survey_slides(files, table, folder=_folder(slides), progress=progress)
     splits = group_splits(said_splits(s.entry for s in surveys), val_fraction)
-    return SlideIndex(tuple(replace(e, split=splits[e.group]) for e in entries_of(surveys))), failures
+    return SlideIndex(
+        tuple(replace(e, split=splits[e.group]) for e in entries_of(surveys))
+    ), left_out + failures
 
 
 def survey_slides(
@@ -279,18 +239,3 @@ def _overview(slide: WholeSlide) -> tuple[float, np.ndarray]:
 def _to_png(mask: np.ndarray) -> bytes:
     _, png = cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
     return png.tobytes()
-
-
-def _is_slide(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    if suffix not in SLIDE_SUFFIXES or not path.is_file():
-        return False
-    if suffix not in PICTURE_SUFFIXES:
-        return True
-    stem = path.name[: -len(suffix)]
-    others = (p.suffix.lower() for p in path.parent.glob(f"{_escape(stem)}.*") if p != path)
-    return not any(s == ".parquet" or (s in SLIDE_SUFFIXES and s not in PICTURE_SUFFIXES) for s in others)
-
-
-def _escape(stem: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in stem)

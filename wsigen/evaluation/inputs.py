@@ -10,7 +10,7 @@ from typing import Any
 
 from wsigen import __version__
 from wsigen.config.evaluate import REAL, TRAIN, EvaluateConfig, as_list
-from wsigen.data.survey import Failure
+from wsigen.data.find import Failure
 from wsigen.errors import OutputError, SlideError
 from wsigen.evaluation.estimate import MIN_GROUPS
 from wsigen.evaluation.results import Share

@@ -9,9 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from wsigen.data.domains import expand
+from wsigen.data.find import Failure
 from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.data.summary import independent_patches
-from wsigen.data.survey import Failure, entries_of, survey_slides
+from wsigen.data.survey import entries_of, survey_slides
 from wsigen.errors import InvalidValueError
 from wsigen.evaluation.comparison import few_groups
 
@@ -82,8 +83,10 @@ def load_set(
     given = [slides] if isinstance(slides, str) else list(slides)
     if len(given) == 1 and given[0].endswith(".parquet"):
         return SlideSet(name, SlideIndex.load(Path(given[0])).entries)
-    surveys, failures = survey_slides(expand(given), table, folder=Path(given[0]), progress=progress)
-    return SlideSet(name, tuple(entries_of(surveys)), tuple(failures))
+    left_out: list[Failure] = []
+    files = expand(given, left_out)
+    surveys, failures = survey_slides(files, table, folder=Path(given[0]), progress=progress)
+    return SlideSet(name, tuple(entries_of(surveys)), (*left_out, *failures))
 
 
 def plan_scales(
