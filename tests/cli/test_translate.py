@@ -175,7 +175,7 @@ def test_little_room_is_warned_of(translate, monkeypatch, caplog):
         (["--norm", "bn"], "norm must be such as in, tin, kin"),
         (["--tile", "100001"], "--tile must be auto or a multiple of 4"),
         (["--stats-pitch", "100"], "--stats-pitch must be a multiple of 4, at least 512 px, got 100"),
-        (["--mpp", "0"], "--mpp must be in (0, 1000] µm/px, got 0.0"),
+        (["--mpp", "0"], "--mpp must be a number in (0, 1000] µm/px, got 0.0"),
         (["--memory", "lots"], "--memory must be an amount such as 8GiB"),
         (["--device", "cuda:99"], "--device cuda:99: there is none on this machine"),
         (["--name", "a/b"], "--name must be a plain file name"),

@@ -208,6 +208,15 @@ class TestNothingToLearn:
         ):
             build_index(tmp_path, progress=False)
 
+    def test_grey_slides(self, tmp_path, he_picture):
+        Image.fromarray(he_picture).convert("L").save(tmp_path / "x.png")
+        grey = np.repeat(he_picture[..., 1:2], 3, axis=2)
+        write_tiff(tmp_path / "y.tif", grey, 0.5)
+        (tmp_path / "t.csv").write_text("slide,mpp\nx,0.5\n")
+        reason = "it is grey, and tissue is found by its colour; give the slide in RGB"
+        with pytest.raises(SlideError, match=rf"x\.png: no tissue found on it \({reason}\), and 1 more"):
+            build_index(tmp_path, tmp_path / "t.csv", progress=False)
+
     def test_no_mpp_anywhere(self, tmp_path):
         write_tiff(tmp_path / "x.tif", he_image(300), None)
         with pytest.raises(SlideError, match=r"x\.tif: µm/px is not in its metadata; add a row.*--table"):

@@ -110,9 +110,20 @@ def test_unreadable_files_are_named(tmp_path, name, content, reason):
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
-    for path in (tmp_path / "none.svs", tmp_path):
-        with pytest.raises(SlideError, match="no such file"):
-            open_slide(path)
+    for name in ("folder", "stack.zarr", "scan"):
+        (tmp_path / name).mkdir()
+    for name in ("scan.mrxs", "lone.mrxs"):
+        (tmp_path / name).write_bytes(b"")
+    for name, reason in {
+        "none.svs": "no such file",
+        "folder": "a folder, not a slide; give a file in it",
+        "scan": r"a folder, not a slide; give scan\.mrxs",
+        "stack.zarr": "a Zarr folder, which wsigen does not read; export it as a tiled TIFF",
+        "lone.mrxs": "in a folder of the same name, and folder lone is missing; copy it too",
+        "scan.mrxs": r"in a folder of the same name, and scan/Slidedat\.ini is missing; copy it too",
+    }.items():
+        with pytest.raises(SlideError, match=rf"{name}: .*{reason}"):
+            open_slide(tmp_path / name)
 
 
 def _write(path: Path, image: np.ndarray, how: str, mpp: float = 0.5) -> None:
@@ -182,7 +193,7 @@ class TestPictures:
     def test_are_slides_once_their_scale_is_given(self, tmp_path, he_picture, suffix):
         path = tmp_path / f"a{suffix}"
         Image.fromarray(he_picture).save(path, dpi=(72, 72))
-        with pytest.raises(MissingMppError, match="--table"):
+        with pytest.raises(MissingMppError, match="pass mpp"):
             open_slide(path)
         slide = open_slide(path, 0.5)
         assert slide.size == Size(1024, 1024)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wsigen.config.check import check
+from wsigen.config.check import check, is_positive
+from wsigen.errors import InvalidValueError
 from wsigen.runtime import parse_bytes
 
 _MARKER = re.compile(r"\w[\w+.-]*", re.ASCII)
@@ -72,7 +73,8 @@ class TranslateConfig:
             self._check_stainer()
         else:
             self._check_like()
-        check(self.mpp is None or 0 < self.mpp <= 1000, "--mpp", self.mpp, "in (0, 1000] µm/px")
+        known = self.mpp is None or is_positive(self.mpp, 1000)
+        check(known, "--mpp", repr(self.mpp), "a number in (0, 1000] µm/px")
         pitch = self.stats_pitch
         check(pitch >= 512 and pitch % 4 == 0, "--stats-pitch", pitch, "a multiple of 4, at least 512 px")
         stride = 4 if self.like is None else 8
@@ -100,8 +102,8 @@ class TranslateConfig:
             check(value == default, f"--{name.replace('_', '-')}", value, "left out with --like")
         check(bool(self.style), "--style", self.style, "the folder or hub id of a style model, with --like")
         check(0 <= self.strength <= 1, "--strength", self.strength, "in [0, 1]")
-        known = self.like_mpp is None or 0 < self.like_mpp <= 1000
-        check(known, "--like-mpp", self.like_mpp, "in (0, 1000] µm/px")
+        known = self.like_mpp is None or is_positive(self.like_mpp, 1000)
+        check(known, "--like-mpp", repr(self.like_mpp), "a number in (0, 1000] µm/px")
 
     @property
     def markers(self) -> tuple[str, ...] | None:
@@ -112,3 +114,25 @@ class TranslateConfig:
 def split_list(text: str) -> tuple[str, ...]:
     """Split a text at commas and strip spaces."""
     return tuple(part.strip() for part in text.split(","))
+
+
+def split_paths(text: str, flag: str) -> tuple[str, ...]:
+    """Split names and paths at commas.
+
+    Args:
+        text: to be split.
+        flag: that it was given with, for the message.
+
+    Raises:
+        InvalidValueError: a comma is part of a path that exists.
+    """
+    parts = text.split(",")
+    for first in range(len(parts)):
+        for last in range(first + 2, len(parts) + 1):
+            path = ",".join(parts[first:last]).strip()
+            if Path(path).exists():
+                fix = "rename it, or link to it under another name"
+                raise InvalidValueError(
+                    f"{flag} takes several names separated by commas, and the path {path} holds one; {fix}"
+                )
+    return split_list(text)

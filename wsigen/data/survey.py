@@ -16,13 +16,23 @@ from tqdm import tqdm
 from wsigen.data.find import Failure, find_slides
 from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.data.table import Row, SlideTable, group_splits
-from wsigen.errors import InvalidValueError, SlideError
+from wsigen.errors import InvalidValueError, MissingMppError, SlideError
 from wsigen.geometry import Colour, Region
+from wsigen.slide.mpp import UNKNOWN
 from wsigen.slide.read import BACKGROUND, WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete
-from wsigen.slide.tissue import background_colour, border_fraction, mask_resolution, tissue_mask
+from wsigen.slide.tissue import (
+    BACKGROUND_DARKEST,
+    background_colour,
+    border_fraction,
+    is_grey,
+    mask_resolution,
+    tissue_mask,
+)
 
 MASK_PIXELS = 2**26
+
+TABLE_FIX = "add a row to a table with columns slide,mpp and pass it with --table"
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +90,12 @@ def build_index(
 
 
 def survey_slides(
-    files: dict[str, Path], table: Path | None, *, folder: Path, progress: bool = True
+    files: dict[str, Path],
+    table: Path | None,
+    *,
+    folder: Path,
+    progress: bool = True,
+    mpp_fix: str = TABLE_FIX,
 ) -> tuple[list[Survey], list[Failure]]:
     """Survey slides; those that cannot be used are left out with a warning.
 
@@ -89,6 +104,7 @@ def survey_slides(
         table: as for `build_index`.
         folder: of the slides, for messages.
         progress: show a bar.
+        mpp_fix: what to do about slides whose µm/px are not known, for messages.
 
     Returns:
         The surveys, and the slides left out.
@@ -101,7 +117,7 @@ def survey_slides(
     surveys: list[Survey] = []
     failures: list[Failure] = []
     for name, path in tqdm(files.items(), desc="slides", unit="slide", disable=not progress):
-        survey = _survey(name, path, rows[name])
+        survey = _survey(name, path, rows[name], mpp_fix)
         if isinstance(survey, Failure):
             failures.append(survey)
             log.warning("left out %s: %s", survey.slide, survey.reason)
@@ -161,6 +177,8 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
     damage = slide.holes.describe(slide.levels) if slide.holes else ""
     if not mask.any():
         why = f"damaged: {damage}" if damage else "blank, or only pen and specks"
+        if is_grey(overview[overview.min(axis=2) < BACKGROUND_DARKEST]):
+            why = "it is grey, and tissue is found by its colour; give the slide in RGB"
         raise SlideError(path, f"no tissue found on it ({why})")
     if damage:
         log.warning("%s: damaged, no patches are taken there: %s", path, damage)
@@ -185,9 +203,11 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
     return Survey(entry, background)
 
 
-def _survey(name: str, path: Path, row: Row) -> Survey | Failure:
+def _survey(name: str, path: Path, row: Row, mpp_fix: str) -> Survey | Failure:
     try:
         return survey_slide(name, path, row)
+    except MissingMppError:
+        return Failure(name, f"{UNKNOWN}; {mpp_fix}")
     except SlideError as error:
         return Failure(name, error.reason)
 

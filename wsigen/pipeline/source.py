@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from wsigen.config.check import is_positive
 from wsigen.errors import InvalidValueError, MissingMppError, SlideError
+from wsigen.slide.mpp import UNKNOWN
 from wsigen.slide.provenance import beside
 from wsigen.slide.read import WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete
@@ -38,7 +40,7 @@ def open_source(path: Path, mpp: float | None = None, *, flag: str = "--mpp") ->
     try:
         slide = open_slide(path, mpp)
     except MissingMppError as error:
-        raise MissingMppError(path, f"µm/px is not in its metadata; pass {flag}") from error
+        raise MissingMppError(path, f"{UNKNOWN}; pass {flag}") from error
     check_complete(slide.path)
     return slide
 
@@ -112,15 +114,15 @@ def open_overview(path: Path, mpp: float | None = None) -> Overview:
     """
     try:
         slide = open_slide(path)
-        if mpp is not None and abs(slide.mpp / mpp - 1) > _SAME:
+        if mpp is not None and not (is_positive(mpp) and abs(slide.mpp / mpp - 1) <= _SAME):
             raise InvalidValueError(
                 f"--overview-mpp must be that of {path}, whose metadata say {slide.mpp:g} µm/px, got "
-                f"{mpp:g}; leave it out, or correct the file"
+                f"{mpp}; leave it out, or correct the file"
             )
     except MissingMppError as error:
         if mpp is None:
             raise MissingMppError(
-                path, "µm/px is not in its metadata; pass --overview-mpp, such as --overview-mpp 8"
+                path, f"{UNKNOWN}; pass --overview-mpp, such as --overview-mpp 8"
             ) from error
         slide = open_slide(path, mpp)
     height, width = slide.size.height, slide.size.width

@@ -108,8 +108,9 @@ class Handles:
         return len(self._open) > self.open_files or held > self.held_bytes
 
     def _open_file(self, path: Path, found: Identity) -> Backend:
-        if not path.is_file():
-            raise SlideError(path, "no such file")
+        why = _why_no_slide(path)
+        if why:
+            raise SlideError(path, why)
         if path.suffix.lower() in PICTURE_SUFFIXES:
             return PictureBackend(path)
         try:
@@ -128,6 +129,22 @@ class Handles:
         if known_as is None:
             raise SlideError(path, "not a slide: neither OpenSlide nor tifffile reads this format")
         return OpenSlideBackend(path, self._tiles)
+
+
+def _why_no_slide(path: Path) -> str | None:
+    """Return why a path cannot be a slide, before its content is looked at."""
+    folder = path.with_suffix("")
+    if path.is_dir():
+        if path.suffix.lower() == ".zarr":
+            return "a Zarr folder, which wsigen does not read; export it as a tiled TIFF"
+        mirax = path.with_name(path.name + ".mrxs")
+        return f"a folder, not a slide; give {mirax.name if mirax.is_file() else 'a file in it'}"
+    if not path.is_file():
+        return "not an ordinary file" if path.exists() else "no such file"
+    if path.suffix.lower() == ".mrxs" and not (folder / "Slidedat.ini").is_file():
+        missing = f"{folder.name}/Slidedat.ini" if folder.is_dir() else f"folder {folder.name}"
+        return f"its pixels are in a folder of the same name, and {missing} is missing; copy it too"
+    return None
 
 
 _handles = Handles()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tifffile
 
+from wsigen.config.check import is_positive
 from wsigen.errors import InvalidValueError, MissingMppError
 from wsigen.slide.backend import Backend
 from wsigen.slide.tiff_backend import is_tiff, ome_mpp
@@ -16,7 +17,7 @@ from wsigen.slide.tiff_backend import is_tiff, ome_mpp
 # 600 dpi, the finest print resolution that programs write by default, is 42.3 µm/px.
 SMALLEST, LARGEST = 0.01, 40.0
 LARGEST_GIVEN = 1000.0
-FIX = "add a row to a table with columns slide,mpp and pass it with --table"
+UNKNOWN = "µm/px is not in its metadata"
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +37,14 @@ def resolve_mpp(path: Path, backend: Backend, given: float | None = None) -> flo
         InvalidValueError: ``given`` is not in (0, 1000].
         MissingMppError: neither the metadata nor the user state it.
     """
-    if given is not None and not 0 < given <= LARGEST_GIVEN:
+    if given is not None and not is_positive(given, LARGEST_GIVEN):
         raise InvalidValueError(
-            f"mpp of {path} must be in (0, {LARGEST_GIVEN:g}] µm/px, got {given}; correct it"
+            f"mpp of {path} must be a number in (0, {LARGEST_GIVEN:g}] µm/px, got {given!r}; correct it"
         )
     known = _metadata_mpp(path, backend)
     if known is None:
         if given is None:
-            raise MissingMppError(path, f"µm/px is not in its metadata; {FIX}")
+            raise MissingMppError(path, f"{UNKNOWN}; pass mpp")
         return given
     if given is not None and abs(given / known - 1) > 0.05:
         log.warning("%s: %g µm/px were given, the metadata state %g; using the former", path, given, known)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from wsigen.arrays import part, paste
+from wsigen.config.check import is_positive
 from wsigen.errors import DamagedError, InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.handles import Identity, handles, identity
@@ -179,13 +180,14 @@ class WholeSlide:
             InvalidValueError: ``mpp`` is not positive, or finer than the slide.
             SlideError: the file is missing or damaged.
         """
+        self._check(mpp, upsample=False)
         height, width = (size, size) if isinstance(size, int) else (size.height, size.width)
         y, x = round(center_um[0] / mpp - height / 2), round(center_um[1] / mpp - width / 2)
         return self.read_region(Region(y, x, height, width), mpp, background)
 
     def _check(self, mpp: float, upsample: bool) -> None:
-        if not (math.isfinite(mpp) and mpp > 0):
-            raise InvalidValueError(f"mpp must be a positive number of µm/px, got {mpp}")
+        if not is_positive(mpp):
+            raise InvalidValueError(f"mpp must be a positive number of µm/px, got {mpp!r}")
         if mpp < self.mpp * FINEST_REQUEST and not upsample:
             raise InvalidValueError(
                 f"{self.path} has {self.mpp:g} µm/px, cannot be read at {mpp:g}; "
