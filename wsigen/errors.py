@@ -6,10 +6,6 @@ Commands print them on one line, without traceback; any other exception is a bug
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from wsigen.geometry import Region
 
 
 class WsigenError(Exception):
@@ -47,33 +43,6 @@ class SlideError(PathError):
 
 class MissingMppError(SlideError):
     """A slide of unknown µm/px."""
-
-
-class DamagedError(SlideError):
-    """Stored pixels of a slide that are damaged; others can still be read.
-
-    Args:
-        path: the slide.
-        what: is wrong, in the words of the decoder.
-        level: stored level, 0 is the finest.
-        region: that cannot be read, in pixels of the level.
-        fix: what to do.
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        what: str,
-        level: int,
-        region: Region,
-        fix: str = "copy the file again or leave it out",
-    ) -> None:
-        where = f"x {region.x}, y {region.y}, {region.width} x {region.height} px"
-        super().__init__(path, f"damaged at level {level}, {where} ({what}); {fix}")
-        self.what, self.level, self.region, self.fix = what, level, region, fix
-
-    def __reduce__(self) -> tuple[type[DamagedError], tuple[str, str, int, Region, str]]:  # pyright: ignore
-        return type(self), (str(self.path), self.what, self.level, self.region, self.fix)
 
 
 class SnapshotError(PathError):

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from tests.synthetic import damage_tile, he_image, write_tiff
-from wsigen.errors import DamagedError, SlideError
+from wsigen.errors import SlideError
 from wsigen.geometry import Region
+from wsigen.slide.damage import DamagedError
 from wsigen.slide.jpeg import ends_early
 from wsigen.slide.read import WholeSlide, open_slide
 
@@ -58,7 +59,7 @@ def test_a_damaged_tile_is_named_and_no_other_is_affected(tmp_path, he_picture, 
         np.testing.assert_array_equal(_whole(skipping), want)
     assert skipping.holes is not None
     assert len(skipping.holes) == 1
-    said = skipping.holes.describe(skipping.levels)
+    said = skipping.damage
     assert said.startswith("1 tile of level 0 (6.25%), the first at x 512, y 256 (")
     with pytest.raises(DamagedError):
         _whole(slide)
@@ -72,7 +73,7 @@ def test_damage_is_counted_by_level(tmp_path, he_picture):
     slide = open_slide(path).skipping_damage()
     slide.read_region(Region(0, 0, 512, 512), 1.0)
     _whole(slide)
-    said = slide.holes.describe(slide.levels)
+    said = slide.damage
     assert said == (
         "2 tiles of level 0 (12.50%), the first at x 0, y 0 (JPEG data end early); "
         "1 tile of level 1 (25.00%), the first at x 256, y 256 (JPEG data end early)"

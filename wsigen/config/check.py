@@ -20,5 +20,6 @@ def check(ok: bool, flag: str, got: object, expected: str) -> None:
 
 def is_positive(value: object, most: float = math.inf) -> bool:
     """Return whether a value is a number, positive, finite and at most ``most``; texts are not numbers."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    return number and 0 < float(value) <= most and math.isfinite(float(value))
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    return 0 < float(value) <= most and math.isfinite(float(value))

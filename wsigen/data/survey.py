@@ -174,14 +174,13 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
     check_complete(path)
     mask_mpp, overview = _overview(slide)
     mask = tissue_mask(overview, mask_mpp)
-    damage = slide.holes.describe(slide.levels) if slide.holes else ""
     if not mask.any():
-        why = f"damaged: {damage}" if damage else "blank, or only pen and specks"
+        why = f"damaged: {slide.damage}" if slide.damage else "blank, or only pen and specks"
         if is_grey(overview[overview.min(axis=2) < BACKGROUND_DARKEST]):
             why = "it is grey, and tissue is found by its colour; give the slide in RGB"
         raise SlideError(path, f"no tissue found on it ({why})")
-    if damage:
-        log.warning("%s: damaged, no patches are taken there: %s", path, damage)
+    if slide.damage:
+        log.warning("%s: damaged, no patches are taken there: %s", path, slide.damage)
     background = background_colour(overview, mask)
     fraction = float(mask.mean())
     entry = SlideEntry(

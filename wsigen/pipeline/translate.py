@@ -17,7 +17,6 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from wsigen.config import TranslateConfig
-from wsigen.errors import DamagedError
 from wsigen.geometry import Region
 from wsigen.pipeline.background import slide_background
 from wsigen.pipeline.networks import Networks
@@ -36,6 +35,7 @@ from wsigen.pipeline.run import Progress, Run
 from wsigen.pipeline.source import open_source, source_facts, source_name
 from wsigen.pipeline.stainers import Rendering, Stainers, open_like, open_stainers
 from wsigen.runtime import choose_device, choose_dtype, format_bytes, parse_bytes
+from wsigen.slide.damage import DamagedError
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.read import WholeSlide
 from wsigen.slide.write import SlideFiles
@@ -214,9 +214,8 @@ class TranslateRun(Run):
         """Read the H&E strip by strip and translate it; append the rows that journals lack."""
         with _damage_advice(self.slide):
             self._fill(outputs, journals, writer, progress)
-        if self.slide.holes:
-            said = self.slide.holes.describe(self.slide.levels)
-            log.warning("%s: damaged, shown as glass: %s", self.slide.path, said)
+        if self.slide.damage:
+            log.warning("%s: damaged, shown as glass: %s", self.slide.path, self.slide.damage)
 
     def _fill(
         self,

@@ -15,8 +15,9 @@ import numpy as np
 from openslide import OpenSlide, OpenSlideCache, OpenSlideError
 from PIL import Image
 
-from wsigen.errors import DamagedError, SlideError
+from wsigen.errors import SlideError
 from wsigen.geometry import Colour, Region, Size
+from wsigen.slide.damage import DamagedError
 from wsigen.slide.jpeg import ends_early
 
 

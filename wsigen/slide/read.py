@@ -13,8 +13,9 @@ import numpy as np
 
 from wsigen.arrays import part, paste
 from wsigen.config.check import is_positive
-from wsigen.errors import DamagedError, InvalidValueError, SlideError
+from wsigen.errors import InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region, Size
+from wsigen.slide.damage import DamagedError, Holes
 from wsigen.slide.handles import Identity, handles, identity
 from wsigen.slide.mpp import resolve_mpp
 
@@ -61,43 +62,6 @@ class Level:
 
     size: Size
     downsample: float
-
-
-class Holes:
-    """Damaged tiles of a slide that are read as background; a process knows those that it read."""
-
-    def __init__(self) -> None:
-        self._tiles: dict[tuple[int, Region], str] = {}
-
-    def __contains__(self, tile: tuple[int, Region]) -> bool:
-        return tile in self._tiles
-
-    def __len__(self) -> int:
-        return len(self._tiles)
-
-    def add(self, level: int, tile: Region, what: str) -> None:
-        """Remember a tile, given in pixels of a stored level, and what is wrong with it."""
-        self._tiles[level, tile] = what
-
-    def meets(self, level: int, region: Region) -> bool:
-        """Return whether a region of a stored level is known to be damaged."""
-        return any(at == level and bool(tile.intersect(region)) for at, tile in list(self._tiles))
-
-    def describe(self, levels: Sequence[Level], first: int = 0) -> str:
-        """Return how much is damaged: "2 of 24 tiles (8.3 %) of level 0, the first at x 512, y 256 (…)".
-
-        Args:
-            levels: of the slide.
-            first: index in the file of the finest of them.
-        """
-        found = []
-        for stored in sorted({level for level, _ in self._tiles}):
-            tiles = {tile: what for (level, tile), what in self._tiles.items() if level == stored}
-            share = sum(tile.size.area for tile in tiles) / levels[stored - first].size.area
-            at = min(tiles, key=lambda tile: (tile.y, tile.x))
-            some = f"{len(tiles)} {'tile' if len(tiles) == 1 else 'tiles'} of level {stored} ({share:.2%})"
-            found.append(f"{some}, the first at x {at.x}, y {at.y} ({tiles[at]})")
-        return "; ".join(found)
 
 
 @dataclass(frozen=True)
@@ -225,6 +189,12 @@ class WholeSlide:
     def skipping_damage(self) -> WholeSlide:
         """Return the same slide, whose damaged tiles are read as background and noted in its ``holes``."""
         return replace(self, holes=Holes())
+
+    @property
+    def damage(self) -> str:
+        """How much of the slide was damaged where it was read, see `Holes.describe`; "" for nothing."""
+        sizes = {self.first + i: level.size for i, level in enumerate(self.levels)}
+        return "" if self.holes is None else self.holes.describe(sizes)
 
     def _read_tiles(self, region: Region, level: int, background: Colour) -> np.ndarray:
         """Read a region tile by tile, which finds the damaged ones."""

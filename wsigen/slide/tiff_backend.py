@@ -13,9 +13,10 @@ import numpy as np
 import tifffile
 
 from wsigen.arrays import ArrayCache, paste
-from wsigen.errors import DamagedError, SlideError
+from wsigen.errors import SlideError
 from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.backend import over_background
+from wsigen.slide.damage import DamagedError
 from wsigen.slide.jpeg import ends_early
 
 MAX_SEGMENT_PIXELS = 2**27
