@@ -51,7 +51,8 @@ of another place of the case where the picture says so; cases whose files were e
 shown at 0.5 µm/px too, but only files that hold the slide's own detail enter the figures.
 
 Every figure is that of the chains over that of the real slides, of the cases that have both; 1 is as real.
-Cases count equally. Relief stands as it is, and beside it that of the real slides: it should be as small.
+Cases count equally. Relief stands as it is, and beside it that of the real slides: it should be as small. So
+does the pattern of 8 px: the share of the detail that repeats with the grid of the upscaler's resolutions.
 """
 
 

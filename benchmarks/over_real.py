@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
 from wsigen.evaluation.phase import MOMENTS, PAIRS, phase, relief
@@ -21,6 +22,8 @@ ROWS = {
     **{f"edges{k}": f"edges, octaves {k} and {k + 1}" for k in range(PAIRS)},
     "relief": "relief, made",
     "relief_real": "relief, real",
+    "grid": "pattern of 8 px, made",
+    "grid_real": "pattern of 8 px, real",
     "saturation": "saturation",
     "haematoxylin": "haematoxylin, mean",
     "nuclei_density": "nuclei per mm²",
@@ -43,7 +46,7 @@ class Ratios:
     """Figures of one set over those of another.
 
     Attributes:
-        values: by the keys of `ROWS`; all but relief are ratios.
+        values: by the keys of `ROWS`; all but relief and pattern are ratios.
         cases: how many were compared.
         patches: of the set, and of the other.
     """
@@ -71,6 +74,7 @@ def figures(patches: Sequence[np.ndarray], mpp: float) -> Figures | None:
     powers = np.mean([band_powers(p) for p in patches], axis=0)
     values = {f"octave{k}": float(powers[k]) for k in range(BANDS)}
     values["checkerboard"] = float(powers[-1] / powers[0])
+    values["grid"] = grid(patches)
     values["coherence"] = _mean([s.coherence for s in seen])
     values.update({f"edges{k}": _mean([s.edges[k] for s in seen]) for k in range(PAIRS)})
     values["saturation"] = _mean([saturation(p) for p in patches])
@@ -84,6 +88,28 @@ def figures(patches: Sequence[np.ndarray], mpp: float) -> Figures | None:
     return Figures(values, moments, len(patches))
 
 
+def grid(patches: Sequence[np.ndarray], cell: int = 8) -> float:
+    """How much of the detail repeats with the grid of a network's resolutions.
+
+    The standard deviation of the mean cell over that of all detail up to the cell's size: 0 for none, 1 for
+    nothing else. Of n cells that repeat nothing it is about 1/√n.
+
+    Args:
+        patches: uint8 (h, w, 3) each, cut at multiples of ``cell`` px, which h and w are too.
+        cell: period, px.
+    """
+    sums, square, count = np.zeros((cell, cell)), 0.0, 0
+    for patch in patches:
+        lightness = patch.mean(axis=2, dtype=np.float32)
+        detail = lightness - cv2.blur(lightness, (cell + 1, cell + 1))
+        rows, columns = (n // cell for n in detail.shape)
+        sums += detail.reshape(rows, cell, columns, cell).sum(axis=(0, 2))
+        square += float(np.square(detail).sum())
+        count += rows * columns
+    spread = math.sqrt(square / (count * cell * cell))
+    return float((sums / count).std() / spread) if spread else 0.0
+
+
 def mean(parts: Sequence[Figures]) -> Figures:
     """Of several cases, each as much as the others."""
     values = {key: _mean([p.values[key] for p in parts]) for key in parts[0].values}
@@ -93,8 +119,9 @@ def mean(parts: Sequence[Figures]) -> Figures:
 
 
 def ratios(ours: Figures, theirs: Figures, cases: int) -> Ratios:
-    """One over the other; relief as it is."""
+    """One over the other; relief and pattern as they are."""
     values = {k: v / theirs.values[k] if theirs.values[k] else math.nan for k, v in ours.values.items()}
+    values["grid"], values["grid_real"] = ours.values["grid"], theirs.values["grid"]
     values["relief"], values["relief_real"] = relief(ours.moments), relief(theirs.moments)
     return Ratios(values, cases, (ours.patches, theirs.patches))
 

@@ -3,7 +3,9 @@
 For comparison, not for use: the seams of this are what `NormLayers.render` with a field over the whole
 slide avoids. Two of their causes are here on purpose. A margin of 16 mirrored pixels is all that a patch sees
 beyond its edge, where the receptive field reaches 93; and the field of a patch is stretched over its margins,
-so that two patches do not agree at their joint. Blank patches give NaN or black where no epsilon is added.
+so that two patches do not agree at their joint. Blank patches give NaN where no epsilon is added.
+
+Where a paper leaves a number open, it is that of its authors' code.
 """
 
 from __future__ import annotations
@@ -29,22 +31,29 @@ PublishedKind = Literal["in", "tin", "kin", "dn", "dn-paper"]
 class Statistics:
     """How a publication computes statistics.
 
+    σ = sqrt(variance + eps) + std_eps.
+
     Args:
         eps: added to variances.
         correction: 1 for the unbiased variance.
+        std_eps: added to standard deviations.
     """
 
     eps: float
     correction: int
+    std_eps: float = 0.0
 
 
 PUBLISHED: dict[PublishedKind, Statistics] = {
     "in": Statistics(1e-5, 0),  # Ulyanov et al. 2016, and training
-    "tin": Statistics(1e-5, 0),  # Chen et al. 2022 (URST)
-    "kin": Statistics(0.0, 0),  # Ho et al. 2022
-    "dn": Statistics(1e-7, 1),  # Ho et al. 2024, as published in code
-    "dn-paper": Statistics(1e-7, 1),  # the same, as written
+    "tin": Statistics(1e-5, 1),  # Chen et al. 2022 (URST)
+    "kin": Statistics(0.0, 1),  # Ho et al. 2022
+    "dn": Statistics(0.0, 1, 1e-7),  # Ho et al. 2024, as published in code
+    "dn-paper": Statistics(0.0, 1, 1e-7),  # the same, as written
 }
+
+THUMBNAIL = 1024
+"""Shorter side of the thumbnail of Chen et al. 2022 (in their code, the height), px."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ def render_as_published(
     margin: int = 16,
     kernel: KernelKind = "constant",
     size: int = 3,
+    thumbnail: int = THUMBNAIL,
     statistics: Statistics | None = None,
 ) -> Float[Tensor, "3 h w"]:
     """An image translated as in the publications, seams included.
@@ -87,6 +97,7 @@ def render_as_published(
         margin: mirrored pixels around each patch, in the statistics and the result alike.
         kernel: for "kin".
         size: of that kernel, odd.
+        thumbnail: for "tin", shorter side of the thumbnail, px; a smaller image is enlarged to it.
         statistics: in place of the publication's own (`PUBLISHED`).
 
     Memory: the image and its result.
@@ -105,7 +116,7 @@ def render_as_published(
     grid = (height // patch, width // patch)
     cut = _Patches(image, patch, margin)
     if kind == "tin":
-        tables = _tables(layers, [_thumbnail(image, patch)], (1, 1), how)
+        tables = _tables(layers, [_thumbnail(image, thumbnail)], (1, 1), how)
     else:
         tables = _tables(layers, [cut(r, c) for r in range(grid[0]) for c in range(grid[1])], grid, how)
     if kind == "kin":
@@ -135,17 +146,22 @@ class _Patches:
 
 
 def _thumbnail(image: Float[Tensor, "3 h w"], side: int) -> Float[Tensor, "1 3 _ _"]:
-    """The image averaged over areas, with its longer side as given and its aspect kept."""
-    scale = side / max(image.shape[1:])
+    """The image with its shorter side as given and its aspect kept, bicubic as Pillow resizes by default.
+
+    Sides are rounded to multiples of 4, which networks take.
+    """
+    scale = side / min(image.shape[1:])
     size = [max(4, round(n * scale / 4) * 4) for n in image.shape[1:]]
-    return F.interpolate(image[None], size=size, mode="area")
+    return F.interpolate(image[None], size=size, mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 def _tables(
     layers: NormLayers, patches: Sequence[Tensor], grid: tuple[int, int], how: Statistics
 ) -> list[tuple[Table, Table]]:
     """Mean and 1/σ of each layer on the grid of patches."""
-    measured = [layers.measure(p, eps=how.eps, correction=how.correction) for p in patches]
+    measured = [
+        layers.measure(p, eps=how.eps, std_eps=how.std_eps, correction=how.correction) for p in patches
+    ]
     return [
         (
             torch.cat([stats[i].mean for stats in measured]).unflatten(0, grid),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 import wsigen
 from tests.commands import ROOT
@@ -17,7 +18,8 @@ from tests.sampling.upscalers import small_upscaler
 from tests.stain.models import small_generator
 from tests.synthetic import he_image, write_tiff
 from wsigen.config import SampleConfig, TranslateConfig
-from wsigen.errors import InvalidValueError, OutputError, SnapshotError
+from wsigen.errors import AmbiguousSlideError, InvalidValueError, OutputError, SnapshotError
+from wsigen.geometry import Region
 from wsigen.nn.model import save_model
 from wsigen.pipeline import sample, translate
 from wsigen.stain.stainer import save_stainer
@@ -203,3 +205,15 @@ def test_everything_public_is_documented():
 def test_stub_and_package_name_the_same_things():
     stub = (Path(wsigen.__file__).with_suffix(".pyi")).read_text(encoding="utf-8")
     assert all(re.search(rf"\b{name}\b", stub) for name in wsigen.__all__)
+
+
+def test_of_a_file_of_several_images_one_is_chosen(tmp_path):
+    left, right = (he_image(512, seed=seed) for seed in (1, 2))
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        for image in (left, right):
+            tiff.write(image, photometric="rgb", tile=(256, 256), metadata=None)
+    with pytest.raises(AmbiguousSlideError, match="series= in Python"):
+        wsigen.open_slide(path, mpp=0.5)
+    slide = wsigen.open_slide(path, mpp=0.5, series=1)
+    np.testing.assert_array_equal(slide.read(Region(0, 0, 512, 512)), right)

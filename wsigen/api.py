@@ -19,6 +19,7 @@ from wsigen.pipeline.synthetic import SyntheticSlide
 from wsigen.runtime import choose_device, choose_dtype
 from wsigen.slide.levels import FileSlide, Slide
 from wsigen.slide.read import open_slide as open_file
+from wsigen.slide.view import View
 
 if TYPE_CHECKING:
     import torch
@@ -40,19 +41,30 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Paths = str | Path | Sequence[str | Path]
 
 
-def open_slide(path: str | Path, *, mpp: float | None = None) -> FileSlide:
+def open_slide(
+    path: str | Path,
+    *,
+    mpp: float | None = None,
+    series: int | None = None,
+    z: int | None = None,
+    icc: Literal["srgb"] | None = None,
+) -> FileSlide:
     """Open a slide: any format of OpenSlide, other TIFF and OME-TIFF, PNG and JPEG.
 
     Args:
         path: the file.
         mpp: µm/px of level 0, for files that do not state it.
+        series: number of the image, for a TIFF that holds several; the error lists them.
+        z: number of the focus plane, from 0, for an OME-TIFF that holds several.
+        icc: "srgb" to convert colours by the file's ICC profile; None to leave them as they are stored.
 
     Raises:
         SlideError: the file is missing, damaged or of an unknown format.
+        AmbiguousSlideError: it holds several images or focus planes, or colours that its tags leave open.
         MissingMppError: neither the file nor ``mpp`` states µm/px.
-        InvalidValueError: ``mpp`` is not positive.
+        InvalidValueError: ``mpp`` is not positive, or there is no image of number ``series``.
     """
-    return FileSlide(open_file(path, mpp))
+    return FileSlide(open_file(path, mpp, View(series, z, icc)))
 
 
 class Sampler:
@@ -222,6 +234,9 @@ class Translator:
         norm: str = "dn",
         stats_pitch: int = 512,
         mpp: float | None = None,
+        series: int | None = None,
+        z: int | None = None,
+        icc: Literal["srgb"] | None = None,
         skip_damaged: bool = False,
     ) -> Pair:
         """Describe the translation of a slide, which is computed when it is read or saved.
@@ -232,6 +247,9 @@ class Translator:
                 which shows seams). With dn, regions can be read before the slide is saved.
             stats_pitch: px from one patch of statistics to the next, a multiple of 4 of at least 512.
             mpp: µm/px of the slide, if the file does not state it.
+            series: number of the slide's image, for a TIFF that holds several.
+            z: number of the slide's focus plane, from 0, for an OME-TIFF that holds several.
+            icc: "srgb" to convert the slide's colours by its ICC profile; None to leave them as stored.
             skip_damaged: show damaged tiles of the slide as glass, and log how many when it is saved; by
                 default they are errors.
 
@@ -245,6 +263,9 @@ class Translator:
             norm=norm,
             stats_pitch=stats_pitch,
             mpp=mpp,
+            series=series,
+            z=z,
+            icc=icc,
             skip_damaged=skip_damaged,
             device=self._device,
             dtype=self._dtype,

@@ -45,6 +45,10 @@ class MissingMppError(SlideError):
     """A slide of unknown µm/px."""
 
 
+class AmbiguousSlideError(SlideError):
+    """A slide file that can be read in several ways, of which the user has to choose."""
+
+
 class SnapshotError(PathError):
     """Model weights that cannot be loaded, or do not match their configuration."""
 

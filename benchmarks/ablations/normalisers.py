@@ -38,15 +38,15 @@ TEXT = """
 The same picture, translated by the same network with one normaliser after another. *As published*: patch
 by patch, with mirrored margins of 16 px. *As built*: with real pixels around each tile, and statistics as
 fields over the slide. The H&E itself is scored too: what shows there is no seam. KIN has a kernel and its
-size in patches (inf: all), DN a granularity: it interpolates once for so many feature pixels. TIN's
-thumbnail is as large as a patch as published, 512 px as built.
+size in patches (inf: all), DN a granularity: it interpolates once for so many feature pixels. The
+shorter side of TIN's thumbnail is 1024 px as published, the longer one 512 px as built.
 
 *step8* (1 = no seam), its robust *z*, and *jump* (1 = none) are taken at the joints of the patches.
 *Tiling*: the largest difference, in grey levels, between tiles of one patch and of two. *Hue*
 (correlation of hue histograms) and *contrast* (ratio of standard deviations) compare each patch with the
 same patch normalised by itself (IN as published), which is what the network was trained to do: 1 =
-nothing lost. *Sobel* (sharpness), *NIQE* and *PIQE* (low is good) are those of KIN and DN; they do not
-see seams.
+nothing lost. *Sobel* (sharpness) and *PIQE* (low is good) are those of KIN and DN; *NIQE* (low is good)
+has a fit of its own and compares within this table, not with papers. They do not see seams.
 """
 COLUMNS = (
     Column("how", "how"),

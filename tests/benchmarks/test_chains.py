@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import chains
-from benchmarks.over_real import Figures, figures, mean, ratios
+from benchmarks.over_real import Figures, figures, grid, mean, ratios
 from tests.synthetic import he_image, write_tiff
 from wsigen.evaluation.phase import phase
 from wsigen.nn.snapshot import save_snapshot
@@ -107,7 +107,8 @@ def test_figures_of_a_set_over_itself_are_1():
     assert one.values["saturation"] == pytest.approx(np.mean([saturation(p) for p in patches]))
     assert one.values["coherence"] == pytest.approx(np.mean([phase(p, 0.5).coherence for p in patches]))
     found = ratios(one, one, 1)
-    assert {v for k, v in found.values.items() if "relief" not in k} == {1.0}
+    assert {v for k, v in found.values.items() if "relief" not in k and "grid" not in k} == {1.0}
+    assert found.values["grid"] == found.values["grid_real"]
     assert found.values["relief"] == found.values["relief_real"]
     assert "nuclei_density" not in figures(patches, 2.0).values
     assert figures([], 0.5) is None
@@ -119,3 +120,16 @@ def test_cases_count_equally():
     expected = (small.values["coherence"] + large.values["coherence"]) / 2
     assert both.values["coherence"] == pytest.approx(expected)
     assert both.patches == small.patches + large.patches
+
+
+def test_grid_is_what_repeats_with_the_cells():
+    rng = np.random.default_rng(0)
+    noise = [rng.normal(128, 10, (128, 128, 1)).clip(0, 255).astype(np.uint8).repeat(3, 2) for _ in range(8)]
+    pattern = np.tile(rng.normal(0, 10, (4, 4, 1)), (32, 32, 3))
+    both = [(n + pattern).clip(0, 255).astype(np.uint8) for n in noise]
+    assert grid(noise) < 3 / np.sqrt(8 * 16 * 16)
+    assert grid([np.full((64, 64, 3), 7, np.uint8)]) == 0
+    assert 0.55 < grid(both) < 0.85  # as much pattern as noise: 1/√2, sampled from 16 values
+    # Moved by one pixel from patch to patch, nothing repeats with the cells any more.
+    moved = [np.roll(b, (i, 3 * i), (0, 1)) for i, b in enumerate(both)]
+    assert grid(moved) < 0.4 * grid(both)

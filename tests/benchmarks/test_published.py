@@ -34,8 +34,11 @@ def patches(picture: Tensor, patch: int = P) -> np.ndarray:
     return picture.double().unfold(1, patch, patch).unfold(2, patch, patch).permute(1, 2, 0, 3, 4).numpy()
 
 
-def moments(cut: np.ndarray, eps: float, correction: int) -> tuple[np.ndarray, np.ndarray]:
-    return cut.mean((-1, -2)), np.sqrt(cut.reshape(*cut.shape[:3], -1).var(-1, ddof=correction) + eps)
+def moments(cut: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and the root of the unbiased variance, Σ(x - mean)²/(n - 1), of each patch and channel."""
+    mean = cut.mean((-1, -2))
+    squares = np.square(cut - mean[..., None, None]).sum((-1, -2))
+    return mean, np.sqrt(squares / (cut.shape[-1] * cut.shape[-2] - 1))
 
 
 def test_weights_of_the_paper_for_four_pixels():
@@ -68,12 +71,19 @@ def test_a_hand_computed_row_of_the_codes_layer():
     assert out[0, 0, 4:8].tolist() == pytest.approx([1 + 3, 1 + 1, 1 - 1, 1 - 3], abs=1e-5)
 
 
-def test_the_codes_statistics_are_unbiased():
-    picture = image(1, 1)
-    out = render_as_published(one_norm(), picture, "dn", patch=P, margin=0)
-    mean, std = moments(patches(picture), 1e-7, 1)
-    expected = (patches(picture)[0, 0] - mean[0, 0, :, None, None]) / std[0, 0, :, None, None]
-    np.testing.assert_allclose(patches(out)[0, 0], expected, atol=1e-5)
+@pytest.mark.parametrize("kind", ["dn", "dn-paper"])
+def test_dense_normalisation_divides_by_the_unbiased_deviation_plus_an_epsilon(kind):
+    picture = 1e-7 * image(1, 1)  # of about σ = 1e-7, so that (σ + 1e-7) is not sqrt(σ² + 1e-7)
+    out = render_as_published(one_norm(), picture, kind, patch=P, margin=0)
+    mean, std = moments(patches(picture))
+    expected = (patches(picture) - mean[..., None, None]) / (std + 1e-7)[..., None, None]
+    np.testing.assert_allclose(patches(out), expected, atol=1e-5)
+    assert 0.05 < np.abs(expected).max() < 1
+
+
+def test_dense_normalisation_of_a_blank_patch_is_a_number():
+    blank = torch.full((3, P, P), 0.5)
+    assert torch.isfinite(render_as_published(one_norm(), blank, "dn", patch=P, margin=0)).all()
 
 
 def test_in_is_every_patch_by_itself():
@@ -88,7 +98,7 @@ def test_in_is_every_patch_by_itself():
 def test_kin_averages_means_and_deviations_without_epsilon():
     picture = image(3, 3)
     out = render_as_published(one_norm(), picture, "kin", patch=P, margin=0, size=3)
-    mean, std = moments(patches(picture), 0.0, 0)
+    mean, std = moments(patches(picture))
     expected = (patches(picture)[1, 1] - mean.mean((0, 1))[:, None, None]) / std.mean((0, 1))[:, None, None]
     np.testing.assert_allclose(patches(out)[1, 1], expected, atol=1e-5)
     corner = (4 * mean[0, 0] + 2 * mean[0, 1] + 2 * mean[1, 0] + mean[1, 1]) / 9  # edges replicated
@@ -97,15 +107,42 @@ def test_kin_averages_means_and_deviations_without_epsilon():
     np.testing.assert_allclose(patches(out)[0, 0], expected, atol=1e-5)
 
 
-def test_tin_takes_the_thumbnails_statistics():
-    picture = image(2, 4)
-    small = _thumbnail(picture, P)
-    assert small.shape == (1, 3, 8, 16)
-    torch.testing.assert_close(small, nn.functional.avg_pool2d(picture[None], 4))
-    out = render_as_published(one_norm(), picture, "tin", patch=P, margin=0)
-    mean, var = small.mean((2, 3))[0], small.var((2, 3), correction=0)[0]
-    expected = (picture - mean[:, None, None]) / (var + 1e-5).sqrt()[:, None, None]
-    torch.testing.assert_close(out, expected, rtol=0, atol=1e-5)
+@pytest.mark.parametrize("size", [3, 5])
+def test_a_gaussian_kernel_of_kin_has_a_deviation_of_three_nodes(size):
+    picture = image(5, 5)
+    out = render_as_published(one_norm(), picture, "kin", patch=P, margin=0, kernel="gaussian", size=size)
+    y, x = np.mgrid[:size, :size] - size // 2
+    kernel = np.exp(-(x**2 + y**2) / 18)
+    kernel /= kernel.sum()
+    around = slice(2 - size // 2, 3 + size // 2)
+    mean, std = (np.einsum("yx,yxc->c", kernel, t[around, around]) for t in moments(patches(picture)))
+    expected = (patches(picture)[2, 2] - mean[:, None, None]) / std[:, None, None]
+    np.testing.assert_allclose(patches(out)[2, 2], expected, atol=1e-5)
+
+
+def test_the_shorter_side_of_a_thumbnail_is_given():
+    ramp = torch.linspace(-1, 1, 128).expand(3, 32, 128)
+    assert _thumbnail(ramp, 16).shape == (1, 3, 16, 64)
+    assert _thumbnail(ramp.mT, 16).shape == (1, 3, 64, 16)
+    assert _thumbnail(ramp, 48).shape == (1, 3, 48, 192)  # a small picture is enlarged
+    inner = _thumbnail(ramp, 16)[0, 0, 8, 4:-4]  # resizing keeps a ramp, but for its ends
+    expected = nn.functional.avg_pool1d(ramp[0, :1], 2)[0, 4:-4]
+    torch.testing.assert_close(inner, expected, rtol=0, atol=1e-5)
+    assert _thumbnail(2 * (ramp > 0).float() - 1, 48).abs().max() <= 1  # no overshoot
+
+
+def test_tin_takes_the_unbiased_statistics_of_a_thumbnail():
+    picture = image(1, 2, 256)
+    out = render_as_published(one_norm(), picture, "tin", patch=256, margin=0)
+    thumbnail = _thumbnail(picture, 1024)[0].double().numpy()
+    assert thumbnail.shape == (3, 1024, 2048)
+    mean, std = moments(thumbnail[None])
+    expected = (picture.numpy() - mean[0, :, None, None]) / np.sqrt(std**2 + 1e-5)[0, :, None, None]
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    small = render_as_published(one_norm(), picture, "tin", patch=256, margin=0, thumbnail=8)
+    mean, std = moments(_thumbnail(picture, 8).double().numpy())  # of 128 values: the biased σ is 0.4 % less
+    expected = (picture.numpy() - mean[0, :, None, None]) / np.sqrt(std**2 + 1e-5)[0, :, None, None]
+    np.testing.assert_allclose(small, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_margins_mirror_the_patch_and_are_cropped():

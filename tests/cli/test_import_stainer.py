@@ -61,6 +61,15 @@ def test_weights_too_large_for_half_precision(tmp_path, out):
     assert not out.exists()
 
 
+def test_norms_are_asked_for_where_the_file_cannot_tell(tmp_path, out):
+    torch.save(published("cut", bias=False).state_dict(), tmp_path / "a.pth")
+    run([str(tmp_path / "a.pth"), "--out", str(out)])
+    assert load_stainer(out).config["norm"] == "none"
+    run([str(tmp_path / "a.pth"), "--out", str(out), "--norm", "instance", "--overwrite"])
+    net = load_stainer(out)
+    torch.testing.assert_close(net(X), published("cut", bias=False)(X), rtol=1e-4, atol=1e-5)
+
+
 def test_again_only_with_overwrite(checkpoint, out):
     arguments = [str(checkpoint), "--out", str(out), "--key", "netG_A"]
     run(arguments)

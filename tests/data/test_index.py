@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -145,10 +146,34 @@ def test_the_table_says_how_fine_a_slide_is_to_be_learnt_from(folder, tmp_path):
     assert SlideIndex.load(tmp_path / "i.parquet") == index
 
 
-def test_indexes_without_finest_mpp_can_still_be_read(index, tmp_path):
+def test_the_table_chooses_the_image_of_a_file(tmp_path, he_picture):
+    """Without it the file is left out, and the reason says which columns to fill."""
+    (tmp_path / "in").mkdir()
+    with tifffile.TiffWriter(tmp_path / "in" / "a.tif") as tiff:
+        for image in (he_picture[:, ::-1], he_picture):
+            tiff.write(
+                np.ascontiguousarray(image),
+                photometric="rgb",
+                tile=(256, 256),
+                metadata=None,
+                resolution=(20000, 20000),
+                resolutionunit="CENTIMETER",
+            )
+    with pytest.raises(SlideError, match=r"holds several images .* a column series in the table of slides"):
+        build_index(tmp_path / "in", progress=False)
+    table = tmp_path / "table.csv"
+    table.write_text("slide,series\na.tif,1\n")
+    index, _ = build_index(tmp_path / "in", table, progress=False)
+    index.save(tmp_path / "i.parquet")
+    (entry,) = SlideIndex.load(tmp_path / "i.parquet").entries
+    slide = entry.open()
+    np.testing.assert_array_equal(slide.read_region(slide.size.region, 0.5), he_picture)
+
+
+def test_indexes_without_newer_columns_can_still_be_read(index, tmp_path):
     path = tmp_path / "old.parquet"
     index.save(path)
-    pq.write_table(pq.read_table(path).drop_columns(["finest_mpp"]), path)
+    pq.write_table(pq.read_table(path).drop_columns(["finest_mpp", "series", "z"]), path)
     assert SlideIndex.load(path) == index
     assert {e.finest_mpp for e in SlideIndex.load(path).entries} == {0.0}
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from wsigen.data.table import Row, SlideTable, group_splits
 from wsigen.errors import InvalidValueError, PathError
+from wsigen.slide.view import View
 
 
 def load(tmp_path: Path, text: str) -> SlideTable:
@@ -19,8 +20,11 @@ def load(tmp_path: Path, text: str) -> SlideTable:
 
 
 def test_all_columns(tmp_path):
-    table = load(tmp_path, "slide,mpp,group,split,finest_mpp\na/b.svs, 0.25 ,P1,val, 1.0\nc.tif,,,,\n")
-    assert table.match(["a/b.svs", "c.tif"]) == {"a/b.svs": Row(0.25, "P1", "val", 1.0), "c.tif": Row()}
+    head = "slide,mpp,group,split,finest_mpp,series,z"
+    table = load(tmp_path, f"{head}\na/b.svs, 0.25 ,P1,val, 1.0, 2,0\nc.tif,,,,,,\n")
+    row = Row(0.25, "P1", "val", 1.0, 2, 0)
+    assert table.match(["a/b.svs", "c.tif"]) == {"a/b.svs": row, "c.tif": Row()}
+    assert row.view == View(series=2, z=0)
 
 
 @pytest.mark.parametrize("header", ["file,mpp", "Slide, MPP", "\ufeffslide,mpp,other", "other,mpp,slide"])
@@ -65,6 +69,8 @@ def test_unused_rows_are_warned_of(tmp_path, caplog):
         ("slide,mpp\na,1\nb,-1\n", "line 3: mpp must be"),
         ("slide,mpp\na,nan\n", "line 2: mpp must be"),
         ("slide,finest_mpp\na,0\n", r"line 2: finest_mpp must be a number in \(0, 1000\] µm/px, got '0'"),
+        ("slide,series\na,first\n", "line 2: series must be a number from 0 on, got 'first'"),
+        ("slide,z\na,-1\n", "line 2: z must be a number from 0 on, got '-1'"),
         ("slide,split\na,validation\n", "line 2: split must be one of train, val, test, got 'validation'"),
         ("slide,mpp\na,1\na,2\n", "line 3: 'a' comes twice"),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from tests.pipeline.models import small_job
 from wsigen.errors import OutputError
@@ -81,6 +82,18 @@ def test_what_the_slide_says_about_itself(tmp_path):
         assert "not seen in any tissue, not for diagnosis" in tif.ome_metadata
     assert job(tmp_path).is_finished()
     assert not job(tmp_path, mpp=0.4).is_finished()
+
+
+def test_the_number_of_threads_is_stated_and_makes_no_other_slide(tmp_path):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        files = make(job(tmp_path))
+        assert json.loads(files.provenance.read_text())["threads"] == 2
+        torch.set_num_threads(1)
+        assert job(tmp_path).is_finished()
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_state_of_another_job(tmp_path):

@@ -15,6 +15,7 @@ from wsigen.errors import MissingMppError, SlideError
 from wsigen.pipeline.rows import slide_rows
 from wsigen.pipeline.source import open_source, source_facts, source_name
 from wsigen.slide.read import BACKGROUND, open_slide
+from wsigen.slide.view import View
 
 
 def png(path: Path, image: np.ndarray) -> Path:
@@ -54,6 +55,12 @@ def test_the_hash_is_never_that_of_another_file(tmp_path):
     png(path, np.full((9, 8, 3), 200, np.uint8))
     with pytest.raises(SlideError, match=r"a\.png: the file was changed since it was opened; open it again"):
         source_facts(slide)
+
+
+def test_what_the_user_chose_is_stated(he_slide):
+    slide = open_source(he_slide, view=View(series=0, z=0))
+    assert source_facts(slide) == source_facts(open_source(he_slide)) | {"series": 0, "z": 0}
+    assert View(icc="srgb").facts() == {"icc": "srgb"}
 
 
 def test_of_mirax_the_folder_counts(tmp_path):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 
 from tests.stain.models import small_generator
 from wsigen.errors import InvalidValueError, SnapshotError
+from wsigen.geometry import Size
 from wsigen.nn.snapshot import weights_hash
 from wsigen.pipeline.stainers import Rendering, open_stainers
 from wsigen.stain.engine.stream import Norm
@@ -38,6 +40,20 @@ def test_several_with_what_shows_in_their_slides(stainer):
     assert not found.nets[0].training
     only = found.only([1])
     assert (only.nets, only.stains) == (found.nets[1:], found.stains[1:])
+
+
+def test_stainers_without_norms_are_rendered_as_they_are(stainer):
+    plain, other = stainer("plain", marker="SYN", norm="none"), stainer("other", marker="CGA")
+    found = open_stainers(plain, None, HOW)
+    assert found.rendering.norm is None
+    assert found.stains[0].facts["norm"] is None
+    image = np.random.default_rng(0).integers(0, 256, (160, 256, 3), np.uint8)
+    ((_, rows),) = found.begin(Size(160, 256), None).push(image)
+    x = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
+    expected = (found.nets[0](x)[0].permute(1, 2, 0) + 1) * 127.5
+    assert (torch.from_numpy(rows) - expected).abs().max() <= 0.51
+    with pytest.raises(InvalidValueError, match=r"plain without norm layers .* a run of their own"):
+        open_stainers(f"{plain},{other}", None, HOW)
 
 
 def test_markers_that_are_given_win(stainer):

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import openslide
 import pytest
+import tifffile
 import torch
 
 import wsigen
@@ -18,11 +19,12 @@ from tests.pipeline.test_source import png
 from tests.stain.models import small_generator
 from tests.synthetic import he_image, write_tiff
 from wsigen.config import TranslateConfig
-from wsigen.errors import InvalidValueError, MissingMppError, OutputError, SlideError
+from wsigen.errors import AmbiguousSlideError, InvalidValueError, MissingMppError, OutputError, SlideError
 from wsigen.geometry import Size
 from wsigen.pipeline.background import slide_background
 from wsigen.pipeline.networks import Networks
 from wsigen.pipeline.translate import open_run, translate
+from wsigen.slide.levels import FileSlide
 from wsigen.slide.read import open_slide
 from wsigen.stain.stainer import save_stainer
 
@@ -266,3 +268,41 @@ def test_small_and_narrow_slides(config, tmp_path, size):
     assert np.array_equal(
         pixels(files.slide), straight(replace(config, slide=tmp_path / "p.png", mpp=0.5), image)[0]
     )
+
+
+def test_the_image_that_was_chosen_is_translated(config, slide, picture, tmp_path):
+    """As if it were alone in its file; the provenance says which it was."""
+    both = tmp_path / "case_HE.tif"
+    with tifffile.TiffWriter(both) as tiff:
+        options = {"photometric": "rgb", "tile": (256, 256), "metadata": None}
+        options |= {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}
+        for image in (picture[:, ::-1], picture):
+            tiff.write(np.ascontiguousarray(image), **options)
+    with pytest.raises(AmbiguousSlideError, match="choose one with --series N"):
+        open_run(replace(config, slide=both))
+    alone, chosen = (
+        translate(replace(config, slide=path, series=series, out=tmp_path / f"out{series}"))[0]
+        for path, series in ((slide, None), (both, 1))
+    )
+    np.testing.assert_array_equal(pixels(chosen.slide), pixels(alone.slide))
+    source = json.loads(chosen.provenance.read_bytes())["source"]
+    assert source["series"] == 1
+    assert "series" not in json.loads(alone.provenance.read_bytes())["source"]
+
+
+@pytest.mark.parametrize("layout", ["lossless", "generic"])
+def test_pixels_that_are_nearly_square_keep_height_and_width(config, picture, tmp_path, layout):
+    """Scanners differ by tenths of a percent from row to column; the IHC slide has the size of the H&E."""
+    path = tmp_path / "case_HE.tif"
+    scale = {"resolution": (1e4 / 0.502, 1e4 / 0.5), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, picture, photometric="rgb", tile=(256, 256), metadata=None, **scale)
+    slide = translate(replace(config, slide=path, layout=layout))[0]
+    with openslide.OpenSlide(slide.slide) as made:
+        size = [float(made.properties[f"openslide.mpp-{axis}"]) for axis in "yx"]
+    assert size == pytest.approx([0.5, 0.502], rel=1e-6)
+    again = open_slide(slide.slide)
+    assert again.mpp == pytest.approx(0.501)
+    assert again.pixel_um == pytest.approx((0.5, 0.502), rel=1e-6)
+    shown = FileSlide(again).properties
+    assert [shown[f"openslide.mpp-{axis}"] for axis in "yx"] == ["0.5", "0.502"]
+    assert json.loads(slide.provenance.read_bytes())["pixel_um"] == pytest.approx([0.5, 0.502])

@@ -16,7 +16,7 @@ from wsigen.diffusion.gaussian import GaussianDenoiser
 from wsigen.errors import InvalidValueError
 from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.pixels import SkipRule
-from wsigen.sampling.preset import GuidedConfig, Preset, ScheduleConfig, UpscalerConfig
+from wsigen.sampling.preset import GuidedConfig, Preset, ScheduleConfig, UpscaledConfig
 from wsigen.sampling.spec import Execution, StageProgress, UpscaleSpec, stage_specs
 from wsigen.sampling.upscale import UpscaledStage, UpscaleRun
 
@@ -159,8 +159,8 @@ def test_the_glass_colour_is_found_again_when_a_slide_goes_on():
 
 
 NET = small_upscaler()
-ONE_STEP = dataclasses.replace(SMALL, upscaler=UpscalerConfig(from_mpp=float("inf")))
-MIXED = dataclasses.replace(SMALL, upscaler=UpscalerConfig(from_mpp=0.5, background_skip=False))
+ONE_STEP = dataclasses.replace(SMALL, upscaler=UpscaledConfig(from_mpp=float("inf")))
+MIXED = dataclasses.replace(SMALL, upscaler=UpscaledConfig(from_mpp=0.5, background_skip=False))
 
 
 def upscaled(preset=ONE_STEP, **how):

@@ -16,13 +16,13 @@ from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
 from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.lazy import TILE, LazyCascade
-from wsigen.sampling.preset import UpscalerConfig
+from wsigen.sampling.preset import UpscaledConfig
 from wsigen.sampling.spec import stage_specs
 
 NET = small_upscaler()
-ONE_STEP = replace(SMALL, upscaler=UpscalerConfig(from_mpp=float("inf")))
+ONE_STEP = replace(SMALL, upscaler=UpscaledConfig(from_mpp=float("inf")))
 # Stages of 64, 128, 256 and 512 px at 4, 2, 1 and 0.5 µm/px.
-MIXED = replace(SMALL, upscaler=UpscalerConfig(from_mpp=1.0))
+MIXED = replace(SMALL, upscaler=UpscaledConfig(from_mpp=1.0))
 
 
 class Islands(BlurDenoiser):
@@ -146,7 +146,7 @@ def test_stages_that_cannot_be_read_in_parts_are_refused():
     with pytest.raises(InvalidValueError, match=r"diffuses stage 3 of 3, 512 px at 0\.5 µm/px"):
         lazy(SMALL)
     sides = stage_specs(
-        replace(SMALL, upscaler=UpscalerConfig(from_mpp=0.5)), size=16384, stages=8, k=2, mpp=0.5, seed=1
+        replace(SMALL, upscaler=UpscaledConfig(from_mpp=0.5)), size=16384, stages=8, k=2, mpp=0.5, seed=1
     )
     with pytest.raises(InvalidValueError, match=r"diffuses stage 7 of 8, 8192 px at 1 µm/px.*one-step"):
         LazyCascade(sides, Islands(), NET, background=GLASS)

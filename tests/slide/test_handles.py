@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 import numpy as np
+import openslide
 import pytest
+import tifffile
 from PIL import Image
 
 from tests.synthetic import write_tiff
@@ -89,6 +91,51 @@ def test_the_reader_fits_the_file(tmp_path, he_slide, he_picture):
     difference = np.abs(backend.read(0, region, white).astype(int) - tiff.read(0, region, white))
     assert difference.max() <= 8  # two decoders of the same JPEG
     assert difference.mean() < 0.2
+
+
+def _fractional(path, side=1027, **options):
+    """An SVS whose level 1 (factor 4) lost odd pixels: OpenSlide's factor is 4.01."""
+    blocks = np.random.default_rng(0).integers(60, 220, (side // 4 + 1, side // 4 + 1, 3), dtype=np.uint8)
+    level = np.ascontiguousarray(blocks[: side // 4, : side // 4])
+    whole = np.ascontiguousarray(np.repeat(np.repeat(blocks, 4, 0), 4, 1)[:side, :side])
+    text = "Aperio Image Library v11\n1027x1027 (256x256) JPEG/RGB Q=90|AppMag = 20|MPP = 0.5"
+    with tifffile.TiffWriter(path) as tiff:
+        for image in (whole, level):
+            tiff.write(image, photometric="rgb", tile=(128, 128), description=text, metadata=None, **options)
+    return path, level
+
+
+def test_a_level_that_lost_odd_pixels_is_read_from_its_own_grid(tmp_path, caplog):
+    """OpenSlide interpolates it by up to 1/8 px, more or less by where a region begins."""
+    path, level = _fractional(tmp_path / "a.svs")
+    with openslide.OpenSlide(path) as own:
+        assert own.level_downsamples[1] != 4
+        shown = np.asarray(own.read_region((4 * 150, 4 * 150), 1, (50, 50)))[..., :3]
+    assert np.abs(shown.astype(int) - level[150:200, 150:200]).mean() > 1
+    slide = open_slide(path)
+    assert [stored.downsample for stored in slide.levels] == [1, 4]
+    whole = slide.read_region(Region(0, 0, 256, 256), 2.0)
+    np.testing.assert_array_equal(whole, level)
+    for y in (3, 100, 201):
+        parts = [slide.read_region(Region(y, 17, 40, width), 2.0) for width in (200,)]
+        parts += [np.hstack([slide.read_region(Region(y, x, 40, 100), 2.0) for x in (17, 117)])]
+        for part in parts:
+            np.testing.assert_array_equal(part, level[y : y + 40, 17:217])
+    assert not caplog.records
+
+
+def test_a_level_that_stays_between_its_pixels_is_warned_of_once(tmp_path, caplog):
+    """OpenSlide fills tiles that were never written from the finer level, which tifffile cannot."""
+    path, _ = _fractional(tmp_path / "a.svs")
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tag = tiff.pages[1].tags["TileByteCounts"]
+        tag.overwrite([0, *tag.value[1:]])
+    for _ in range(2):
+        Handles().get(path)
+    assert [r.message for r in caplog.records] == [
+        f"{path}: OpenSlide interpolates level 1 by part of a pixel "
+        "(256 × 256 px are not in one page of complete tiles)"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -219,6 +266,11 @@ class TestPictures:
         got = open_slide(tmp_path / "a.png", 1.0).read_region(Region(0, 0, 64, 64), 1.0)
         want = np.asarray(image.convert(mode).convert("RGB"))
         np.testing.assert_array_equal(got, want)
+
+    def test_of_inks_is_refused(self, tmp_path, he_picture):
+        Image.fromarray(he_picture[:64, :64]).convert("CMYK").save(tmp_path / "a.jpg")
+        with pytest.raises(SlideError, match="CMYK pixels; save it as RGB"):
+            open_slide(tmp_path / "a.jpg", 1.0)
 
     def test_transparency_shows_the_background(self, tmp_path):
         rgba = np.zeros((10, 10, 4), np.uint8)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.synthetic import write_tiff
-from wsigen.errors import InvalidValueError, MissingMppError
+from wsigen.errors import InvalidValueError, MissingMppError, SlideError
 from wsigen.geometry import Size
 from wsigen.slide.mpp import resolve_mpp
 from wsigen.slide.read import open_slide
@@ -72,11 +72,27 @@ def test_disagreement_is_warned_of(path, caplog):
     assert "slide.bin: 0.25 µm/px were given, the metadata state 0.5" in caplog.text
 
 
-def test_pixels_that_are_not_square_are_warned_of(path, caplog):
+@pytest.mark.parametrize(("y", "x"), [(0.5, 1.0), (0.52, 0.5), (0.5, 0.5051)])
+def test_pixels_that_are_not_square_are_refused(path, y, x, caplog):
+    """One µm/px would give the IHC slide a wrong size."""
+    want = rf"slide\.bin: pixels are not square \(by the metadata {x:g} µm wide and {y:g} µm high\); resample"
+    with pytest.raises(SlideError, match=want):
+        resolve_mpp(path, Stub((y, x)))
+    assert resolve_mpp(path, Stub((y, x)), y) == y
+    assert f"using the {y:g} µm/px that were given" in caplog.text
+
+
+def test_of_pixels_that_are_nearly_square_the_mean_is_taken(path, caplog):
     assert resolve_mpp(path, Stub((0.5, 0.501))) == pytest.approx(0.5005)
     assert not caplog.records
-    assert resolve_mpp(path, Stub((0.5, 0.52))) == pytest.approx(0.51)
-    assert "not square (0.5 × 0.52 µm)" in caplog.text
+
+
+def test_pixels_of_a_file_that_are_not_square_are_refused(tmp_path, he_picture):
+    path = tmp_path / "a.ome.tif"
+    metadata = {"axes": "YXS", "PhysicalSizeX": 1.0, "PhysicalSizeY": 0.5}
+    tifffile.imwrite(path, np.ascontiguousarray(he_picture[:, ::2]), photometric="rgb", metadata=metadata)
+    with pytest.raises(SlideError, match=r"1 µm wide and 0\.5 µm high"):
+        open_slide(path)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, 1001.0, "0.5", True])

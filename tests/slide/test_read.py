@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,12 @@ def test_levels_that_dropped_odd_pixels_keep_their_factor(tmp_path, he_picture):
     got = slide.read_region(Region(100, 100, 50, 50), 2.0)
     want = he_picture[400:600, 400:600].reshape(50, 4, 50, 4, 3).mean(axis=(1, 3))
     assert np.abs(got - want).max() <= 1.5
+
+
+def test_a_coarser_slide_has_larger_pixels(lossless_slide):
+    slide = replace(open_slide(lossless_slide), pixel_um=(0.5, 0.502))
+    assert slide.from_level(1).pixel_um == (1.0, 1.004)
+    assert open_slide(lossless_slide).from_level(1).pixel_um is None
 
 
 def test_a_file_that_vanished_or_was_damaged_is_named(tmp_path, he_picture):

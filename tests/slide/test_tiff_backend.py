@@ -91,11 +91,11 @@ def test_every_level_is_found(tmp_path, he_picture, options):
 
 
 def test_pages_that_are_not_levels_are_left_alone(tmp_path, cache, he_picture):
-    """A label, a thumbnail of other proportions and a second focus plane are not the pyramid."""
+    """A small label and a thumbnail of other proportions are not the pyramid."""
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as tiff:
         tiff.write(he_picture, photometric="rgb", tile=(256, 256), metadata=None)
-        tiff.write(he_picture, photometric="rgb", tile=(256, 256), metadata=None)
+        tiff.write(he_picture[:100, :300], photometric="rgb", metadata=None)
         tiff.write(he_picture[:100, :50], photometric="rgb", subfiletype=1, metadata=None)
         tiff.write(reduce_by(he_picture, 4), photometric="rgb", subfiletype=1, tile=(256, 256), metadata=None)
     assert TiffBackend(path, cache).levels == (Size(1024, 1024), Size(256, 256))

@@ -20,7 +20,8 @@ class GeneratorConfig:
     """Shape of the generator; see ``wsigen.stain.networks.generator.Generator``.
 
     Args:
-        family: how resolution is halved and doubled: "cut", "cyclegan", "cut-antialias-up" or "urust".
+        family: how resolution is halved and doubled: "cut", "cyclegan", "cut-antialias-up",
+            "cut-antialias-down" or "urust".
         width: channels of the first layer.
         blocks: residual blocks.
         affine: learn a scale and a shift in every normalisation.
@@ -243,6 +244,8 @@ class ImportStainerConfig:
         mpp: µm/px of the training images.
         patch_size: side of the training images, px.
         key: name of the generator, such as netG_A, if the file holds several.
+        norm: whether layers have an instance norm; by default where convolutions have a bias or norms have
+            weights, as in the authors' code. Files cannot tell it from none otherwise.
         dtype: precision of the stored weights.
         overwrite: replace an existing stainer.
     """
@@ -254,6 +257,7 @@ class ImportStainerConfig:
     mpp: float | None = None
     patch_size: int = 512
     key: str | None = None
+    norm: Literal["instance", "none"] | None = None
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     overwrite: bool = False
 

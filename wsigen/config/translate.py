@@ -34,6 +34,9 @@ class TranslateConfig:
         out: folder to write to.
         name: base name of the files, default the slide's without _HE.
         mpp: µm/px of the slide, if the file does not state it.
+        series: number of the slide's image, for a TIFF that holds several.
+        z: number of the slide's focus plane, from 0, for an OME-TIFF that holds several.
+        icc: "srgb" to convert the slide's colours by its ICC profile; default: as they are stored.
         tile: side of the tiles, px; the result is the same for any.
         batch_size: tiles per network call.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
@@ -58,6 +61,9 @@ class TranslateConfig:
     out: Path = Path("slides")
     name: str | None = None
     mpp: float | None = None
+    series: int | None = None
+    z: int | None = None
+    icc: Literal["srgb"] | None = None
     tile: int | Literal["auto"] = "auto"
     batch_size: int | Literal["auto"] = "auto"
     device: str = "auto"
@@ -75,6 +81,8 @@ class TranslateConfig:
             self._check_like()
         known = self.mpp is None or is_positive(self.mpp, 1000)
         check(known, "--mpp", repr(self.mpp), "a number in (0, 1000] µm/px")
+        for name, value in (("--series", self.series), ("--z", self.z)):
+            check(value is None or value >= 0, name, value, "a number from 0 on")
         pitch = self.stats_pitch
         check(pitch >= 512 and pitch % 4 == 0, "--stats-pitch", pitch, "a multiple of 4, at least 512 px")
         stride = 4 if self.like is None else 8

@@ -63,12 +63,13 @@ class UpscalerLossConfig:
         features: weight of feature matching with the discriminator's features, likewise.
         energy: weight of the difference of log local energy, in the two finest octaves.
         relief: weight of the difference of the skewness of derivatives, against embossed nuclei.
-        symmetry: weight of |T G(y, z) - G(T y, T z)| for the symmetries T of the square.
+        symmetry: weight of |T G(y, z) - G(T y, T z)| for shifts and the symmetries T of the square.
         symmetry_every: updates between two with that term.
         r1: weight γ/2 of the discriminator's gradient at real images (Mescheder et al. 2018).
         r1_every: apply the r1 term once in this many updates, weighted as many times.
         depth: largest number of the upscaler's own stages that make a guide; larger ones are likelier.
-        guide_noise: largest standard deviation of the noise added to guides.
+        guide_noise: largest standard deviation of the noise of the coarsest guide, in each of two octaves;
+            small ones are likelier.
     """
 
     guide: float = 10.0
@@ -76,12 +77,12 @@ class UpscalerLossConfig:
     features: float = 1.0
     energy: float = 0.1
     relief: float = 5.0
-    symmetry: float = 10.0
+    symmetry: float = 20.0
     symmetry_every: int = 2
     r1: float = 0.1
     r1_every: int = 16
     depth: int = 3
-    guide_noise: float = 0.04
+    guide_noise: float = 0.15
 
     def __post_init__(self) -> None:
         for name in ("guide", "l1", "features", "energy", "relief", "symmetry", "r1", "guide_noise", "depth"):

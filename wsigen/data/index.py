@@ -16,6 +16,7 @@ from wsigen.errors import SlideError
 from wsigen.files import atomic_path
 from wsigen.geometry import Colour, Size
 from wsigen.slide.read import WholeSlide, open_slide
+from wsigen.slide.view import View
 
 # Patches down to this share of a slide's own µm/px count as not enlarged.
 FINEST = 0.95
@@ -39,6 +40,8 @@ SCHEMA = pa.schema(
         ("mask_mpp", pa.float64()),
         ("mask_png", pa.binary()),
         ("finest_mpp", pa.float64()),
+        ("series", pa.int64()),
+        ("z", pa.int64()),
     ]
 )
 
@@ -63,6 +66,8 @@ class SlideEntry:
         mask_png: the tissue mask, a PNG.
         finest_mpp: smallest µm/px to learn from it, 0 for its own; larger where finer pixels show artefacts,
             as after heavy compression.
+        series: number of the image, in a TIFF that holds several.
+        z: number of the focus plane, in an OME-TIFF that holds several.
     """
 
     slide: str
@@ -79,6 +84,8 @@ class SlideEntry:
     mask_mpp: float
     mask_png: bytes
     finest_mpp: float = 0.0
+    series: int | None = None
+    z: int | None = None
 
     @property
     def finest(self) -> float:
@@ -110,7 +117,7 @@ class SlideEntry:
         Raises:
             SlideError: the file is missing or damaged, or has another size than the one that was indexed.
         """
-        slide = open_slide(self.path, self.mpp)
+        slide = open_slide(self.path, self.mpp, View(self.series, self.z))
         if slide.size != self.size:
             found, said = (f"{s.width} x {s.height} px" for s in (slide.size, self.size))
             raise SlideError(self.path, f"is {found}, its index says {said}; run `wsigen index` again")

@@ -170,7 +170,7 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
     Memory:
         The slide at 8 µm/px or coarser, at most 64 million pixels.
     """
-    slide = open_slide(path, row.mpp).skipping_damage()
+    slide = open_slide(path, row.mpp, row.view).skipping_damage()
     check_complete(path)
     mask_mpp, overview = _overview(slide)
     mask = tissue_mask(overview, mask_mpp)
@@ -198,6 +198,8 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
         mask_mpp=mask_mpp,
         mask_png=_to_png(mask),
         finest_mpp=row.finest_mpp or 0.0,
+        series=row.series,
+        z=row.z,
     )
     return Survey(entry, background)
 

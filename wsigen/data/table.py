@@ -1,4 +1,4 @@
-"""The user's table: for slides whose files do not state it, µm/px, group, split and finest µm/px."""
+"""The user's table: what files do not state: µm/px, group, split, finest µm/px, image and focus plane."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from wsigen.errors import InvalidValueError, PathError
+from wsigen.slide.view import View
 
 SPLITS = ("train", "val", "test")
-COLUMNS = ("slide", "mpp", "group", "split", "finest_mpp")
+COLUMNS = ("slide", "mpp", "group", "split", "finest_mpp", "series", "z")
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +29,21 @@ class Row:
             ``BS25/HE`` and ``BS25/CHR``, two stains of one case, stay together.
         split: "train", "val" or "test".
         finest_mpp: smallest µm/px to learn from the slide.
+        series: number of the image, in a TIFF that holds several.
+        z: number of the focus plane, in an OME-TIFF that holds several.
     """
 
     mpp: float | None = None
     group: str | None = None
     split: str | None = None
     finest_mpp: float | None = None
+    series: int | None = None
+    z: int | None = None
+
+    @property
+    def view(self) -> View:
+        """The image and plane of the file."""
+        return View(self.series, self.z)
 
 
 class SlideTable:
@@ -115,11 +125,18 @@ def _check_columns(path: Path, columns: list[str]) -> str:
 
 
 def _row(path: Path, where: str, line: dict[str, str | None]) -> Row:
-    mpp, group, split, finest = ((line.get(c) or "").strip() or None for c in COLUMNS[1:])
+    mpp, group, split, finest, series, z = ((line.get(c) or "").strip() or None for c in COLUMNS[1:])
     if split is not None and split not in SPLITS:
         raise PathError(path, f"{where}: split must be one of {', '.join(SPLITS)}, got {split!r}")
     mpp, finest = (_mpp(path, where, *given) for given in (("mpp", mpp), ("finest_mpp", finest)))
-    return Row(mpp, group, split, finest)
+    numbers = (_number(path, where, *given) for given in (("series", series), ("z", z)))
+    return Row(mpp, group, split, finest, *numbers)
+
+
+def _number(path: Path, where: str, column: str, value: str | None) -> int | None:
+    if value is None or value.isdecimal():
+        return None if value is None else int(value)
+    raise PathError(path, f"{where}: {column} must be a number from 0 on, got {value!r}")
 
 
 def _mpp(path: Path, where: str, column: str, value: str | None) -> float | None:

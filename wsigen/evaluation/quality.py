@@ -1,8 +1,11 @@
 """Image quality without a reference, as KIN and DN report it: Sobel sharpness, NIQE and PIQE.
 
-None of them sees seams, so they stand beside the seam score and cannot replace it. NIQE and PIQE
-look at mean-subtracted contrast-normalised luminance (MSCN, Ruderman 1994): (I - μ) / (σ + 1) with μ and σ
-from a Gaussian window of 7 px, standard deviation 7/6.
+None of them sees seams, so they stand beside the seam score and cannot replace it. Sobel sharpness and PIQE
+can be compared with those of papers: PIQE equals MATLAB's up to the rounding of grey levels. NIQE cannot: its
+Gaussian is fitted on the real patches at hand, and its features come from an implementation of wsigen's own.
+
+NIQE and PIQE look at mean-subtracted contrast-normalised luminance (MSCN, Ruderman 1994): (I - μ) / (σ + 1)
+with μ and σ from a Gaussian window of 7 px, standard deviation 7/6.
 """
 
 from __future__ import annotations
@@ -36,16 +39,17 @@ _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 _metric = partial(Metric, "quality")
 NIQE = _metric(
     "niqe",
-    "NIQE",
+    "NIQE (own fit)",
     "lower",
     good="as low as between real and real: local contrast is distributed as in real patches",
-    source="Mittal et al. 2013, its Gaussian fitted on the real patches",
+    source="after Mittal et al. 2013, in an implementation of wsigen's own whose Gaussian is fitted on the "
+    "real patches: not comparable with NIQE in papers",
 )
 PIQE = _metric(
     "piqe",
     "PIQE",
     good="as in the real slides: higher is blockier or noisier, lower is smoother",
-    source="Venkatanath et al. 2015",
+    source="Venkatanath et al. 2015, as MATLAB's piqe",
 )
 SOBEL = _metric(
     "sobel",
@@ -83,7 +87,7 @@ def sobel(rgb: np.ndarray) -> float:
 
 
 def piqe(rgb: np.ndarray) -> float:
-    """Return PIQE, Venkatanath et al. 2015: share of active blocks that look distorted.
+    """Return PIQE, Venkatanath et al. 2015 and MATLAB's piqe: share of active blocks that look distorted.
 
     Blocks of 16 × 16 MSCN are active if their variance v exceeds 0.1. An active block is impaired, and counts
     1 - v, if on one of its sides any 6 pixels in a row have a standard deviation below 0.1. It is noisy, and
@@ -109,8 +113,9 @@ def piqe(rgb: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Niqe:
-    """Natural image quality evaluator, Mittal et al. 2013, with its Gaussian fitted on real patches of the
-    kind.
+    """Natural image quality evaluator after Mittal et al. 2013, with a Gaussian fitted on real patches.
+
+    Not comparable with NIQE in papers, whose Gaussian is that of photographs, from the authors' code.
 
     Args:
         mean: of the 36 block features, (36,).
@@ -233,7 +238,9 @@ def _impaired(blocks: np.ndarray) -> np.ndarray:
 
 def _noisy(blocks: np.ndarray) -> np.ndarray:
     middle = slice(PIQE_BLOCK // 2 - 1, PIQE_BLOCK // 2 + 1)
-    centre, rest = blocks[:, :, middle], np.delete(blocks, [middle.start, middle.start + 1], axis=2)
+    # The authors' code removes the second middle column after the first, when it has moved: another one goes.
+    # So it does here, since values are there to be compared.
+    centre, rest = blocks[:, :, middle], np.delete(blocks, [middle.start, middle.start + 2], axis=2)
     deviation = blocks.std(axis=(1, 2), ddof=1)
     ratio = centre.std(axis=(1, 2), ddof=1) / np.maximum(rest.std(axis=(1, 2), ddof=1), 1e-12)
     beta = np.abs(deviation - ratio) / np.maximum(np.maximum(deviation, ratio), 1e-12)

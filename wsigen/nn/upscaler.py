@@ -121,8 +121,7 @@ class Upscaler(ModelMixin, ConfigMixin):
         """Largest distance in guide pixels at which an output pixel depends on the input.
 
         Counted layer by layer: a 3×3 convolution at a resolution of 1/s adds s guide pixels, and going down
-            and
-        up again reaches to the end of a cell of s pixels.
+        and up again reaches to the end of a cell of s pixels.
         """
         blocks = self.config["blocks"]
         at_guide = 1 + 2 * blocks[0] + 2 * blocks[0] + 1

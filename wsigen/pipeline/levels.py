@@ -97,7 +97,6 @@ class TranslatedLevels(ABC):
 
     def _translator(self, level: int) -> LocalTranslator:
         how, (read, background) = self._rendering, self._source(level)
-        assert how.norm is not None, "generators are normalised"
         return LocalTranslator(
             self._net,
             self.levels[level],

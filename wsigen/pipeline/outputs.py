@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from wsigen import __version__
 from wsigen.files import disk_errors
 from wsigen.geometry import Region, Size
@@ -54,6 +56,11 @@ class Output(ABC):
     @abstractmethod
     def size(self) -> Size:
         """Size of level 0 in pixels."""
+
+    @property
+    def pixel_um(self) -> tuple[float, float] | None:
+        """Height and width of a pixel in µm, where they differ."""
+        return None
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -104,8 +111,12 @@ class Output(ABC):
         return final_journal(self.rows, self.size, self.layout, self.fingerprint(), block=block)
 
     def provenance(self) -> dict[str, Any]:
-        """Return what is written into the slide and its provenance file."""
-        return {**self.facts(), "layout": self.layout, "fingerprint": self.fingerprint()}
+        """Return what is written into the slide and its provenance file.
+
+        The number of threads is no fact that pixels follow from, but on the CPU they round with it.
+        """
+        facts, threads = self.facts(), torch.get_num_threads()
+        return {**facts, "layout": self.layout, "fingerprint": self.fingerprint(), "threads": threads}
 
     def write(self, journal: BlockJournal, *, overwrite: bool) -> SlideFiles:
         """Write the slide from its complete journal.
@@ -119,6 +130,7 @@ class Output(ABC):
             mpp=self.mpp,
             layout=self.layout,
             provenance=self.provenance(),
+            pixel_um=self.pixel_um,
             overwrite=overwrite,
         )
 
@@ -143,7 +155,7 @@ class Stain:
 
     @classmethod
     def of_marker(
-        cls, marker: str, *, stainer: str, stainer_hash: str, norm: Norm, pitch: int, dtype: str
+        cls, marker: str, *, stainer: str, stainer_hash: str, norm: Norm | None, pitch: int, dtype: str
     ) -> Stain:
         """Return the stain of a stainer.
 
@@ -151,12 +163,12 @@ class Stain:
             marker: what the stain shows, such as "SYN".
             stainer: its name, for provenance.
             stainer_hash: of its weights.
-            norm: normalisation of its activations.
+            norm: normalisation of its activations; None where there is none.
             pitch: px from one patch of statistics to the next.
             dtype: of the network.
         """
         named = {"marker": marker, "stainer": stainer, "stainer_hash": stainer_hash}
-        how = {"norm": asdict(norm), "stats_pitch": pitch, "dtype": dtype}
+        how = {"norm": asdict(norm) if norm else None, "stats_pitch": pitch, "dtype": dtype}
         return cls(label=f"IHC-{marker}", marker=marker, facts={"version": __version__, **named, **how})
 
     @property
@@ -172,11 +184,13 @@ class Source:
     Args:
         size: in pixels.
         facts: what identifies its pixels.
+        pixel_um: height and width of a pixel in µm, where they differ.
         skip_damaged: whether damaged tiles of it are shown as glass.
     """
 
     size: Size
     facts: Mapping[str, Any]
+    pixel_um: tuple[float, float] | None = None
     skip_damaged: bool = False
 
 
@@ -201,6 +215,11 @@ class IHCOutput(Output):
     def size(self) -> Size:
         """Size of level 0 in pixels."""
         return self.source.size
+
+    @property
+    def pixel_um(self) -> tuple[float, float] | None:
+        """Height and width of a pixel in µm, where those of the H&E differ."""
+        return self.source.pixel_um
 
     def facts(self) -> dict[str, Any]:
         """Return what the pixels follow from, as the provenance file states it."""

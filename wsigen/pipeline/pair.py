@@ -19,6 +19,7 @@ from wsigen.pipeline.source import SIZE, STAGES
 from wsigen.pipeline.synthetic import SyntheticSlide, properties
 from wsigen.slide.levels import FileSlide, Slide
 from wsigen.slide.read import open_slide
+from wsigen.slide.view import View
 from wsigen.slide.write import Layout, SlideFiles
 
 
@@ -167,7 +168,8 @@ class TranslatedPair(Pair):
     @cached_property
     def he(self) -> Slide:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The H&E slide that is translated."""
-        return FileSlide(open_slide(self._config.slide, self._config.mpp))
+        c = self._config
+        return FileSlide(open_slide(c.slide, c.mpp, View(c.series, c.z, c.icc)))
 
     @property
     def ihc(self) -> Mapping[str, Slide]:

@@ -17,6 +17,7 @@ from wsigen.slide.mpp import UNKNOWN
 from wsigen.slide.provenance import beside
 from wsigen.slide.read import WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete
+from wsigen.slide.view import WHOLE, View
 
 SIZE, STAGES = 2048, 5
 """Defaults of a slide that is not made from an overview."""
@@ -25,20 +26,24 @@ _CHUNK = 2**22
 _SAME = 0.01  # relative: µm/px within 1 % are taken for the same
 
 
-def open_source(path: Path, mpp: float | None = None, *, flag: str = "--mpp") -> WholeSlide:
+def open_source(
+    path: Path, mpp: float | None = None, *, view: View = WHOLE, flag: str = "--mpp"
+) -> WholeSlide:
     """Open a slide to translate, or to take the stain from.
 
     Args:
         path: any slide or picture that `wsigen.slide.read` opens.
         mpp: µm/px, for a file that does not state it.
+        view: which image of the file.
         flag: that sets ``mpp``, for the message.
 
     Raises:
         SlideError: missing, damaged, cut off, or of an unknown format.
+        AmbiguousSlideError: it holds several images and ``view`` chooses none.
         MissingMppError: neither the file nor ``mpp`` gives µm/px.
     """
     try:
-        slide = open_slide(path, mpp)
+        slide = open_slide(path, mpp, view)
     except MissingMppError as error:
         raise MissingMppError(path, f"{UNKNOWN}; pass {flag}") from error
     check_complete(slide.path)
@@ -52,7 +57,7 @@ def source_name(path: Path) -> str:
 
 
 def source_facts(slide: WholeSlide) -> dict[str, Any]:
-    """Return what identifies a slide's pixels: name, size, µm/px and SHA-256 of the file.
+    """Return what identifies a slide's pixels: name, size, µm/px, SHA-256 of the file, and a chosen view.
 
     Of MIRAX, which keeps its pixels in a folder beside the file, the folder is hashed too.
 
@@ -69,7 +74,8 @@ def source_facts(slide: WholeSlide) -> dict[str, Any]:
         raise SlideError(slide.path, f"cannot be read ({error.strerror or error})") from error
     slide.check_same()  # the hash must be that of the pixels
     size = {"height": slide.size.height, "width": slide.size.width}
-    return {"slide": slide.path.name, **size, "mpp": slide.mpp, "sha256": digest.hexdigest()}
+    facts = {"slide": slide.path.name, **size, "mpp": slide.mpp, "sha256": digest.hexdigest()}
+    return facts | slide.view.facts()
 
 
 def _folder_files(path: Path) -> list[Path]:

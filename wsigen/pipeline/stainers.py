@@ -11,7 +11,7 @@ import torch
 
 from wsigen import __version__
 from wsigen.config.translate import split_paths
-from wsigen.errors import InvalidValueError
+from wsigen.errors import AmbiguousSlideError, InvalidValueError
 from wsigen.geometry import Size
 from wsigen.nn.snapshot import resolve, weights_hash
 from wsigen.pipeline.networks import Networks, warn_of_scale
@@ -132,19 +132,21 @@ def open_stainers(
     Args:
         names: bundled names, snapshot folders or hub ids, separated by commas.
         markers: what each shows; None for what their snapshots state.
-        rendering: how they run.
+        rendering: how they run; without its norm where they have no norm layers.
         networks: where loaded networks are kept.
 
     Raises:
         SnapshotError: one cannot be loaded.
-        InvalidValueError: a marker is missing or given twice, or there are more or fewer than stainers.
+        InvalidValueError: a marker is missing or given twice, there are more or fewer than stainers, or some
+            stainers have norm layers and others none.
     """
-    assert rendering.norm is not None, "generators are normalised"
     wanted, networks = split_paths(names, "stainer"), networks or Networks()
     loaded = [
         networks.stainer(name, rendering.device, rendering.dtype, copy=wanted[:i].count(name))
         for i, name in enumerate(wanted)
     ]
+    if not _normalised(wanted, [net for net, _ in loaded]):
+        rendering = replace(rendering, norm=None)
     shown = _markers(wanted, [net.config["marker"] for net, _ in loaded], markers)
     how = {"norm": rendering.norm, "pitch": rendering.pitch, "dtype": rendering.dtype_name}
     stains = tuple(
@@ -152,6 +154,17 @@ def open_stainers(
         for name, marker, (_, digest) in zip(wanted, shown, loaded, strict=True)
     )
     return Stainers(nets=tuple(net for net, _ in loaded), stains=stains, rendering=rendering)
+
+
+def _normalised(names: Sequence[str], nets: Sequence[Generator]) -> bool:
+    """Whether the networks have norm layers, all of them or none."""
+    plain = [name for name, net in zip(names, nets, strict=True) if net.config["norm"] == "none"]
+    if plain and len(plain) < len(nets):
+        raise InvalidValueError(
+            f"{', '.join(plain)} without norm layers cannot share a run with stainers that have some; give "
+            "them to a run of their own"
+        )
+    return not plain
 
 
 def _markers(names: Sequence[str], own: Sequence[str | None], given: Sequence[str] | None) -> Sequence[str]:
@@ -198,7 +211,12 @@ def open_like(
 
     Determinism: the statistics are computed in float32 on the rendering's device.
     """
-    other = open_source(reference, mpp, flag="--like-mpp")
+    try:
+        other = open_source(reference, mpp, flag="--like-mpp")
+    except AmbiguousSlideError as error:
+        raise AmbiguousSlideError(
+            reference, f"{error.reason}; for --like, save it as a file of its own"
+        ) from error
     model = load_style(style, rendering.device)  # not kept: the network below converts its weights in place
     net = LikeReference(model, *compare_stains(model.encoder, slide, other), strength)
     net.to(rendering.device, rendering.dtype, memory_format=torch.channels_last).eval()  # pyright: ignore

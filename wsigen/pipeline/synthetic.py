@@ -46,8 +46,10 @@ class SyntheticSlide(Slide):
     Memory: the cache, stage 0, 37 MiB for each stage, and the features of the upscaler for 342 × 342 guide
         pixels: about 1 GiB in all. A region that is read comes on top.
 
-    Determinism: pixels do not depend on the regions read, their order, threads or the cache: in float32 on
-        the CPU bit for bit, elsewhere up to rounding. Several threads may read; one at a time computes.
+    Determinism: pixels do not depend on the regions read, their order, the threads that read or the cache: in
+        float32 on the CPU bit for bit, elsewhere up to rounding. Several threads may read; one at a time
+        computes. PyTorch's number of threads (``OMP_NUM_THREADS``) changes the rounding of stages that the
+        denoiser makes.
 
     Raises:
         SnapshotError: the model or a stainer cannot be loaded.

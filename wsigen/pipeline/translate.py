@@ -38,6 +38,7 @@ from wsigen.runtime import choose_device, choose_dtype, format_bytes, parse_byte
 from wsigen.slide.damage import DamagedError
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.read import WholeSlide
+from wsigen.slide.view import View
 from wsigen.slide.write import SlideFiles
 from wsigen.stain.engine.stream import StreamTranslator
 from wsigen.stain.normalise.norm import Norm
@@ -80,7 +81,7 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
         tile=config.tile,
         batch=None if config.batch_size == "auto" else config.batch_size,
     )
-    slide = open_source(config.slide, config.mpp)
+    slide = open_source(config.slide, config.mpp, view=View(config.series, config.z, config.icc))
     if config.skip_damaged:
         slide = slide.skipping_damage()
     with _damage_advice(slide):
@@ -149,7 +150,12 @@ class TranslateRun(Run):
     def outputs(self) -> tuple[IHCOutput, ...]:
         """The slides to make, one for each stainer; the H&E's file is hashed for it."""
         config, slide = self.config, self.slide
-        source = Source(size=slide.size, facts=source_facts(slide), skip_damaged=config.skip_damaged)
+        source = Source(
+            size=slide.size,
+            facts=source_facts(slide),
+            pixel_um=slide.pixel_um,
+            skip_damaged=config.skip_damaged,
+        )
         name, out = config.name or source_name(slide.path), Path(config.out)
         return tuple(
             IHCOutput(stain=s, source=source, mpp=slide.mpp, out=out, name=name, layout=config.layout)

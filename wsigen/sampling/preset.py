@@ -120,7 +120,7 @@ class GuidedConfig(ScheduleConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpscalerConfig:
+class UpscaledConfig:
     """Which stages the upscaler makes, in one evaluation each, and what it skips.
 
     Args:
@@ -170,7 +170,7 @@ class Preset:
 
     base: ScheduleConfig = field(default_factory=ScheduleConfig)
     guided: GuidedConfig = field(default_factory=_guided_default)
-    upscaler: UpscalerConfig = field(default_factory=UpscalerConfig)
+    upscaler: UpscaledConfig = field(default_factory=UpscaledConfig)
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Return plain values, for provenance; the inverse of `preset_from_dict`."""
@@ -180,7 +180,7 @@ class Preset:
         return values
 
 
-Section = TypeVar("Section", ScheduleConfig, GuidedConfig, UpscalerConfig)
+Section = TypeVar("Section", ScheduleConfig, GuidedConfig, UpscaledConfig)
 
 
 def preset_from_dict(values: Mapping[str, Any]) -> Preset:
@@ -197,7 +197,7 @@ def preset_from_dict(values: Mapping[str, Any]) -> Preset:
     return Preset(
         base=_section(ScheduleConfig, values.get("base") or {}, "base"),
         guided=_section(GuidedConfig, guided, "guided"),
-        upscaler=_section(UpscalerConfig, values.get("upscaler") or {}, "upscaler"),
+        upscaler=_section(UpscaledConfig, values.get("upscaler") or {}, "upscaler"),
     )
 
 

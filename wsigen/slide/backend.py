@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from openslide import OpenSlide, OpenSlideCache, OpenSlideError
-from PIL import Image
+from PIL import Image, ImageOps
 
 from wsigen.errors import SlideError
 from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.damage import DamagedError
 from wsigen.slide.jpeg import ends_early
+
+PLAUSIBLE_MPP = (0.01, 40.0)
+"""µm/px of slides; 600 dpi, the finest print resolution that programs write by default, is 42.3."""
 
 
 class Backend(Protocol):
@@ -35,12 +39,17 @@ class Backend(Protocol):
         ...
 
     @property
+    def icc(self) -> bytes | None:
+        """The file's ICC profile; None if it has none."""
+        ...
+
+    @property
     def nbytes(self) -> int:
         """Bytes of pixels held in memory outside the shared tile cache."""
         ...
 
-    def tile(self, level: int) -> Size:
-        """Return the size of the pieces that a level is stored in."""
+    def tiles(self, level: int, region: Region) -> Iterator[Region]:
+        """Yield the pieces that a level is stored in and that a region touches, in pixels of the level."""
         ...
 
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
@@ -71,8 +80,24 @@ def over_background(rgba: np.ndarray, background: Colour) -> np.ndarray:
     return np.rint(mixed).astype(np.uint8)
 
 
+def tiles_of(region: Region, tile: Size, size: Size) -> Iterator[Region]:
+    """Yield the tiles that a region touches, row by row.
+
+    Args:
+        region: inside a picture.
+        tile: size of tiles; the first one begins in the picture's upper left corner.
+        size: of the picture, which cuts off the last tiles.
+    """
+    for y in range(region.y // tile.height * tile.height, region.y1, tile.height):
+        for x in range(region.x // tile.width * tile.width, region.x1, tile.width):
+            yield Region(y, x, tile.height, tile.width).intersect(size.region)
+
+
 class OpenSlideBackend:
     """An open OpenSlide handle.
+
+    OpenSlide places levels by their sizes. Where a level lost odd pixels, its factor is no whole number, and
+    OpenSlide interpolates between its pixels; `read_inexact_by` gives the stored ones.
 
     Args:
         path: the file.
@@ -92,6 +117,7 @@ class OpenSlideBackend:
             raise SlideError(path, f"OpenSlide cannot open it ({error})") from error
         self._slide.set_cache(cache)
         self.levels = tuple(Size(height, width) for width, height in self._slide.level_dimensions)
+        self._stored: Backend | None = None
 
     @property
     def mpp(self) -> tuple[float, float] | None:
@@ -103,13 +129,34 @@ class OpenSlideBackend:
         except ValueError:
             return None
 
-    def tile(self, level: int) -> Size:
-        """Return the size of tiles; a usual one where the format has none."""
+    def tiles(self, level: int, region: Region) -> Iterator[Region]:
+        """Yield tiles; of a usual size where the format has none."""
+        if self._stored is not None and level in self.inexact:
+            return self._stored.tiles(level, region)
         sides = (f"openslide.level[{level}].tile-{side}" for side in ("height", "width"))
-        return Size(*(int(self._slide.properties.get(side, 256)) for side in sides))
+        tile = Size(*(int(self._slide.properties.get(side, 256)) for side in sides))
+        return tiles_of(region, tile, self.levels[level])
+
+    @property
+    def icc(self) -> bytes | None:
+        """The file's ICC profile, as OpenSlide finds it."""
+        profile = self._slide.color_profile
+        return profile.tobytes() if profile is not None else None
+
+    @property
+    def inexact(self) -> tuple[int, ...]:
+        """Levels that OpenSlide interpolates: those whose factor is no whole number."""
+        factors = enumerate(self._slide.level_downsamples)
+        return tuple(level for level, factor in factors if factor != round(factor))
+
+    def read_inexact_by(self, stored: Backend) -> None:
+        """Read the `inexact` levels by another backend of the same levels."""
+        self._stored = stored
 
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
         """Return a region inside a level; see `Backend`."""
+        if self._stored is not None and level in self.inexact:
+            return self._stored.read(level, region, background)
         # OpenSlide takes the corner in level-0 pixels, the size in those of the level.
         downsample = self._slide.level_downsamples[level]
         corner = (round(region.x * downsample), round(region.y * downsample))
@@ -150,11 +197,16 @@ class PictureBackend:
                 with Image.open(path) as picture:
                     if picture.mode[0] in "IF":  # Pillow would clip what is above 255
                         raise ValueError(f"{picture.mode} pixels of more than 8 bits; save it as 8-bit RGB")
+                    if picture.mode in ("CMYK", "LAB"):  # their colours depend on a profile
+                        raise ValueError(f"{picture.mode} pixels; save it as RGB")
                     transparent = "A" in picture.getbands() or "transparency" in picture.info
-                    self._pixels = np.asarray(picture.convert("RGBA" if transparent else "RGB"))
+                    self.icc: bytes | None = picture.info.get("icc_profile")
+                    plain = picture.convert("RGBA" if transparent else "RGB")
                     jpeg = picture.format == "JPEG"
-                if jpeg and ends_early(path.read_bytes(), self._pixels, _decoded):
+                if jpeg and ends_early(path.read_bytes(), np.asarray(plain), _decoded):
                     raise ValueError("its data end early; copy the file again")
+                ImageOps.exif_transpose(plain, in_place=True)
+                self._pixels = np.asarray(plain)
         except Image.DecompressionBombError as error:
             limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
             reason = f"too large for a picture ({error}); above {limit:.0f} million pixels use a tiled TIFF"
@@ -164,9 +216,9 @@ class PictureBackend:
         self.nbytes = self._pixels.nbytes
         self.levels = (Region(0, 0, *self._pixels.shape[:2]).size,)
 
-    def tile(self, level: int) -> Size:
-        """Return the size of the picture."""
-        return self.levels[level]
+    def tiles(self, level: int, region: Region) -> Iterator[Region]:
+        """Yield the picture."""
+        yield self.levels[level].region
 
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
         """Return a region of the picture; see `Backend`."""

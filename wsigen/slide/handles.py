@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import OrderedDict
@@ -11,13 +12,17 @@ from typing import NamedTuple
 from openslide import OpenSlideCache
 
 from wsigen.arrays import ArrayCache
-from wsigen.errors import SlideError
+from wsigen.errors import AmbiguousSlideError, InvalidValueError, SlideError
 from wsigen.slide.backend import PICTURE_SUFFIXES, Backend, OpenSlideBackend, PictureBackend, vendor
+from wsigen.slide.icc import SrgbBackend
 from wsigen.slide.tiff_backend import TiffBackend, is_tiff
+from wsigen.slide.view import WHOLE, View
 
 CACHE_BYTES = 128 * 2**20
 OPEN_FILES = 64
 HELD_BYTES = 2**30
+
+log = logging.getLogger(__name__)
 
 Identity = tuple[int, ...]
 """What tells a file from one that was written later under its name, see `identity`."""
@@ -66,38 +71,44 @@ class Handles:
         self._lock = threading.RLock()
         self._tiles = OpenSlideCache(cache_bytes)
         self._segments = ArrayCache(cache_bytes)
-        self._open: OrderedDict[Path, _Held] = OrderedDict()
+        self._open: OrderedDict[tuple[Path, View], _Held] = OrderedDict()
 
-    def get(self, path: Path) -> Backend:
+    def get(self, path: Path, view: View = WHOLE) -> Backend:
         """Return the open file at ``path``; open it if necessary.
+
+        Args:
+            path: the file.
+            view: which of its images.
 
         Raises:
             SlideError: it cannot be opened.
+            InvalidValueError: the view names an image that is not there.
         """
+        key = (path, view)
         # Asked for before the file is opened: what is written in between is noticed next time.
         now = identity(path)
         with self._lock:
-            held = self._open.get(path)
+            held = self._open.get(key)
             if held is None or held.identity != now:
-                self._open.pop(path, None)
-                held = self._open[path] = _Held(now, self._open_file(path, now))
-            self._open.move_to_end(path)
+                self._open.pop(key, None)
+                held = self._open[key] = _Held(now, self._open_file(path, view, now))
+            self._open.move_to_end(key)
             while len(self._open) > 1 and self._over():
                 self._open.popitem(last=False)
             return held.backend
 
-    def open_apart(self, path: Path) -> Backend:
+    def open_apart(self, path: Path, view: View = WHOLE) -> Backend:
         """Open a file that nobody else reads: a damaged tile can spoil a handle for all its readers.
 
         Raises:
             SlideError: it cannot be opened.
         """
-        return self._open_file(path, identity(path))
+        return self._open_file(path, view, identity(path))
 
-    def drop(self, path: Path) -> None:
+    def drop(self, path: Path, view: View = WHOLE) -> None:
         """Forget a file, so that the next `get` opens it again."""
         with self._lock:
-            self._open.pop(path, None)
+            self._open.pop((path, view), None)
 
     def renew(self) -> Handles:
         """Return handles with the same limits and no open files."""
@@ -107,28 +118,67 @@ class Handles:
         held = sum(h.backend.nbytes for h in self._open.values())
         return len(self._open) > self.open_files or held > self.held_bytes
 
-    def _open_file(self, path: Path, found: Identity) -> Backend:
+    def _open_file(self, path: Path, view: View, found: Identity) -> Backend:
+        backend = self._open_stored(path, view, found)
+        return SrgbBackend(path, backend) if view.icc else backend
+
+    def _open_stored(self, path: Path, view: View, found: Identity) -> Backend:
         why = _why_no_slide(path)
         if why:
             raise SlideError(path, why)
         if path.suffix.lower() in PICTURE_SUFFIXES:
+            _check_only_image(path, view)
             return PictureBackend(path)
         try:
-            return self._open_slide(path, found, vendor(path), is_tiff(path))
+            return self._open_slide(path, view, found, vendor(path), is_tiff(path))
         except OSError as error:
             raise SlideError(path, f"cannot be opened ({error.strerror or error})") from error
 
-    def _open_slide(self, path: Path, found: Identity, known_as: str | None, tiff: bool) -> Backend:
+    def _open_slide(
+        self, path: Path, view: View, found: Identity, known_as: str | None, tiff: bool
+    ) -> Backend:
         if tiff and known_as in (None, "generic-tiff"):
             # Preferred to OpenSlide, which ignores SubIFDs, interpolates between pixels and is slower.
             try:
-                return TiffBackend(path, self._segments, found)
+                return TiffBackend(path, self._segments, view, identity=found)
+            except AmbiguousSlideError:  # OpenSlide would guess
+                raise
             except SlideError:
                 if known_as is None:
                     raise
         if known_as is None:
             raise SlideError(path, "not a slide: neither OpenSlide nor tifffile reads this format")
-        return OpenSlideBackend(path, self._tiles)
+        _check_only_image(path, view)
+        backend = OpenSlideBackend(path, self._tiles)
+        if backend.inexact:
+            self._read_stored_levels(path, found, backend, known_as)
+        return backend
+
+    def _read_stored_levels(
+        self, path: Path, found: Identity, backend: OpenSlideBackend, known_as: str
+    ) -> None:
+        """Let levels that OpenSlide would interpolate be read from their pages; warn where they have none."""
+        reason = f"a level of {known_as} has no page of its own"
+        if known_as == "aperio":
+            try:
+                stored = TiffBackend(path, self._segments, sizes=backend.levels, identity=found)
+                backend.read_inexact_by(stored)
+            except SlideError as error:
+                reason = error.reason
+            else:
+                return
+        if (path, found) not in _interpolated:
+            _interpolated.add((path, found))
+            levels = ", ".join(map(str, backend.inexact))
+            log.warning("%s: OpenSlide interpolates level %s by part of a pixel (%s)", path, levels, reason)
+
+
+def _check_only_image(path: Path, view: View) -> None:
+    if view.series is not None or view.z is not None:
+        chosen = "--series" if view.series is not None else "--z"
+        raise InvalidValueError(
+            f"{chosen} chooses an image of a TIFF or OME-TIFF; {path} is read as one; leave it out"
+        )
 
 
 def _why_no_slide(path: Path) -> str | None:
@@ -147,6 +197,7 @@ def _why_no_slide(path: Path) -> str | None:
     return None
 
 
+_interpolated: set[tuple[Path, Identity]] = set()  # files that were warned of
 _handles = Handles()
 _inherited: list[Handles] = []
 

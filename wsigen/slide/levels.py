@@ -226,7 +226,9 @@ class FileSlide(Slide):
 
     def __init__(self, file: WholeSlide) -> None:
         downsamples = [level.downsample for level in file.levels]
-        super().__init__(_FileLevels(file), downsamples, file.mpp)
+        sides = zip("yx", file.pixel_um or (), strict=False)
+        known = {f"openslide.mpp-{side}": f"{length:g}" for side, length in sides}
+        super().__init__(_FileLevels(file), downsamples, file.mpp, known)
         self.path = file.path
 
     def __repr__(self) -> str:

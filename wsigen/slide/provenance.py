@@ -1,7 +1,7 @@
 """Provenance: how a slide was made, stored in the file and in a JSON beside it.
 
-Every file states that it is synthetic. Nothing here depends on time, machine or path, so that the same run
-gives the same bytes.
+Every file states that it is synthetic. Nothing here depends on time, machine or path but the number of
+threads, so that the same run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -48,14 +48,18 @@ def flatten(provenance: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def ome_metadata(provenance: Mapping[str, Any], mpp: float, name: str) -> dict[str, Any]:
+def ome_metadata(
+    provenance: Mapping[str, Any], mpp: float, name: str, pixel_um: tuple[float, float] | None = None
+) -> dict[str, Any]:
     """Return metadata for tifffile's OME-XML: pixel size, notice, and all facts as a MapAnnotation.
 
     Args:
         provenance: from `complete_provenance`.
         mpp: µm/px of level 0.
         name: of the image.
+        pixel_um: height and width of a pixel of level 0 in µm, where they differ.
     """
+    height, width = pixel_um or (mpp, mpp)
     flat = {plain_text(key): plain_text(value) for key, value in flatten(provenance).items()}
     return {
         "axes": "YXS",
@@ -63,9 +67,9 @@ def ome_metadata(provenance: Mapping[str, Any], mpp: float, name: str) -> dict[s
         "Description": plain_text(provenance.get("notice", NOTICE)),
         "Creator": SOFTWARE,
         "UUID": str(uuid.uuid5(_NAMESPACE, json.dumps([name, flat], sort_keys=True))),
-        "PhysicalSizeX": mpp,
+        "PhysicalSizeX": width,
         "PhysicalSizeXUnit": "µm",
-        "PhysicalSizeY": mpp,
+        "PhysicalSizeY": height,
         "PhysicalSizeYUnit": "µm",
         "MapAnnotation": {"Namespace": "wsigen/provenance", "Value": flat},
     }

@@ -17,7 +17,8 @@ from wsigen.errors import InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.damage import DamagedError, Holes
 from wsigen.slide.handles import Identity, handles, identity
-from wsigen.slide.mpp import resolve_mpp
+from wsigen.slide.mpp import mean_mpp, resolve_pixel_um
+from wsigen.slide.view import WHOLE, View
 
 BACKGROUND: Colour = (243, 243, 243)
 """Colour of the empty slide where the file does not show it."""
@@ -73,6 +74,9 @@ class WholeSlide:
         mpp: µm/px of level 0.
         levels: stored levels, finest first.
         first: index in the file of the finest of them.
+        view: which of the file's images it is.
+        pixel_um: height and width of a pixel of level 0 in µm, where they differ (by at most 1 %); ``mpp`` is
+            their mean. None where pixels are square.
         identity: of the file that was opened; another one under its name is not read in its place.
         holes: where damaged tiles are noted, which are then read as background; None: they are errors.
     """
@@ -81,6 +85,8 @@ class WholeSlide:
     mpp: float
     levels: tuple[Level, ...]
     first: int = 0
+    view: View = WHOLE
+    pixel_um: tuple[float, float] | None = None
     identity: Identity | None = None
     holes: Holes | None = field(default=None, compare=False)
 
@@ -93,7 +99,8 @@ class WholeSlide:
         """Return the slide that begins with a stored level, without the finer ones."""
         first = self.levels[level].downsample
         levels = tuple(Level(stored.size, stored.downsample / first) for stored in self.levels[level:])
-        return replace(self, mpp=self.mpp * first, levels=levels, first=self.first + level)
+        pixel_um = self.pixel_um and (self.pixel_um[0] * first, self.pixel_um[1] * first)
+        return replace(self, mpp=self.mpp * first, levels=levels, first=self.first + level, pixel_um=pixel_um)
 
     def read_region(
         self, region: Region, mpp: float, background: Colour = BACKGROUND, *, upsample: bool = False
@@ -179,9 +186,9 @@ class WholeSlide:
             if self.holes is not None and self.holes.meets(self.first + level, inside):
                 return self._read_tiles(inside, level, background)
             try:
-                return handles().get(self.path).read(self.first + level, inside, background)
+                return handles().get(self.path, self.view).read(self.first + level, inside, background)
             except DamagedError:
-                handles().drop(self.path)  # OpenSlide reads nothing more after an error
+                handles().drop(self.path, self.view)  # OpenSlide reads nothing more after an error
                 return self._read_tiles(inside, level, background)
 
         return padded(read, region, self.levels[level].size, background)
@@ -198,9 +205,9 @@ class WholeSlide:
 
     def _read_tiles(self, region: Region, level: int, background: Colour) -> np.ndarray:
         """Read a region tile by tile, which finds the damaged ones."""
-        stored, backend = self.first + level, handles().open_apart(self.path)
+        stored, backend = self.first + level, handles().open_apart(self.path, self.view)
         out = np.empty((region.height, region.width, 3), np.uint8)
-        for tile in _tiles(region, backend.tile(stored), self.levels[level].size):
+        for tile in backend.tiles(stored, region):
             inside = tile.intersect(region)
             pixels: np.ndarray | Colour = background
             if self.holes is None or (stored, tile) not in self.holes:
@@ -210,7 +217,7 @@ class WholeSlide:
                     if self.holes is None:
                         raise DamagedError(self.path, error.what, stored, tile) from error
                     self.holes.add(stored, tile, error.what)
-                    backend = handles().open_apart(self.path)
+                    backend = handles().open_apart(self.path, self.view)
             part(out, region, inside)[...] = pixels
         return out
 
@@ -269,26 +276,38 @@ def padded(
     return out
 
 
-def open_slide(path: str | Path, mpp: float | None = None) -> WholeSlide:
+def open_slide(path: str | Path, mpp: float | None = None, view: View = WHOLE) -> WholeSlide:
     """Open a slide: any format of OpenSlide, other TIFF and OME-TIFF, PNG and JPEG.
 
     Args:
         path: the file.
-        mpp: the user's µm/px; `wsigen.slide.mpp.resolve_mpp` says when it is used.
+        mpp: the user's µm/px; `wsigen.slide.mpp.resolve_pixel_um` says when it is used.
+        view: which image of the file, where it holds several.
 
     Raises:
         SlideError: the file is missing, damaged or of an unknown format.
+        AmbiguousSlideError: it holds several images and ``view`` chooses none, or colours that its tags leave
+            open.
         MissingMppError: its µm/px is unknown.
-        InvalidValueError: ``mpp`` is out of range.
+        InvalidValueError: ``mpp`` is out of range, or ``view`` names what is not there.
     """
     path = Path(path).absolute()
     found = identity(path)
-    backend = handles().get(path)
+    backend = handles().get(path, view)
     sizes = backend.levels
     if not all(s.area for s in sizes):
         raise SlideError(path, "it has no pixels")
     levels = tuple(Level(size, _downsample(sizes[0], size)) for size in sizes)
-    return WholeSlide(path, resolve_mpp(path, backend, mpp), levels, identity=found)
+    pixel_um = resolve_pixel_um(path, backend, mpp)
+    square = pixel_um[0] == pixel_um[1]
+    return WholeSlide(
+        path,
+        mean_mpp(pixel_um),
+        levels,
+        view=view,
+        pixel_um=None if square else pixel_um,
+        identity=found,
+    )
 
 
 def _downsample(base: Size, size: Size) -> float:
@@ -297,13 +316,6 @@ def _downsample(base: Size, size: Size) -> float:
     whole = round(exact)
     rounded = (abs(base.height / whole - size.height), abs(base.width / whole - size.width))
     return float(whole) if max(rounded) < 1 else exact
-
-
-def _tiles(region: Region, tile: Size, size: Size) -> Iterator[Region]:
-    """Yield the tiles of a level of this size that a region touches, row by row."""
-    for y in range(region.y // tile.height * tile.height, region.y1, tile.height):
-        for x in range(region.x // tile.width * tile.width, region.x1, tile.width):
-            yield Region(y, x, tile.height, tile.width).intersect(size.region)
 
 
 def _scaled(region: Region, ratio: float) -> Region:

@@ -4,25 +4,45 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
-from xml.etree import ElementTree
+from typing import Any
 
 import numpy as np
 import tifffile
 
 from wsigen.arrays import ArrayCache, paste
-from wsigen.errors import SlideError
+from wsigen.errors import InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region, Size
-from wsigen.slide.backend import over_background
+from wsigen.slide.backend import over_background, tiles_of
 from wsigen.slide.damage import DamagedError
 from wsigen.slide.jpeg import ends_early
+from wsigen.slide.orientation import (
+    UPRIGHT,
+    is_turned,
+    stored_region,
+    upright,
+    upright_region,
+    upright_size,
+)
+from wsigen.slide.tiff_colour import (
+    check_colours,
+    colour_converter,
+    has_alpha,
+    is_associated,
+    over_background_associated,
+)
+from wsigen.slide.tiff_pages import (
+    Planes,
+    choose_image,
+    image_of_sizes,
+    orientation_of,
+)
+from wsigen.slide.view import WHOLE, View
 
 MAX_SEGMENT_PIXELS = 2**27
-_READABLE = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
 _JPEG = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.ALT_JPEG, tifffile.COMPRESSION.JPEG_LOSSY)
-_UNIT_UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "\u03bcm": 1.0, "um": 1.0, "nm": 1e-3, "in": 25400.0}
 
 # It logs what is raised here as an error that names the fix.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -31,15 +51,20 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 class TiffBackend:
     """An open TIFF file, read with tifffile and imagecodecs.
 
-    The levels are page 0 and its SubIFDs, or else the reduced pages after it, if of the same proportions.
+    `wsigen.slide.tiff_pages` says which pages are its levels, `wsigen.slide.tiff_colour` which colours are
+    read.
 
     Args:
         path: the file.
         cache: decoded segments, shared by every file of the process.
+        view: which image of the file.
+        sizes: of the levels, for a file whose pages another reader has chosen.
         identity: of the file, so that segments of one that had this name before are not taken for its own.
 
     Raises:
         SlideError: not a TIFF, damaged, or not 8-bit RGB or grey.
+        AmbiguousSlideError: the file leaves open which image is the slide, or what its samples mean.
+        InvalidValueError: the view names an image that is not there.
 
     Memory:
         The cache, and one segment. Uncompressed strips are mapped, not loaded.
@@ -47,7 +72,15 @@ class TiffBackend:
 
     nbytes = 0
 
-    def __init__(self, path: Path, cache: ArrayCache, identity: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        cache: ArrayCache,
+        view: View = WHOLE,
+        sizes: Sequence[Size] | None = None,
+        *,
+        identity: tuple[int, ...] = (),
+    ) -> None:
         self._path, self._cache, self._lock = path, cache, threading.Lock()
         self._identity = identity
         # Damaged files can make tifffile raise any exception, hence `except Exception` here and below.
@@ -56,16 +89,22 @@ class TiffBackend:
         except Exception as error:
             raise SlideError(path, f"not a readable TIFF ({error})") from error
         try:
-            self._pages = _level_pages(self._tiff)
-            for page in self._pages:
-                _check_readable(path, page)
-        except SlideError:
+            if sizes is None:
+                self._image = choose_image(path, self._tiff, view)
+            else:
+                self._image = image_of_sizes(path, self._tiff, sizes)
+            self._levels = self._readable((self._image.planes, *self._image.levels))
+        except (SlideError, InvalidValueError):
             self._tiff.close()
             raise
         except Exception as error:
             self._tiff.close()
             raise SlideError(path, f"damaged TIFF ({error})") from error
-        self.levels = tuple(Size(p.imagelength, p.imagewidth) for p in self._pages)
+        # Another reader that has chosen the pages takes them as they are stored.
+        self._orientation = UPRIGHT if sizes else orientation_of(self._image.page)
+        self.levels = tuple(
+            upright_size(Size(p[0].imagelength, p[0].imagewidth), self._orientation) for p in self._levels
+        )
 
     def __del__(self) -> None:
         tiff = getattr(self, "_tiff", None)
@@ -74,43 +113,61 @@ class TiffBackend:
 
     @property
     def mpp(self) -> tuple[float, float] | None:
-        """From OME-XML, else from the resolution tags."""
-        return ome_mpp(self._tiff) or _resolution_mpp(self._pages[0])
+        """Of its image in OME-XML, else from the resolution tags."""
+        mpp = self._image.mpp
+        return (mpp[1], mpp[0]) if mpp and is_turned(self._orientation) else mpp
 
-    def tile(self, level: int) -> Size:
-        """Return the size of tiles or strips."""
-        return Size(*_segment_shape(self._pages[level]))
+    @property
+    def icc(self) -> bytes | None:
+        """Tag ICC profile of its first page."""
+        return self._image.page.tags.valueof("InterColorProfile")
+
+    def tiles(self, level: int, region: Region) -> Iterator[Region]:
+        """Yield tiles or strips; of planes, those of the first."""
+        page, size = self._levels[level][0], self.levels[level]
+        stored = stored_region(region, size, self._orientation)
+        whole = Size(page.imagelength, page.imagewidth)
+        for tile in tiles_of(stored, Size(*_segment_shape(page)), whole):
+            yield upright_region(tile, size, self._orientation)
 
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
         """Return a region inside a level; see `Backend`."""
-        page = self._pages[level]
+        planes = self._levels[level]
+        stored = stored_region(region, self.levels[level], self._orientation)
         try:
-            pixels = (
-                self._mapped(page, region) if _is_mappable(page) else self._assemble(page, region, background)
-            )
+            pixels = [self._read_page(page, stored, background) for page in planes]
         except Exception as error:
             raise DamagedError(self._path, str(error), level, region) from error
-        if pixels.shape[2] == 4:
-            return over_background(pixels, background)
-        return (
-            np.repeat(pixels[..., :1], 3, axis=2)
-            if pixels.shape[2] < 3
-            else np.ascontiguousarray(pixels[..., :3])
-        )
+        # Of planes, each grey one has become RGB with three equal channels.
+        rgb = pixels[0] if len(pixels) == 1 else np.dstack([p[..., i] for i, p in enumerate(pixels)])
+        return upright(rgb, self._orientation)
+
+    def _readable(self, levels: tuple[Planes, ...]) -> tuple[Planes, ...]:
+        for page in (page for planes in levels for page in planes):
+            check_colours(self._path, page)
+            _check_segments(self._path, page)
+        return levels
+
+    def _read_page(self, page: Any, region: Region, background: Colour) -> np.ndarray:
+        mapped = _is_mappable(page)
+        pixels = self._mapped(page, region) if mapped else self._assemble(page, region, background)
+        if is_associated(page):
+            return over_background_associated(pixels, background)
+        return over_background(pixels, background) if has_alpha(page) else np.ascontiguousarray(pixels)
 
     def _mapped(self, page: Any, region: Region) -> np.ndarray:
         shape = (page.imagelength, page.imagewidth, page.samplesperpixel)
         with self._lock:  # of the open file: another one may have its name by now
             pixels = self._tiff.filehandle.memmap_array(np.uint8, shape, page.dataoffsets[0])
-        return np.array(pixels[region.y : region.y1, region.x : region.x1])
+        return colour_converter(page)(np.array(pixels[region.y : region.y1, region.x : region.x1]))
 
     def _assemble(self, page: Any, region: Region, background: Colour) -> np.ndarray:
-        samples = page.samplesperpixel
-        out = np.empty((region.height, region.width, samples), np.uint8)
-        out[...] = (*background, 255)[:samples]
+        out = np.empty((region.height, region.width, 4 if has_alpha(page) else 3), np.uint8)
+        out[...] = (*background, 255)[: out.shape[2]]
         height, width = _segment_shape(page)
         columns = -(-page.imagewidth // width)
-        planes = samples if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE else 1
+        separate = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
+        planes = page.samplesperpixel if separate else 1
         per_plane = columns * -(-page.imagelength // height)
         for row in range(region.y // height, -(-region.y1 // height)):
             for column in range(region.x // width, -(-region.x1 // width)):
@@ -134,33 +191,20 @@ class TiffBackend:
                 data = self._tiff.filehandle.read(count)
             if len(data) < count:
                 raise ValueError(f"truncated: {count} bytes expected at {offset}, {len(data)} found")
-            segment = _decoded(page, index, data)
-            if segment is None:
+            decoded = _decoded(page, index, data)
+            if decoded is None:
                 return None
-            if page.compression in _JPEG and ends_early(data, segment, partial(_decoded, page, index)):
+            if page.compression in _JPEG and ends_early(data, decoded, partial(_decoded, page, index)):
                 raise ValueError("JPEG data end early")
+            segment = colour_converter(page)(decoded)
             self._cache.put(key, segment)
         return segment
 
 
 def _decoded(page: Any, index: int, data: bytes) -> Any:
-    """Return the pixels of a tile or strip, uint8 (height, width, channels); None if it holds none."""
+    """Return the samples of a tile or strip, uint8 (height, width, channels); None if it holds none."""
     decoded = page.decode(data, index, jpegtables=page.jpegtables)[0]
     return None if decoded is None else decoded.reshape(decoded.shape[-3:])
-
-
-def ome_mpp(tiff: tifffile.TiffFile) -> tuple[float, float] | None:
-    """Return PhysicalSizeY and PhysicalSizeX of the first image of OME-XML in µm; None if missing."""
-    text = tiff.pages.first.description
-    if "<OME" not in text:
-        return None
-    try:
-        pixels = next(e for e in ElementTree.fromstring(text).iter() if e.tag.rpartition("}")[2] == "Pixels")
-        y, x = (float(pixels.attrib[f"PhysicalSize{axis}"]) for axis in "YX")
-        unit_y, unit_x = (_UNIT_UM[pixels.attrib.get(f"PhysicalSize{axis}Unit", "µm")] for axis in "YX")
-    except (ElementTree.ParseError, StopIteration, KeyError, ValueError):
-        return None
-    return y * unit_y, x * unit_x
 
 
 def check_complete(path: Path) -> None:
@@ -194,32 +238,7 @@ def is_tiff(path: Path) -> bool:
         return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def _resolution_mpp(page: Any) -> tuple[float, float] | None:
-    unit = {2: 25400.0, 3: 1e4}.get(int(page.resolutionunit or 0))
-    x, y = page.get_resolution()
-    return (unit / y, unit / x) if unit and x > 0 and y > 0 else None
-
-
-def _level_pages(tiff: tifffile.TiffFile) -> list[Any]:
-    first, *others = cast("list[Any]", list(tiff.pages))
-    candidates = list(first.pages or ()) or [p for p in others if int(p.subfiletype or 0) & 1]
-    pages = [first]
-    for page in candidates:
-        smaller = page.imagewidth < pages[-1].imagewidth
-        if smaller and _same_proportions(first, page):
-            pages.append(page)
-    return pages
-
-
-def _same_proportions(first: Any, page: Any) -> bool:
-    factor = first.imagewidth / page.imagewidth
-    return abs(first.imagelength / factor - page.imagelength) <= 2
-
-
-def _check_readable(path: Path, page: Any) -> None:
-    if page.dtype != np.uint8 or page.photometric not in _READABLE or page.samplesperpixel > 4:
-        what = f"{page.dtype} {getattr(page.photometric, 'name', page.photometric)} × {page.samplesperpixel}"
-        raise SlideError(path, f"its pixels are {what}; expected 8-bit RGB or grey; convert the file")
+def _check_segments(path: Path, page: Any) -> None:
     height, width = _segment_shape(page)
     if height * width > MAX_SEGMENT_PIXELS and not _is_mappable(page):
         reason = f"stored as one segment of {width} × {height} px; rewrite it with tiles"

@@ -115,6 +115,7 @@ def write_slide(
     mpp: float,
     layout: Layout,
     provenance: Mapping[str, Any],
+    pixel_um: tuple[float, float] | None = None,
     overwrite: bool = False,
 ) -> SlideFiles:
     """Write the slide, its provenance (``.json``) and a thumbnail (``.jpg``).
@@ -127,6 +128,7 @@ def write_slide(
         mpp: µm/px of level 0.
         layout: ``linked-ome``, ``generic`` (no XML, a flat chain) or ``lossless`` (linked OME, deflate).
         provenance: JSON-like facts: model hash, seed, preset, version.
+        pixel_um: height and width of a pixel of level 0 in µm, where they differ; ``mpp`` is their mean.
         overwrite: whether an existing slide may be replaced.
 
     Returns:
@@ -144,11 +146,13 @@ def write_slide(
     _check(journal, mpp, layout)
     check_output(path, overwrite)
     facts = complete_provenance(provenance, mpp, journal.size.height, journal.size.width)
+    facts |= {"pixel_um": list(pixel_um)} if pixel_um else {}
     files = SlideFiles(path, beside(path, ".json"), beside(path, ".jpg"))
     # The slide is renamed last, when its companions are complete.
     with atomic_path(path) as temporary:
         with _upper_levels(journal, path.parent) as upper:
-            _write_tiff(temporary, journal, upper, _Tags(layout, mpp, facts, beside(path, "").name))
+            tags = _Tags(layout, mpp, pixel_um, facts, beside(path, "").name)
+            _write_tiff(temporary, journal, upper, tags)
         if layout != "generic" and journal.levels > 1:
             link_pages(temporary)
         write_bytes(files.provenance, provenance_json(facts))
@@ -233,6 +237,7 @@ def _upper_levels(journal: BlockJournal, folder: Path) -> Iterator[dict[int, _Sp
 class _Tags:
     layout: Layout
     mpp: float
+    pixel_um: tuple[float, float] | None
     provenance: dict[str, Any]
     name: str
 
@@ -241,12 +246,13 @@ class _Tags:
 
     def page(self, journal: BlockJournal, level: int) -> dict[str, Any]:
         size, tile = level_size(journal.size, level), journal.grid.tile
+        height, width = self.pixel_um or (self.mpp, self.mpp)
         tags = {
             "shape": (size.height, size.width, 3),
             "dtype": "uint8",
             "tile": (tile, tile),
             "photometric": "rgb",
-            "resolution": (1e4 / (self.mpp * 2**level),) * 2,
+            "resolution": tuple(1e4 / (side * 2**level) for side in (width, height)),
             "resolutionunit": "CENTIMETER",
             "software": SOFTWARE,
             "subfiletype": 1 if level else 0,
@@ -263,7 +269,7 @@ class _Tags:
     def _main(self, levels: int) -> dict[str, Any]:
         if self.layout == "generic":
             return {"description": description(self.provenance)}
-        metadata = ome_metadata(self.provenance, self.mpp, self.name)
+        metadata = ome_metadata(self.provenance, self.mpp, self.name, self.pixel_um)
         return {"metadata": metadata, "subifds": levels - 1}
 
 

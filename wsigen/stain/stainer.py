@@ -113,10 +113,10 @@ def import_stainer(config: ImportStainerConfig) -> Path:
 def _imported(config: ImportStainerConfig) -> Network:
     if config.decoder is None:
         record = {"marker": config.marker, "mpp": config.mpp, "patch_size": config.patch_size}
-        return import_checkpoint(Path(config.checkpoint), config.key, **record)
+        return import_checkpoint(Path(config.checkpoint), config.key, config.norm, **record)
     from wsigen.stain.style.weights import import_style
 
-    given = [f"--{name}" for name in ("key", "marker") if getattr(config, name) is not None]
+    given = [f"--{name}" for name in ("key", "marker", "norm") if getattr(config, name) is not None]
     if given:
         raise InvalidValueError(f"{given[0]} is for a generator; leave it out, or leave out --decoder")
     return import_style(Path(config.checkpoint), Path(config.decoder), mpp=config.mpp)

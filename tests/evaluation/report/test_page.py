@@ -135,9 +135,9 @@ def test_warnings_name_the_sets_and_rows_that_they_are_about():
     one = SetReport("one", (), (row("niqe", 0.4, warnings=(few,)),))
     two = SetReport("two", (), (row("niqe", 0.4),))
     text = Page(render(report(sets=(one, two)))).text
-    assert f"one: {few} (NIQE, 1 µm/px)" in text
+    assert f"one: {few} (NIQE (own fit), 1 µm/px)" in text
     text = Page(render(report(sets=(one, replace(one, name="two"))))).text
-    assert f"{few} (NIQE, 1 µm/px)" in text
+    assert f"{few} (NIQE (own fit), 1 µm/px)" in text
     assert f"one: {few}" not in text
 
 

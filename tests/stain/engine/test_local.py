@@ -76,6 +76,14 @@ def test_without_glass_and_with_blocks_of_statistics():
         assert np.array_equal(part.read(region), crop(out, region))
 
 
+def test_without_norm_layers():
+    net = small_generator(norm="none")
+    (out,) = translate([net], IMAGE, norm=None, tile=128)
+    part = local(net, norm=None)
+    for region in (Region(100, 200, 70, 90), Region(440, 501, 60, 99)):
+        assert np.array_equal(part.read(region), crop(out, region))
+
+
 def test_a_slide_smaller_than_a_patch():
     image = texture(90, 61, seed=2)
     (out,) = translate([small_generator()], image)

@@ -38,13 +38,17 @@ class Up(nn.Module):
 class Block(nn.Module):
     """A residual block; its layers are ``conv_block`` or, in URUST, ``model``."""
 
-    def __init__(self, c: int, norm: Norm, bias: bool, dropout: bool, name: str) -> None:
+    def __init__(
+        self, c: int, norm: Norm, bias: bool, dropout: bool, name: str, zero_padding: bool = False
+    ) -> None:
         super().__init__()
         middle = [nn.Dropout(0.5)] if dropout else []
-        first = [nn.ReflectionPad2d(1), nn.Conv2d(c, c, 3, bias=bias), norm(c), nn.ReLU(), *middle]
-        self.add_module(
-            name, nn.Sequential(*first, nn.ReflectionPad2d(1), nn.Conv2d(c, c, 3, bias=bias), norm(c))
-        )
+        if zero_padding:
+            convs = [[nn.Conv2d(c, c, 3, padding=1, bias=bias)] for _ in range(2)]
+        else:
+            convs = [[nn.ReflectionPad2d(1), nn.Conv2d(c, c, 3, bias=bias)] for _ in range(2)]
+        layers = [*convs[0], norm(c), nn.ReLU(), *middle, *convs[1], norm(c)]
+        self.add_module(name, nn.Sequential(*layers))
         self.name = name
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,22 +116,23 @@ def sequence(
     *,
     bias: bool = True,
     dropout: bool = False,
+    zero_padding: bool = False,
     channels: tuple[int, int] = (3, 3),
 ) -> Sequence:
-    """The layers of CUT ("cut"), of CycleGAN ("cyclegan"), or of the mixture ("cut-antialias-up")."""
+    """The layers of CUT ("cut"), of CycleGAN ("cyclegan"), or of the mixtures ("cut-antialias-…")."""
 
     def conv(before: int, after: int, size: int, **kwargs: int) -> list[nn.Module]:
         return [nn.Conv2d(before, after, size, bias=bias, **kwargs), norm(after), nn.ReLU()]
 
     layers = [nn.ReflectionPad2d(3), *conv(channels[0], w, 7)]
     for c in (w, 2 * w):
-        if family == "cut":
+        if family in ("cut", "cut-antialias-down"):
             layers += [*conv(c, 2 * c, 3, padding=1), Down(2 * c)]
         else:
             layers += conv(c, 2 * c, 3, padding=1, stride=2)
-    layers += [Block(4 * w, norm, bias, dropout, "conv_block") for _ in range(blocks)]
+    layers += [Block(4 * w, norm, bias, dropout, "conv_block", zero_padding) for _ in range(blocks)]
     for c in (4 * w, 2 * w):
-        if family == "cyclegan":
+        if family in ("cyclegan", "cut-antialias-down"):
             up = nn.ConvTranspose2d(c, c // 2, 3, stride=2, padding=1, output_padding=1, bias=bias)
             layers += [up, norm(c // 2), nn.ReLU()]
         else:
@@ -136,7 +141,14 @@ def sequence(
 
 
 def published(
-    family: str, w: int = 4, blocks: int = 2, *, affine: bool = False, seed: int = 0, **options: bool
+    family: str,
+    w: int = 4,
+    blocks: int = 2,
+    *,
+    affine: bool = False,
+    norms: bool = True,
+    seed: int = 0,
+    **options: bool,
 ) -> nn.Module:
     """A published generator with random weights, in evaluation mode.
 
@@ -145,12 +157,13 @@ def published(
         w: width.
         blocks: residual blocks.
         affine: whether norms have random scales and shifts.
+        norms: whether there are any.
         seed: of the weights.
         options: see ``sequence``.
     """
 
     def norm(c: int) -> nn.Module:
-        return nn.InstanceNorm2d(c, affine=affine)
+        return nn.InstanceNorm2d(c, affine=affine) if norms else nn.Identity()
 
     net = Urust(w, blocks, norm) if family == "urust" else sequence(family, w, blocks, norm, **options)
     random = torch.Generator().manual_seed(seed)

@@ -35,6 +35,7 @@ def reach(net, side, y, x):
         ("cut", 11.38, 48, 513, 96),
         ("cyclegan", 11.38, 48, 396, 84),
         ("cut-antialias-up", 11.38, 48, None, 92),
+        ("cut-antialias-down", 11.38, 48, None, 88),
         ("urust", 13.43, 56, 621, 96),
     ],
 )
@@ -163,6 +164,9 @@ def test_sizes_that_cannot_be(size):
         ({"patch_size": 8}, "patch_size must be at least 16"),
         ({"marker": "a/b"}, "marker must be letters"),
         ({"marker": ""}, "marker must be letters"),
+        ({"norm": "batch"}, "norm must be instance, or none"),
+        ({"norm": "none", "affine": True}, "norm must be instance, or none and then not affine"),
+        ({"padding": "replicate"}, "padding must be reflect or zero"),
         ({"mpp": 0.0}, "mpp must be a positive"),
         ({"mpp_range": (2.0, 1.0)}, "mpp_range must be two rising"),
     ],
@@ -177,10 +181,12 @@ def test_markers_become_file_names(marker):
     assert Generator(width=1, blocks=0, marker=marker).config["marker"] == marker
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "padding"), [*((family, "reflect") for family in FAMILIES), ("cut", "zero")]
+)
 @pytest.mark.parametrize("place", [(0, 0, 96, 96), (60, 44, 64, 108), (100, 84, 92, 76)])
-def test_tiles_agree_to_the_last_bit(family, place):
-    net = small_generator(family, width=8, blocks=1)
+def test_tiles_agree_to_the_last_bit(family, padding, place):
+    net = small_generator(family, width=8, blocks=1, padding=padding)
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.InstanceNorm2d):

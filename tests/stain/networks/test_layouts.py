@@ -23,6 +23,8 @@ CUT_FILTERS = ["7", "11", "21", "25"]
 CYCLEGAN = ["1", "4", "7", *(f"{i}.conv_block.{j}" for i in range(10, 19) for j in (1, 5)), "19", "22", "26"]
 ANTIALIAS_UP = [*CYCLEGAN[:-3], "20", "24", "28"]
 ANTIALIAS_UP_FILTERS = ["19", "23"]
+ANTIALIAS_DOWN = [*CUT[:-3], "21", "24", "28"]
+ANTIALIAS_DOWN_FILTERS = ["7", "11"]
 
 
 def layers(family, **config):
@@ -32,7 +34,12 @@ def layers(family, **config):
 
 
 def test_names_are_the_published_ones():
-    for family, numbers in (("cut", CUT), ("cyclegan", CYCLEGAN), ("cut-antialias-up", ANTIALIAS_UP)):
+    for family, numbers in (
+        ("cut", CUT),
+        ("cyclegan", CYCLEGAN),
+        ("cut-antialias-up", ANTIALIAS_UP),
+        ("cut-antialias-down", ANTIALIAS_DOWN),
+    ):
         assert layers(family) == {f"model.{n}" for n in numbers}
 
 
@@ -40,6 +47,7 @@ def test_blurs_are_where_they_were_published():
     for family, numbers in (
         ("cut", CUT_FILTERS),
         ("cut-antialias-up", ANTIALIAS_UP_FILTERS),
+        ("cut-antialias-down", ANTIALIAS_DOWN_FILTERS),
         ("cyclegan", []),
     ):
         net = Generator(family, width=1)

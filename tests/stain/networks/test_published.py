@@ -45,11 +45,52 @@ def test_every_family_gives_the_published_picture(family, width, blocks, tmp_pat
 @pytest.mark.parametrize("options", [{"dropout": True}, {"affine": True}, {"bias": False}])
 def test_options_are_seen_in_the_weights(family, options, tmp_path):
     reference = published(family, **options)
-    net = import_checkpoint(write(reference.state_dict(), tmp_path / "a.pt"))
+    norm = "instance" if options == {"bias": False} else None
+    net = import_checkpoint(write(reference.state_dict(), tmp_path / "a.pt"), norm=norm)
     same_picture(net, reference)
     assert {o: net.config[o] for o in options} == options
     others = {"dropout": False, "affine": False, "bias": True}
     assert {o: net.config[o] for o in others} == others | options
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "urust"])
+@pytest.mark.parametrize("dropout", [False, True])
+def test_zero_padding_is_seen_in_the_numbers_of_layers(family, dropout, tmp_path):
+    reference = published(family, zero_padding=True, dropout=dropout)
+    net = import_checkpoint(write(reference.state_dict(), tmp_path / "a.pt"))
+    same_picture(net, reference)
+    assert (net.config["padding"], net.config["dropout"]) == ("zero", dropout)
+    assert "zero padding" in net.config["source"]
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "urust"])
+def test_neither_biases_nor_weights_of_norms_are_no_norms(family, tmp_path):
+    """In the code of CUT and CycleGAN, --normG none leaves out biases too."""
+    reference = published(family, bias=False, norms=False)
+    path = write(reference.state_dict(), tmp_path / "a.pth")
+    net = import_checkpoint(path)
+    same_picture(net, reference)
+    assert net.config["norm"] == "none"
+    assert "no norms" in net.config["source"]
+    other = published(family, bias=False)  # the same weights, and norms
+    same_picture(import_checkpoint(path, norm="instance"), other)
+    assert (other(X) - reference(X)).abs().max() > 0.01
+
+
+def test_norms_that_are_said_to_be_none(tmp_path):
+    reference = published("cut", norms=False)  # with biases, as no published code has it
+    path = write(reference.state_dict(), tmp_path / "a.pth")
+    same_picture(import_checkpoint(path, norm="none"), reference)
+    assert import_checkpoint(path).config["norm"] == "instance"
+    affine = write(published("cut", affine=True).state_dict(), tmp_path / "b.pth")
+    with pytest.raises(SnapshotError, match="norm cannot be none; leave --norm out"):
+        import_checkpoint(affine, norm="none")
+
+
+def test_statistics_without_biases_are_those_of_instance_norms():
+    state = published("cyclegan", bias=False).state_dict()
+    assert recognise(state).config["norm"] == "none"
+    assert recognise(state | {"model.2.running_mean": torch.ones(4)}).config["norm"] == "instance"
 
 
 def test_all_options_at_once(tmp_path):

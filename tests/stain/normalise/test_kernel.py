@@ -36,9 +36,8 @@ def test_a_constant_kernel_is_average_pooling(size):
 def test_a_gaussian_kernel_is_a_convolution(size):
     mean, inv_std = tables()
     centre, inverse = kernel_average(mean, inv_std, kind="gaussian", size=size)
-    sigma = 0.3 * ((size - 1) * 0.5 - 1) + 0.8
     y, x = torch.meshgrid(*[torch.arange(size, dtype=torch.float64) - size // 2] * 2, indexing="ij")
-    kernel = torch.exp(-(y**2 + x**2) / (2 * sigma**2))
+    kernel = torch.exp(-(y**2 + x**2) / (2 * 3**2))
     kernel = (kernel / kernel.sum())[None, None]
     for found, table in ((centre, mean), (1 / inverse, 1 / inv_std)):
         expected = F.conv2d(padded(table, size // 2).permute(1, 0, 2, 3), kernel)[:, 0].permute(1, 2, 0)
@@ -79,7 +78,10 @@ def test_weights_are_symmetric_and_sum_to_one(kind):
         weights = kernel_weights(kind, int(size))
         assert sum(weights) == pytest.approx(1)
         assert weights == weights[::-1]
-    assert kernel_weights("gaussian", 3)[1] == pytest.approx(1 / (1 + 2 * math.exp(-0.5 / 0.8**2)))
+    assert kernel_weights("gaussian", 3)[1] == pytest.approx(1 / (1 + 2 * math.exp(-1 / 18)))
+    assert kernel_weights("gaussian", 11)[0] == pytest.approx(
+        kernel_weights("gaussian", 11)[5] * math.exp(-25 / 18)
+    )
 
 
 @pytest.mark.parametrize("size", [0, 2, -1, 2.5])

@@ -105,6 +105,19 @@ def test_unbiased_variance_and_other_eps():
     torch.testing.assert_close(inv_std.double(), exact(x, 1e-2, 1)[1], rtol=5e-7, atol=0)
 
 
+@pytest.mark.parametrize("correction", [0, 1])
+def test_an_epsilon_beside_the_root(correction):
+    x = features(height=5, width=4)
+    found = instance_normalise(x, 0.0, std_eps=0.5, correction=correction)
+    mean, std = x.double().mean((2, 3)), x.double().flatten(2).std(2, correction=correction)
+    torch.testing.assert_close(found[2].double(), 1 / (std + 0.5), rtol=5e-7, atol=0)
+    expected = (x - mean[..., None, None]) / (std + 0.5)[..., None, None]
+    torch.testing.assert_close(found[0].double(), expected, rtol=0, atol=1e-6)
+    compiled = moments_normalise(x, 0.0, None, None, correction, 0.5)
+    for a, b in zip(compiled, found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=5e-6)
+
+
 def test_constant_patches_become_zero_but_for_the_rounding_of_the_mean():
     out, mean, inv_std = instance_normalise(torch.full((1, 2, 9, 9), 0.7), 1e-5)
     assert out.abs().max() < 1e-4

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -18,8 +19,9 @@ from wsigen.config import (
 from wsigen.errors import DivergedError, InvalidValueError
 from wsigen.nn.snapshot import WEIGHTS, load_snapshot
 from wsigen.nn.upscaler import Upscaler
+from wsigen.training.processes import Processes
 from wsigen.training.upscaler.train import train_upscaler
-from wsigen.training.upscaler.update import UpscalerUpdate
+from wsigen.training.upscaler.update import UpscalerUpdate, _Noise
 
 
 @pytest.fixture
@@ -130,7 +132,7 @@ def test_it_learns_how_strong_detail_is_that_the_guide_has_not(config):
     config = replace(
         config,
         data=replace(config.data, patches=[PatchGroup(size=32, batch=4, mpp_range=(0.5, 0.6))]),
-        loss=UpscalerLossConfig(depth=0, energy=3.0),
+        loss=UpscalerLossConfig(depth=0, energy=3.0, guide_noise=0.0),
         optim=replace(config.optim, lr=2e-3, cooldown=0.0),
         kimg=0.6,
         validate_every=10,
@@ -156,3 +158,80 @@ def test_shapes_that_cannot_be_are_named():
         UpscalerConfig(channels=(8, 8), blocks=(1,))
     with pytest.raises(InvalidValueError, match=r"discriminator.channels must be two or more multiples of 8"):
         CriticConfig(channels=(8, 12))
+
+
+class TestNoiseOfTheGuide:
+    """Of many images of one colour: what is not that colour is noise."""
+
+    @staticmethod
+    def guides(config, strength: float, depth: int):
+        config = replace(config, loss=replace(config.loss, guide_noise=strength))
+        torch.manual_seed(0)
+        step = UpscalerUpdate(
+            config, Upscaler(channels=(8, 16), blocks=(1, 1)), Processes(Accelerator(cpu=True))
+        )
+        x, mpp = torch.full((400, 3, 32, 32), 0.5), torch.ones(400)
+        noise = _Noise(0, range(400), x.device)
+        return step._guide(x, mpp, depth, noise, np.random.default_rng(0))
+
+    def test_drawn_images_are_held_to_the_clean_guide(self, config):
+        clean, given = self.guides(config, 0.3, depth=0)
+        assert torch.equal(clean, torch.full((400, 3, 16, 16), 0.5))
+        # E u⁴ of a uniform u is 1/5; two octaves of variance 1 each.
+        assert (given - clean).square().mean().item() == pytest.approx(0.3**2 * 2 / 5, rel=0.2)
+
+    def test_noise_of_the_second_octave_covers_two_by_two_pixels(self, config):
+        clean, given = self.guides(config, 0.3, depth=0)
+        pairs = (given - clean).reshape(400, 3, 16, 8, 2)
+        covariance, variance = pairs.prod(-1).mean(), pairs.square().mean()
+        assert (covariance / variance).item() == pytest.approx(0.5, abs=0.1)
+
+    def test_own_stages_start_from_the_noisy_guide(self, config):
+        held_to, given = self.guides(config, 0.3, depth=1)
+        assert torch.equal(held_to, given)
+        assert given.shape == (400, 3, 16, 16)
+        _, quiet = self.guides(config, 0.0, depth=1)
+        assert (given - quiet).abs().mean() > 0.03
+
+    def test_without_noise_the_guide_is_the_mean_of_pixels(self, config):
+        clean, given = self.guides(config, 0.0, depth=0)
+        assert torch.equal(clean, given)
+
+
+class TestSymmetry:
+    """The term that shifts and the symmetries of the square change nothing but places."""
+
+    @staticmethod
+    def difference(step, size, shift, turns=0, flip=False):
+        torch.manual_seed(1)
+        y, z, mpp = torch.rand(2, 3, size, size), torch.randn(2, 9, size, size), torch.ones(2)
+        with torch.no_grad():
+            return float(step._symmetry(step.G(y, z, mpp), y, z, mpp, shift, turns, flip))
+
+    @pytest.fixture
+    def step(self, config):
+        torch.manual_seed(0)
+        net = Upscaler(channels=(8, 16), blocks=(1, 1))
+        for module in net.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.data.mul_(3)
+        return UpscalerUpdate(config, net, Processes(Accelerator(cpu=True)))
+
+    def test_shifts_by_whole_cells_of_the_coarser_resolution_change_nothing(self, step):
+        assert self.difference(step, 64, (0, 0)) < 1e-5
+
+    @pytest.mark.parametrize("shift", [(0, 1), (1, 0), (1, 1)])
+    def test_shifts_within_a_cell_show_the_pattern_of_pixel_shuffle(self, step, shift):
+        assert self.difference(step, 64, shift) > 1e-3
+
+    def test_without_the_coarser_resolution_no_shift_changes_anything(self, step):
+        torch.nn.init.zeros_(step.G.up[0].weight)
+        torch.nn.init.zeros_(step.G.up[0].bias)
+        assert self.difference(step, 64, (1, 1)) < 1e-5
+
+    @pytest.mark.parametrize(("turns", "flip"), [(1, False), (2, False), (0, True), (3, True)])
+    def test_turning_shows_in_a_random_network(self, step, turns, flip):
+        assert self.difference(step, 64, (0, 0), turns, flip) > 1e-3
+
+    def test_guides_of_one_cell_are_not_cut(self, step):
+        assert np.isfinite(self.difference(step, 2, (1, 1), 1))

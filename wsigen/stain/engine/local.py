@@ -21,11 +21,11 @@ from wsigen.stain.engine.background import AnyBackground
 from wsigen.stain.engine.batches import Compute
 from wsigen.stain.engine.nodes import PATCH, NodeGrid
 from wsigen.stain.engine.plan import check_grid, padded_size
-from wsigen.stain.engine.render import Branch, RowRenderer, halo_of, prepare, stride_of
+from wsigen.stain.engine.render import Branch, RowRenderer, halo_of, place, prepare, stride_of
 from wsigen.stain.engine.statistics import NodeMeter
 from wsigen.stain.engine.tables import NodeRow, fields_of, nodes_around
 from wsigen.stain.engine.tiles import Schedule, Tile, TileAxis
-from wsigen.stain.normalise import Field
+from wsigen.stain.normalise import Field, NormLayers
 from wsigen.stain.normalise.norm import Norm
 
 DENSE = Norm()
@@ -42,7 +42,8 @@ class LocalTranslator:
         net: the generator, see `wsigen.stain.engine.stream.StreamTranslator`; changed as there.
         size: of the slide in pixels.
         read: pixels of any region inside the slide: uint8 (height, width, 3).
-        norm: how it is normalised: "dn", a field between the statistics of nodes.
+        norm: how it is normalised: "dn", a field between the statistics of nodes; None to render a network
+            without norm layers as it is.
         background: where the slide is bare background, which is copied; None to translate all of it.
         pitch: distance of the nodes, px.
         tile: side of what is rendered at once, px, at most.
@@ -64,27 +65,32 @@ class LocalTranslator:
         size: Size,
         read: Callable[[Region], np.ndarray],
         *,
-        norm: Norm = DENSE,
+        norm: Norm | None = DENSE,
         background: AnyBackground | None = None,
         pitch: int = PATCH,
         tile: int = PATCH,
         machine: Compute | None = None,
     ) -> None:
-        if norm.kind != "dn":
+        if norm is not None and norm.kind != "dn":
             raise InvalidValueError(
                 f"a part of a slide is normalised with norm dn alone, got {norm.kind}; translate all of it"
             )
         machine, stride = machine or Compute(), stride_of(net)
         check_grid(size, tile, pitch, stride)
-        self.size, self.norm, self._read = size, norm, read
+        self.size, self._norm, self._read = size, norm, read
         self._machine, self._background = machine, background
         self._padded, self._tile, self._stride = padded_size(size, [net]), tile, stride
-        self._net, self._layers = net, prepare(net, machine.device, machine.dtype)
+        self._net = net
         self._grid = NodeGrid.of(self._padded, pitch, stride)
         self._schedule = Schedule.of(
             self._padded, halo_of(net), norm=norm, tile=tile, pitch=pitch, stride=stride
         )
-        self._meter = NodeMeter([self._layers], self._grid, background, machine)
+        self._layers, self._meter = None, None
+        if norm is None:
+            place(net, machine.device, machine.dtype)
+        else:
+            self._layers = prepare(net, machine.device, machine.dtype)
+            self._meter = NodeMeter([self._layers], self._grid, background, machine)
         self._nodes: OrderedDict[tuple[int, int], Node] = OrderedDict()
 
     def read(self, region: Region) -> np.ndarray:
@@ -109,7 +115,8 @@ class LocalTranslator:
     def _render(self, core: Region) -> np.ndarray:
         tile = self._tile_of(core)
         nothing = self._background is not None and self._background.range(core)[1] == 0
-        fields = None if nothing else self._fields(tile.read)
+        norm, layers = self._norm, self._layers
+        fields = None if nothing or norm is None or layers is None else self._fields(tile.read, norm, layers)
         branch = Branch(self._net, self._layers, self._schedule, grid=None, constant=fields)
         renderer = RowRenderer(branch, self._padded, self._background, self._machine)
         return renderer.paint([tile], self._copy, core)
@@ -123,23 +130,24 @@ class LocalTranslator:
         return Tile(core, Region(y, x, y1 - y, x1 - x))
 
     @torch.inference_mode()
-    def _fields(self, read: Region) -> list[Field]:
+    def _fields(self, read: Region, norm: Norm, layers: NormLayers) -> list[Field]:
         """Fields that normalise a region of network input."""
-        grid, margin = self._grid, self.norm.granularity * self._stride if self.norm.granularity > 1 else 0
+        grid, margin = self._grid, norm.granularity * self._stride if norm.granularity > 1 else 0
         first, stop = grid.rows.bracket(read.y - margin, read.y1 + margin)
         left, right = grid.cols.bracket(read.x - margin, read.x1 + margin)
         wanted = Region(first, left, stop - first, right - left)
-        held = nodes_around(wanted, grid, self.norm)
+        held = nodes_around(wanted, grid, norm)
         rows = [self._row(row, range(held.x, held.x1)) for row in range(held.y, held.y1)]
-        while len(self._nodes) * 8 * sum(self._layers.channels) > _KEPT:
+        while len(self._nodes) * 8 * sum(layers.channels) > _KEPT:
             self._nodes.popitem(last=False)
-        return fields_of(rows, held, wanted, grid, self.norm, self._layers.channels)
+        return fields_of(rows, held, wanted, grid, norm, layers.channels)
 
     def _row(self, row: int, cols: range) -> NodeRow:
         """Statistics of some nodes of a row, cached once measured."""
         missing = [col for col in cols if (row, col) not in self._nodes]
         if missing:
             span = range(missing[0], missing[-1] + 1)
+            assert self._meter is not None
             (found,) = self._meter.measure(row, self._copy, span)
             for i, col in enumerate(span):
                 mean, inv_std = (part[i : i + 1].clone() for part in (found.mean, found.inv_std))

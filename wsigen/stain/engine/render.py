@@ -66,8 +66,16 @@ def check_channels(net: nn.Module) -> None:
             )
 
 
+def place(net: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move a network to its device and precision, channels last, ready to be run; in place."""
+    # past diffusers' own method, which logs that it would rather convert while loading
+    nn.Module.to(net, device, dtype)
+    nn.Module.to(net, memory_format=torch.channels_last)
+    net.eval()
+
+
 def prepare(net: nn.Module, device: torch.device, dtype: torch.dtype) -> NormLayers:
-    """Prepare a network: device, precision, channels last; and return its norm layers.
+    """Prepare a network as `place` does, and return its norm layers.
 
     A first pass, which is traced and not compiled, happens here on a blank picture: a resumed run must
     compute like the original one.
@@ -81,10 +89,7 @@ def prepare(net: nn.Module, device: torch.device, dtype: torch.dtype) -> NormLay
         InvalidValueError: there are no norm layers.
     """
     layers = NormLayers(net)
-    # past diffusers' own method, which logs that it would rather convert while loading
-    nn.Module.to(net, device, dtype)
-    nn.Module.to(net, memory_format=torch.channels_last)
-    net.eval()
+    place(net, device, dtype)
     layers.instance(torch.zeros((1, 3, _WATCHED, _WATCHED), device=device, dtype=dtype))
     return layers
 

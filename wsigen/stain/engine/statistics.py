@@ -199,6 +199,9 @@ def prepare_constant(
 def read_thumbnail(read: ReadRegion, size: Size, stride: int = 4) -> np.ndarray:
     """Return a slide averaged over areas, its longer side that of a patch (512 px) or its own if less.
 
+    Chen et al. 2022 (URST) resize the shorter side to 1024 px. The longer one is bounded here, so that a
+    slide of any shape is measured in the memory of one patch, and no slide is enlarged.
+
     Args:
         read: the slide.
         size: of the slide.

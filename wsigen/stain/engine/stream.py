@@ -26,6 +26,7 @@ from wsigen.stain.engine.render import (
     check_channels,
     common_stride,
     halo_of,
+    place,
     prepare,
 )
 from wsigen.stain.engine.statistics import NodeMeter
@@ -94,7 +95,7 @@ class StreamTranslator:
             Schedule.of(padded, halo_of(net), norm=norm, tile=tile, pitch=pitch, stride=stride)
             for net in nets
         ]
-        layers = [None if norm is None else prepare(net, device, dtype) for net in nets]
+        layers = [(place if norm is None else prepare)(net, device, dtype) for net in nets]
         area = schedules[0].tiles.largest_read.area
         machine = Compute(device, dtype, GPU_LOAD if batch is None else batch * area)
         grid = NodeGrid.of(padded, pitch, stride) if norm is not None and norm.is_local else None

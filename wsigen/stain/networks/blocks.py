@@ -6,6 +6,7 @@ filter goes with every change of resolution. Learned resampling has the same tap
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -14,6 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wsigen.errors import InvalidValueError
+
+Normalisation = Callable[[int], nn.Module]
+"""Makes a normalisation of so many channels."""
 
 DOWN_TAPS = (1.0, 2.0, 1.0)
 UP_TAPS = (1.0, 3.0, 3.0, 1.0)
@@ -98,27 +102,33 @@ class LearnedUp(nn.Sequential):
 
 
 class ResnetBlock(nn.Module):
-    """x + two 3×3 convolutions, each behind a reflected margin and followed by instance normalisation.
+    """x + two 3×3 convolutions, each behind a margin of one pixel and followed by a normalisation.
 
     Args:
         channels: of input and output.
         bias: whether the convolutions have one.
-        affine: whether the normalisation has a learned scale and shift.
+        norm: makes the normalisation of so many channels.
         dropout: drop half of the activations between the convolutions while training.
+        zeros: whether margins are 0, in place of reflected.
     """
 
-    def __init__(self, channels: int, bias: bool = True, affine: bool = False, dropout: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        bias: bool = True,
+        norm: Normalisation = nn.InstanceNorm2d,
+        dropout: bool = False,
+        zeros: bool = False,
+    ) -> None:
         super().__init__()
-        self.conv_block = nn.Sequential(
-            nn.ReflectionPad2d(1),
-            nn.Conv2d(channels, channels, 3, bias=bias),
-            nn.InstanceNorm2d(channels, affine=affine),
-            nn.ReLU(True),
-            *([nn.Dropout(0.5)] if dropout else []),
-            nn.ReflectionPad2d(1),
-            nn.Conv2d(channels, channels, 3, bias=bias),
-            nn.InstanceNorm2d(channels, affine=affine),
-        )
+
+        def conv() -> list[nn.Module]:
+            # margins of 0 are no layer of their own, so that layers have the published numbers
+            margin = [] if zeros else [nn.ReflectionPad2d(1)]
+            return [*margin, nn.Conv2d(channels, channels, 3, padding=int(zeros), bias=bias), norm(channels)]
+
+        middle = [nn.ReLU(True), *([nn.Dropout(0.5)] if dropout else [])]
+        self.conv_block = nn.Sequential(*conv(), *middle, *conv())
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return ``x`` plus its residual."""

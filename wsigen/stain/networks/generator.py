@@ -3,7 +3,8 @@
 c7s1-w, d2w, d4w, R4w × blocks, u2w, uw, c7s1-3 (Johnson et al. 2016; Zhu et al. 2017, appendix 7.2). The
 published networks differ only in how they halve and double: CUT (Park et al. 2020) and L-LSeSim (Zheng et
 al. 2021) convolve and blur, CycleGAN strides, URUST and DN (Ho et al. 2022, 2024) convolve and then learn
-the filter.
+the filter. Options of CUT's code leave either blur out, the normalisation, or reflect nothing in the residual
+blocks.
 
 Layers carry the numbers, and weights the names, that the published CUT and CycleGAN checkpoints have.
 """
@@ -13,16 +14,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from wsigen.errors import InvalidValueError
 from wsigen.nn.network import Network
-from wsigen.stain.networks.blocks import BlurDown, BlurUp, LearnedUp, ResnetBlock, StridedUp
+from wsigen.stain.networks.blocks import BlurDown, BlurUp, LearnedUp, Normalisation, ResnetBlock, StridedUp
 
 # How far the layers around the residual blocks see, px; a block sees 8 px further.
-FAMILIES = {"cut": 21, "cyclegan": 12, "cut-antialias-up": 18, "urust": 21}
+FAMILIES = {"cut": 21, "cyclegan": 12, "cut-antialias-up": 18, "cut-antialias-down": 15, "urust": 21}
 
 _MARKER = re.compile(r"\w[\w+.-]*", re.ASCII)
 
@@ -32,14 +34,16 @@ class Generator(Network):
 
     Args:
         family: "cut" (blur with every change of resolution), "cyclegan" (strided and transposed
-            convolutions; CUT without antialiasing too), "cut-antialias-up" (strided down, blur up), "urust"
-            (learned filters).
+            convolutions; CUT without antialiasing too), "cut-antialias-up" (strided down, blur up),
+            "cut-antialias-down" (blur down, transposed up), "urust" (learned filters).
         width: channels after the first layer; four times as many in the residual blocks.
         blocks: residual blocks.
         in_channels: of the input.
         out_channels: of the output.
         bias: whether convolutions that are normalised have a bias; the last one always has.
         affine: whether normalisations have a learned scale and shift.
+        norm: "instance", or "none" for a network without normalisation.
+        padding: margins in the residual blocks: "reflect", or "zero". Elsewhere all are reflected.
         dropout: drop half of each residual block's activations while training.
         marker: marker that the output shows, such as "SYN". A record, as are all below.
         mpp: µm/px of the pictures it was trained on.
@@ -48,7 +52,8 @@ class Generator(Network):
         source: origin of the weights, in words.
 
     Raises:
-        InvalidValueError: no such family, a number that is too small, or a marker that is no file name.
+        InvalidValueError: no such family, norm or padding, an affine norm of "none", a number that is too
+            small, or a marker that is no file name.
 
     Determinism:
         In float32 on the CPU a pixel's value does not depend on the tile that it is computed in, to the last
@@ -72,6 +77,8 @@ class Generator(Network):
         bias: bool = True,
         affine: bool = False,
         dropout: bool = False,
+        norm: str = "instance",
+        padding: str = "reflect",
         marker: str | None = None,
         mpp: float | None = None,
         mpp_range: tuple[float, float] | None = None,
@@ -85,16 +92,18 @@ class Generator(Network):
         for name, value in least.items():
             if self.config[name] < value:
                 raise InvalidValueError(f"{name} must be at least {value}, got {self.config[name]}")
+        _check_layers(norm, affine, padding)
         _check_record(marker, mpp, mpp_range)
+        make = partial(nn.InstanceNorm2d, affine=affine) if norm == "instance" else _no_norm
         first = nn.Conv2d(in_channels, width, 7, bias=bias)
         self.model = nn.Sequential(
             nn.ReflectionPad2d(3),
-            *_normalised(first, width, affine),
-            *_down(family, width, bias, affine),
-            *_down(family, 2 * width, bias, affine),
-            *(ResnetBlock(4 * width, bias, affine, dropout) for _ in range(blocks)),
-            *_up(family, 4 * width, bias, affine),
-            *_up(family, 2 * width, bias, affine),
+            *_normalised(first, width, make),
+            *_down(family, width, bias, make),
+            *_down(family, 2 * width, bias, make),
+            *(ResnetBlock(4 * width, bias, make, dropout, padding == "zero") for _ in range(blocks)),
+            *_up(family, 4 * width, bias, make),
+            *_up(family, 2 * width, bias, make),
             nn.ReflectionPad2d(3),
             nn.Conv2d(width, out_channels, 7),
             nn.Tanh(),
@@ -152,17 +161,21 @@ class Generator(Network):
         return found
 
 
-def _normalised(conv: nn.Module, channels: int, affine: bool) -> list[nn.Module]:
+def _no_norm(channels: int) -> nn.Module:
+    return nn.Identity()  # layers after it keep their numbers
+
+
+def _normalised(conv: nn.Module, channels: int, norm: Normalisation) -> list[nn.Module]:
     # not in place: what precedes a rectifier may be asked for as a feature
-    return [conv, nn.InstanceNorm2d(channels, affine=affine), nn.ReLU()]
+    return [conv, norm(channels), nn.ReLU()]
 
 
-def _down(family: str, channels: int, bias: bool, affine: bool) -> list[nn.Module]:
+def _down(family: str, channels: int, bias: bool, norm: Normalisation) -> list[nn.Module]:
     """From ``channels`` to twice as many at half the resolution."""
     strided = family in ("cyclegan", "cut-antialias-up")
     conv = nn.Conv2d(channels, 2 * channels, 3, stride=2 if strided else 1, padding=1, bias=bias)
-    layers = _normalised(conv, 2 * channels, affine)
-    if family == "cut":
+    layers = _normalised(conv, 2 * channels, norm)
+    if family in ("cut", "cut-antialias-down"):
         layers.append(BlurDown())
     elif family == "urust":
         learned = nn.Conv2d(2 * channels, 2 * channels, 3, 2, 1, bias=bias, padding_mode="reflect")
@@ -170,13 +183,22 @@ def _down(family: str, channels: int, bias: bool, affine: bool) -> list[nn.Modul
     return layers
 
 
-def _up(family: str, channels: int, bias: bool, affine: bool) -> list[nn.Module]:
+def _up(family: str, channels: int, bias: bool, norm: Normalisation) -> list[nn.Module]:
     """From ``channels`` to half as many at twice the resolution."""
     half = channels // 2
-    if family == "cyclegan":
-        return _normalised(StridedUp(channels, half, bias), half, affine)
+    if family in ("cyclegan", "cut-antialias-down"):
+        return _normalised(StridedUp(channels, half, bias), half, norm)
     double = LearnedUp(channels, bias) if family == "urust" else BlurUp()
-    return [double, *_normalised(nn.Conv2d(channels, half, 3, padding=1, bias=bias), half, affine)]
+    return [double, *_normalised(nn.Conv2d(channels, half, 3, padding=1, bias=bias), half, norm)]
+
+
+def _check_layers(norm: str, affine: bool, padding: str) -> None:
+    if norm not in ("instance", "none") or (norm == "none" and affine):
+        raise InvalidValueError(
+            f"norm must be instance, or none and then not affine, got {norm!r} with affine {affine}"
+        )
+    if padding not in ("reflect", "zero"):
+        raise InvalidValueError(f"padding must be reflect or zero, got {padding!r}")
 
 
 def _check_record(marker: str | None, mpp: float | None, mpp_range: tuple[float, float] | None) -> None:

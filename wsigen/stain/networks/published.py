@@ -4,6 +4,9 @@ Weights may lie in nested dictionaries and behind prefixes such as ``module.`` o
 before the name of a first 7×7 layer is such a prefix. CUT and CycleGAN number the layers of one sequence, as
 `Generator` does. URUST and DN name the parts; their layers follow one another as CUT's do, so each name
 stands for one number.
+
+Whether layers are normalised, weights tell only in part: an instance norm without scale and shift has none.
+In the authors' code convolutions have a bias before an instance norm, and none where there is no norm.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ PUBLISHED = {
     "cut": "CUT, L-LSeSim",
     "cyclegan": "CycleGAN, or CUT without antialiasing",
     "cut-antialias-up": "CUT with antialiasing on the way up alone",
+    "cut-antialias-down": "CUT with antialiasing on the way down alone",
     "urust": "URUST, DN",
 }
 
@@ -57,12 +61,15 @@ class Recognised:
     description: str
 
 
-def import_checkpoint(path: Path, key: str | None = None, **record: Any) -> Generator:
+def import_checkpoint(
+    path: Path, key: str | None = None, norm: str | None = None, **record: Any
+) -> Generator:
     """Load a generator from a ``.pth``, ``.pt`` or ``.safetensors`` file; log what was recognised.
 
     Args:
         path: the file.
         key: which of several generators in the file, such as "netG_A".
+        norm: as for `recognise`.
         record: what else to record, such as ``marker``, ``mpp``: see ``Generator``.
 
     Returns:
@@ -74,7 +81,7 @@ def import_checkpoint(path: Path, key: str | None = None, **record: Any) -> Gene
         InvalidValueError: a record that ``Generator`` refuses.
     """
     try:
-        found = recognise(read_tensors(path), key)
+        found = recognise(read_tensors(path), key, norm)
     except InvalidValueError as error:
         raise SnapshotError(path, str(error)) from error
     log.info("%s: recognised %s", path, found.description)
@@ -83,12 +90,14 @@ def import_checkpoint(path: Path, key: str | None = None, **record: Any) -> Gene
     return net.eval().requires_grad_(False)
 
 
-def recognise(state: Mapping[str, Tensor], key: str | None = None) -> Recognised:
+def recognise(state: Mapping[str, Tensor], key: str | None = None, norm: str | None = None) -> Recognised:
     """Recognise family, width, depth and options of a generator by the names and shapes of its weights.
 
     Args:
         state: tensors by name; statistics that old files carry along are dropped.
         key: which of several generators, such as "netG_A".
+        norm: "instance" or "none"; None to go by the weights, where neither a bias before a norm nor a norm's
+            own weights or statistics mean "none".
 
     Raises:
         InvalidValueError: none, or several, or one that cannot be used; in one line, with the first names.
@@ -97,8 +106,10 @@ def recognise(state: Mapping[str, Tensor], key: str | None = None) -> Recognised
     kept = {name: value for name, value in found.items() if not name.endswith(_RUNNING)}
     weights, blur = as_sequence(kept)
     config = _options(weights)
+    measured = len(kept) < len(found)
+    config["norm"] = _norm(config, measured, norm)
     config["family"] = _family(config, weights, blur) or _refuse(found)
-    if len(kept) < len(found) and config["affine"]:
+    if measured and config["affine"]:
         raise InvalidValueError("has batch normalisation; only instance normalisation can be used")
     channels = (config["in_channels"], config["out_channels"])
     if channels != (3, 3):
@@ -109,6 +120,16 @@ def recognise(state: Mapping[str, Tensor], key: str | None = None) -> Recognised
         if not torch.isfinite(value).all():
             raise InvalidValueError(f"{name} holds NaN or infinity; its training diverged, or it is damaged")
     return Recognised(config, weights, _description(config, weights, prefix))
+
+
+def _norm(config: Mapping[str, Any], measured: bool, asked: str | None) -> str:
+    """Which normalisation the layers have: as asked, or what the weights say."""
+    if asked == "none" and (config["affine"] or measured):
+        raise InvalidValueError(
+            "holds weights or statistics of normalisations, so norm cannot be none; leave --norm out"
+        )
+    normalised = config["bias"] or config["affine"] or measured
+    return asked or ("instance" if normalised else "none")
 
 
 def _one_generator(state: Mapping[str, Tensor], key: str | None) -> tuple[dict[str, Tensor], str]:
@@ -135,6 +156,7 @@ def _options(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     stem = weights["model.1.weight"]
     last = [value for name, value in weights.items() if _is_7x7(value) and value is not stem] or [stem]
     blocks = {tuple(name.split(".")) for name in weights if ".conv_block." in name}
+    convs = {parts[3] for parts in blocks if weights[".".join(parts)].ndim == 4}
     return {
         "width": stem.shape[0],
         "blocks": len({parts[1] for parts in blocks}),
@@ -142,7 +164,9 @@ def _options(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         "out_channels": last[-1].shape[0],
         "bias": "model.1.bias" in weights,
         "affine": any(name.endswith(".weight") and value.ndim == 1 for name, value in weights.items()),
-        "dropout": any(parts[3] == "6" and weights[".".join(parts)].ndim == 4 for parts in blocks),
+        # each margin of its own and a dropout move what follows by one
+        "dropout": bool(convs & {"4", "6"}),
+        "padding": "zero" if "0" in convs else "reflect",
     }
 
 
@@ -193,6 +217,8 @@ def _description(config: Mapping[str, Any], weights: Mapping[str, Tensor], prefi
             f"width {config['width']}",
             f"{config['blocks']} blocks",
             *(["affine norms"] if config["affine"] else []),
+            *(["no norms"] if config["norm"] == "none" else []),
+            *(["zero padding"] if config["padding"] == "zero" else []),
             *(["dropout"] if config["dropout"] else []),
             *([] if config["bias"] else ["no bias"]),
             f"{millions:.2f} M parameters",

@@ -147,7 +147,8 @@ class LayerStats:
 
     Args:
         mean: float32 (n, channels).
-        inv_std: 1 / sqrt(biased variance + eps), float32 (n, channels).
+        inv_std: 1/σ, float32 (n, channels); σ = sqrt(biased variance + eps), where nothing else was asked
+            for.
     """
 
     mean: Float[Tensor, "n c"]

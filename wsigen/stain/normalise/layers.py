@@ -77,13 +77,19 @@ class NormLayers:
 
     @torch.inference_mode()
     def measure(
-        self, x: Float[Tensor, "n 3 h w"], *, eps: float | None = None, correction: int = 0
+        self,
+        x: Float[Tensor, "n 3 h w"],
+        *,
+        eps: float | None = None,
+        std_eps: float = 0.0,
+        correction: int = 0,
     ) -> list[LayerStats]:
         """Measure statistics of n patches, each by itself, under plain instance normalisation.
 
         Args:
             x: patches in [-1, 1].
             eps: added to variances, in place of the layers' own.
+            std_eps: added to standard deviations, as the authors of dense normalisation do.
             correction: 0 for the biased variance, as in training; 1 for the unbiased one.
 
         Returns:
@@ -92,7 +98,13 @@ class NormLayers:
         Determinism: the statistics of a patch depend on that patch alone.
         """
         measure = MeasuringPass(
-            len(x), self._names, self._calls, statistics_only=True, eps=eps, correction=correction
+            len(x),
+            self._names,
+            self._calls,
+            statistics_only=True,
+            eps=eps,
+            std_eps=std_eps,
+            correction=correction,
         )
         self._run(x, measure)
         return measure.stats

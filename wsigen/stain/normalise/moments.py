@@ -35,6 +35,7 @@ def instance_normalise(
     eps: float,
     affine: Affine = None,
     *,
+    std_eps: float = 0.0,
     correction: int = 0,
     overwrite: bool = False,
     fuse: bool = True,
@@ -45,16 +46,17 @@ def instance_normalise(
         x: features, planar or channels-last (others are copied), in any floating-point type.
         eps: added to the variance.
         affine: weight and bias per channel, applied after normalising.
+        std_eps: added to the standard deviation.
         correction: 0 for the biased variance, as in training; 1 for the unbiased one.
         overwrite: the result may take the place of ``x`` (where that saves memory).
         fuse: on CUDA, use the compiled kernel where there is one.
 
     Returns:
-        The result in the type of ``x``; mean and 1 / sqrt(variance + eps) in float32.
+        The result in the type of ``x``; mean and 1 / (sqrt(variance + eps) + std_eps) in float32.
     """
     gain, shift = (None, None) if affine is None else (affine[0].float(), affine[1].float())
     if fuse and compiles(x):
-        return compiled(moments_normalise)(x, eps, gain, shift, correction)
+        return compiled(moments_normalise)(x, eps, gain, shift, correction, std_eps)
     x, copied = dense(x)
     out = x if overwrite or copied else torch.empty_like(x)
     mean = torch.empty(x.shape[:2], dtype=torch.float32, device=x.device)
@@ -66,7 +68,7 @@ def instance_normalise(
             values = target if x.dtype == torch.float32 else work
             mean[b, group] = centre = _mean(work)
             torch.sub(work, centre[:, None, None], out=values)
-            inv_std[b, group] = scale = _inverse_std(values, eps, correction)
+            inv_std[b, group] = scale = _inverse_std(values, eps, std_eps, correction)
             values.mul_((scale if gain is None else scale * gain[group])[:, None, None])
             if shift is not None:
                 values.add_(shift[group, None, None])
@@ -90,8 +92,10 @@ def _mean(x: Float[Tensor, "c h w"]) -> Float[Tensor, " c"]:
     return (rows.sum(dim=-1) / (x.shape[1] * x.shape[2])).float()
 
 
-def _inverse_std(centred: Float[Tensor, "c h w"], eps: float, correction: int) -> Float[Tensor, " c"]:
-    """1 / sqrt(variance + eps) of values whose mean was subtracted."""
+def _inverse_std(
+    centred: Float[Tensor, "c h w"], eps: float, std_eps: float, correction: int
+) -> Float[Tensor, " c"]:
+    """1/σ of values whose mean was subtracted."""
     squares = torch.zeros(len(centred), dtype=torch.float64, device=centred.device)
     size = block_size(centred)
     scratch = buffer_for(centred, size)
@@ -100,7 +104,14 @@ def _inverse_std(centred: Float[Tensor, "c h w"], eps: float, correction: int) -
         rows = torch.mul(part, part, out=shaped(scratch, part)).sum(dim=-1)
         squares[c] += rows.double().sum(dim=-1)
     count = centred.shape[1] * centred.shape[2] - correction
-    return (squares / count + eps).rsqrt().float()
+    return _inverted(squares / count, eps, std_eps).float()
+
+
+def _inverted(variance: Float[Tensor, "..."], eps: float, std_eps: float) -> Float[Tensor, "..."]:
+    """1 / (sqrt(variance + eps) + std_eps)."""
+    if std_eps:
+        return 1 / ((variance + eps).sqrt() + std_eps)
+    return (variance + eps).rsqrt()
 
 
 def moments_normalise(
@@ -109,6 +120,7 @@ def moments_normalise(
     gain: Float[Tensor, " c"] | None,
     shift: Float[Tensor, " c"] | None,
     correction: int,
+    std_eps: float = 0.0,
 ) -> Moments:
     """Normalise in one expression, for the compiler; equal to `instance_normalise` within float32's rounding.
 
@@ -118,9 +130,10 @@ def moments_normalise(
         gain: multiplied after normalising.
         shift: added after that.
         correction: 0 for the biased variance.
+        std_eps: added to the standard deviation.
     """
     variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=correction)
-    inv_std = (variance + eps).rsqrt()
+    inv_std = _inverted(variance, eps, std_eps)
     scale = inv_std if gain is None else inv_std * gain
     out = (x.float() - mean[:, :, None, None]) * scale[:, :, None, None]
     return (out if shift is None else out + shift[:, None, None]).to(x.dtype), mean, inv_std

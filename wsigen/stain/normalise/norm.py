@@ -3,6 +3,10 @@
 The kernel is that of KIN (Ho et al. 2022, "Kernelized instance normalization"): each node's mean and σ become
 weighted averages over the nodes around it. Size 1 leaves the table as it is (IN); an infinite one averages
 all nodes, which is close to the statistics of a thumbnail (TIN).
+
+The statistics themselves are those of training: biased variance, and the layers' own ε = 1e-5 added to it.
+The authors of KIN, TIN (URST) and dense normalisation take the unbiased variance, KIN no ε, and dense
+normalisation adds 1e-7 to σ. A generator has learned on the former, and without an ε blank patches give NaN.
 """
 
 from __future__ import annotations
@@ -29,8 +33,8 @@ class Norm:
 
     Args:
         kind: "dn" a field, linear between the patches' statistics (Ho et al. 2024); "kin" averages of the
-            patches around, by patch (Ho et al. 2022); "tin" those of a thumbnail (Chen et al. 2022); "in"
-            those of each patch with its halo alone, which shows seams.
+            patches around, by patch (Ho et al. 2022); "tin" those of a thumbnail (Chen et al. 2022), its
+            longer side 512 px; "in" those of each patch with its halo alone, which shows seams.
         kernel: "constant" or "gaussian", of "kin".
         size: of that kernel, patches, odd; or "inf" for the whole slide. 3 is what the authors of KIN use.
         granularity: "dn" interpolates once for so many feature pixels a side.
@@ -92,12 +96,15 @@ KernelKind = Literal["constant", "gaussian"]
 
 Table = Float[Tensor, "rows cols c"]
 
+GAUSSIAN_STD = 3.0
+"""Standard deviation of the Gaussian kernel, nodes; the same for every size, as in the code of KIN."""
+
 
 def kernel_weights(kind: KernelKind, size: int) -> list[float]:
     """Return the weights of a kernel along one axis, which sum to 1.
 
-    The Gaussian's standard deviation is 0.3·((size - 1)/2 - 1) + 0.8 nodes (the paper gives none; this is the
-    usual choice for a kernel of a given size).
+    The Gaussian is exp(-i²/(2·3²)), i nodes from the centre, cut off at the size and then normalised: with 3
+    or 5 nodes it is nearly constant.
 
     Args:
         kind: "constant" or "gaussian".
@@ -112,8 +119,7 @@ def kernel_weights(kind: KernelKind, size: int) -> list[float]:
         raise InvalidValueError(f"the size of a kernel must be odd (or infinite), got {size}")
     if kind == "constant":
         return [1 / size] * size
-    sigma = 0.3 * ((size - 1) / 2 - 1) + 0.8
-    weights = [math.exp(-0.5 * ((i - size // 2) / sigma) ** 2) for i in range(size)]
+    weights = [math.exp(-0.5 * ((i - size // 2) / GAUSSIAN_STD) ** 2) for i in range(size)]
     return [weight / sum(weights) for weight in weights]
 
 

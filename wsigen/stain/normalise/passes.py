@@ -78,7 +78,8 @@ class MeasuringPass(NormPass):
         names: name of each layer.
         calls: of the first pass; None in the first.
         statistics_only: end the pass with its last statistics (by `PassFinished`).
-        eps: in place of the layers' own.
+        eps: added to variances, in place of the layers' own.
+        std_eps: added to standard deviations.
         correction: 0 for the biased variance, 1 for the unbiased one.
     """
 
@@ -90,10 +91,12 @@ class MeasuringPass(NormPass):
         *,
         statistics_only: bool = False,
         eps: float | None = None,
+        std_eps: float = 0.0,
         correction: int = 0,
     ) -> None:
         super().__init__(batch, names, calls)
-        self.statistics_only, self.eps, self.correction = statistics_only, eps, correction
+        self.statistics_only, self.eps, self.std_eps = statistics_only, eps, std_eps
+        self.correction = correction
         self.stats: list[LayerStats] = []
 
     def normalise(self, index: int, layer: SlideNorm, x: Tensor, overwrite: bool) -> Tensor:
@@ -102,6 +105,7 @@ class MeasuringPass(NormPass):
             x,
             layer.eps if self.eps is None else self.eps,
             layer.weight_and_bias,
+            std_eps=self.std_eps,
             correction=self.correction,
             overwrite=overwrite,
             fuse=not self.watched,

@@ -161,8 +161,9 @@ class UpscalerUpdate:
         """
         rng = np.random.Generator(np.random.Philox(key=[self.config.seed, update], counter=2))
         depth, turns, flip = self._depth(x.shape[-1], rng), int(rng.integers(4)), bool(rng.integers(2))
+        shift = (int(rng.integers(self.G.stride)), int(rng.integers(self.G.stride)))
         noise = _Noise(self.config.seed, numbers, x.device)
-        y = self._guide(x, mpp, depth, noise, rng)
+        guide, y = self._guide(x, mpp, depth, noise, rng)
         z = self._z(noise, y)
         with self.processes.autocast():
             drawn = self.G(y, z, mpp)
@@ -170,7 +171,7 @@ class UpscalerUpdate:
         with self.processes.autocast(), frozen(self.D):
             seen = self.D(drawn, mpp)
         losses = {"adversarial": upscaler_hinge(seen.scores)}
-        losses["guide"] = guide_error(drawn, y, self.G.k)
+        losses["guide"] = guide_error(drawn, guide, self.G.k)
         losses["l1"] = (drawn - x).abs().mean()
         losses["energy"] = energy_difference(drawn, x)
         losses["relief"] = relief_difference(drawn, x)
@@ -180,7 +181,7 @@ class UpscalerUpdate:
         if depth == 0:
             total = total + self.loss.l1 * losses["l1"] + self.loss.features * losses["features"]
         if self.loss.symmetry and update % self.loss.symmetry_every == 0:
-            total = total + self.loss.symmetry * self._symmetry(drawn, y, z, mpp, turns, flip)
+            total = total + self.loss.symmetry * self._symmetry(drawn, y, z, mpp, shift, turns, flip)
         self.processes.apply(total, self.optimizers["G"])
         return {
             name: value.detach() for name, value in {"loss": total, "discriminator": judged, **losses}.items()
@@ -196,15 +197,26 @@ class UpscalerUpdate:
         return fit[int(np.searchsorted(shares / shares[-1], rng.random(), side="right"))]
 
     @torch.no_grad()
-    def _guide(self, x: Tensor, mpp: Tensor, depth: int, noise: _Noise, rng: np.random.Generator) -> Tensor:
-        y, k = F.avg_pool2d(x, self.G.k ** (depth + 1)), self.G.k
+    def _guide(
+        self, x: Tensor, mpp: Tensor, depth: int, noise: _Noise, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The guide that the drawn image is held to, and the one that is given: with noise.
+
+        Noise comes before the first own stage: specks that a stage 0 has on glass would become tissue, and
+        the upscaler learns to remove them (conditioning augmentation, Ho et al. 2022).
+        """
+        k = self.G.k
+        clean = F.avg_pool2d(x, k ** (depth + 1))
+        strength = self.loss.guide_noise * noise.uniform().square()[:, None, None, None]
+        y = clean + strength * noise.specks(clean.shape[1:])
+        if depth == 0:
+            return clean, y
         with self.processes.autocast():
             for above in range(depth, 0, -1):
                 # Each in a frame of its own: else a bias of direction adds up from stage to stage.
                 dims = [dim for dim in (2, 3) if rng.random() < 0.5]
                 y = self.G(y.flip(dims), self._z(noise, y), mpp * k**above).flip(dims).clamp(-1, 1)
-        strength = self.loss.guide_noise * noise.uniform()[:, None, None, None]
-        return y + strength * noise.normal(y.shape[1:])
+        return y, y
 
     def _z(self, noise: _Noise, y: Tensor) -> Tensor:
         return noise.normal((self.G.noise_channels, *y.shape[2:]))
@@ -229,11 +241,28 @@ class UpscalerUpdate:
         (gradient,) = torch.autograd.grad(score, x, create_graph=True)
         return gradient.square().sum((1, 2, 3)).mean()
 
-    def _symmetry(self, drawn: Tensor, y: Tensor, z: Tensor, mpp: Tensor, turns: int, flip: bool) -> Tensor:
-        """|T G(y, z) - G(T y, T z)|: without it, nuclei end as relief lit from one side."""
+    def _symmetry(
+        self, drawn: Tensor, y: Tensor, z: Tensor, mpp: Tensor, shift: tuple[int, int], turns: int, flip: bool
+    ) -> Tensor:
+        """|T G(y, z) - G(T y, T z)|, T a shift, then a symmetry of the square.
+
+        Without symmetries, nuclei end as relief lit from one side. Without shifts, patterns stay that are
+        locked to the grid of the coarser resolutions (cf. Zhang 2019).
+        """
+        (h, w), k, stride = y.shape[2:], self.G.k, self.G.stride
+        cut = stride if min(h, w) > stride else 0
+        top, left = shift if cut else (0, 0)
+
+        def moved(x: Tensor, k: int = 1) -> Tensor:
+            part = x[..., k * top : k * (top + h - cut), k * left : k * (left + w - cut)]
+            return turned(part, turns, flip=flip)
+
         with self.processes.autocast():
-            again = self.G(turned(y, turns, flip=flip), turned(z, turns, flip=flip), mpp)
-        return (turned(drawn, turns, flip=flip) - again).abs().mean()
+            again = self.G(moved(y), moved(z), mpp)
+        # The border knows less of its surroundings in the part than in the whole.
+        border = k * ((min(h, w) - cut) // 4)
+        inside = (..., slice(border, -border or None), slice(border, -border or None))
+        return (moved(drawn, k)[inside] - again[inside]).abs().mean()
 
 
 class _Noise:
@@ -250,6 +279,12 @@ class _Noise:
         """Unit Gaussian, (b, *shape)."""
         drawn = torch.stack([torch.randn(tuple(shape), generator=g) for g in self._streams])
         return drawn.to(self._device, non_blocking=True)
+
+    def specks(self, shape: Sequence[int]) -> Tensor:
+        """Gaussian noise of two octaves, the finest and the next, of unit variance each; (b, *shape)."""
+        fine, (c, h, w) = self.normal(shape), shape
+        coarse = self.normal((c, (h + 1) // 2, (w + 1) // 2))
+        return fine + F.interpolate(coarse, scale_factor=2, mode="nearest")[..., :h, :w]
 
     def uniform(self) -> Tensor:
         """In [0, 1), (b,)."""

@@ -1,0 +1,29 @@
+"""Which of a file's pixels are the slide, where a file holds several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class View:
+    """The user's choice among the images of one file; None where the file leaves none.
+
+    Args:
+        series: number of the image, as the error lists them that asks for it.
+        z: number of the focus plane of a z-stack, from 0.
+        icc: "srgb" to convert colours by the file's ICC profile; None to leave them as they are stored.
+    """
+
+    series: int | None = None
+    z: int | None = None
+    icc: Literal["srgb"] | None = None
+
+    def facts(self) -> dict[str, int | str]:
+        """Return what was chosen, for provenance; empty where nothing was."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+WHOLE = View()
+"""No choice: the file holds one slide."""
