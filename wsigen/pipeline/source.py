@@ -121,9 +121,10 @@ def open_overview(path: Path, mpp: float | None = None) -> Overview:
     try:
         slide = open_slide(path)
         if mpp is not None and not (is_positive(mpp) and abs(slide.mpp / mpp - 1) <= _SAME):
+            got = f"{mpp:g}" if is_positive(mpp) else repr(mpp)
             raise InvalidValueError(
-                f"--overview-mpp must be that of {path}, whose metadata say {slide.mpp:g} µm/px, got "
-                f"{mpp}; leave it out, or correct the file"
+                f"--overview-mpp must be that of {path}, whose metadata say {slide.mpp:g} µm/px, got {got}; "
+                "leave it out, or correct the file"
             )
     except MissingMppError as error:
         if mpp is None:
