@@ -19,6 +19,7 @@ from wsigen.slide.backend import OpenSlideBackend, over_background
 from wsigen.slide.handles import Handles, handles, identity, set_limits
 from wsigen.slide.read import open_slide
 from wsigen.slide.tiff_backend import TiffBackend
+from wsigen.slide.view import WHOLE, View
 
 
 @pytest.fixture
@@ -222,6 +223,14 @@ def test_a_slide_that_is_open_does_not_mix_two_files(tmp_path, he_picture, name)
     path.unlink()
     with pytest.raises(SlideError, match="no such file"):
         slide.read_region(Region(0, 0, 100, 100), 0.5)
+
+
+def test_every_view_of_a_file_is_read_anew(tmp_path, he_picture):
+    path, region = tmp_path / "a.tif", Region(0, 0, 512, 512)
+    for image in (he_picture[:512, :512], he_picture[400:912, 300:812]):
+        _write(path, image, "replaced")
+        for view in (WHOLE, View(series=0)):
+            np.testing.assert_array_equal(open_slide(path, view=view).read_region(region, 0.5), image)
 
 
 def test_of_mirax_the_folder_counts(tmp_path):

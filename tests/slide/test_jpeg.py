@@ -9,14 +9,17 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
-from PIL import Image
+import tifffile
+from PIL import Image, ImageCms
 
 from tests.synthetic import damage_tile, he_image, write_tiff
 from wsigen.errors import SlideError
 from wsigen.geometry import Region
 from wsigen.slide.damage import DamagedError
 from wsigen.slide.jpeg import ends_early
+from wsigen.slide.orientation import upright_region
 from wsigen.slide.read import WholeSlide, open_slide
+from wsigen.slide.view import View
 
 APERIO = "Aperio Image Library v11\n1024x1024 (256x256) JPEG/RGB Q=90|AppMag = 20|MPP = 0.5"
 TILE = Region(256, 512, 256, 256)
@@ -63,6 +66,57 @@ def test_a_damaged_tile_is_named_and_no_other_is_affected(tmp_path, he_picture, 
     assert said.startswith("1 tile of level 0 (6.25%), the first at x 512, y 256 (")
     with pytest.raises(DamagedError):
         _whole(slide)
+
+
+@pytest.mark.parametrize("icc", [None, "srgb"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_damage_is_found_in_turned_slides_and_converted_colours(tmp_path, he_picture, orientation, icc):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path,
+        np.ascontiguousarray(he_picture[:700]),  # the grid of tiles does not end at the last row
+        photometric="rgb",
+        compression="jpeg",
+        tile=(256, 256),
+        metadata=None,
+        iccprofile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        extratags=[(274, 3, 1, orientation, True)],
+    )
+    view = View(icc=icc)
+    want = _whole(open_slide(path, 0.5, view)).copy()
+    damage_tile(path, "shorter")
+    slide = open_slide(path, 0.5, view)
+    tile = upright_region(TILE, slide.size, orientation)
+    with pytest.raises(DamagedError) as caught:
+        _whole(slide)
+    assert caught.value.region == tile
+    want[tile.y : tile.y1, tile.x : tile.x1] = (243, 243, 243)
+    skipping = slide.skipping_damage()
+    for _ in range(2):
+        np.testing.assert_array_equal(_whole(skipping), want)
+    assert skipping.damage.startswith("1 tile of level 0 (9.14%)")
+
+
+def test_damage_is_found_in_levels_of_their_own_grid(tmp_path):
+    """OpenSlide's factor is 4.01, and tifffile reads level 1."""
+    path, large = tmp_path / "a.svs", he_image(1027, seed=3)
+    with tifffile.TiffWriter(path) as tiff:
+        for image in (large, np.ascontiguousarray(large[:1024:4, :1024:4])):
+            tiff.write(
+                image,
+                photometric="rgb",
+                compression="jpeg",
+                tile=(128, 128),
+                description=APERIO.replace("1024", "1027"),
+                metadata=None,
+            )
+    slide = open_slide(path)
+    want = slide.read_level(slide.levels[1].size.region, 1).copy()
+    damage_tile(path, "shorter", index=3, level=1)
+    slide = open_slide(path).skipping_damage()
+    want[128:, 128:] = (243, 243, 243)
+    np.testing.assert_array_equal(slide.read_level(slide.levels[1].size.region, 1), want)
+    assert slide.damage.startswith("1 tile of level 1 (25.00%), the first at x 128, y 128 (")
 
 
 def test_damage_is_counted_by_level(tmp_path, he_picture):
