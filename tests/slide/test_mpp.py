@@ -117,6 +117,15 @@ def test_tiff_with_a_print_resolution_needs_the_table(tmp_path, he_picture, dpi)
         open_slide(path)
 
 
+def test_a_resolution_that_divides_by_zero_is_none(tmp_path, he_picture):
+    path = write_tiff(tmp_path / "a.tif", he_picture, 0.5)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for axis in "XY":
+            tiff.pages.first.tags[f"{axis}Resolution"].overwrite((20000, 0))
+    with pytest.raises(MissingMppError):
+        open_slide(path)
+
+
 def test_inches_and_centimetres(tmp_path, he_picture):
     for unit, per_unit in (("INCH", 25400), ("CENTIMETER", 10000)):
         path = tmp_path / f"{unit}.tif"

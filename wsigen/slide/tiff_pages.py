@@ -124,8 +124,15 @@ def image_of_sizes(path: Path, tiff: tifffile.TiffFile, sizes: Sequence[Size]) -
 def resolution_mpp(page: Any) -> tuple[float, float] | None:
     """Return µm/px along y and x by the resolution tags of a page, unchecked; None if they do not say."""
     unit = {2: 25400.0, 3: 1e4}.get(int(page.resolutionunit or 0))
-    x, y = page.get_resolution()
+    x, y = (_ratio(page.tags.valueof(f"{axis}Resolution")) for axis in "XY")
     return (unit / y, unit / x) if unit and x > 0 and y > 0 else None
+
+
+def _ratio(value: Any) -> float:
+    """Return a number that a tag stores as a fraction; 0 where it is missing or divides by zero."""
+    if not isinstance(value, tuple) or len(value) != 2 or not value[1]:
+        return 0.0
+    return value[0] / value[1]
 
 
 def orientation_of(page: Any) -> int:
