@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -92,6 +93,37 @@ def write_tiff(
             )
             image = reduce_by(image, factor)
     return path
+
+
+def damage_tile(path: Path, how: str, index: int = 6, level: int = 0) -> None:
+    """Damage the data of a tile of a TIFF, from a third of them on.
+
+    Args:
+        path: of the slide.
+        how: "lost" (all zero), "shorter" (fewer bytes are stated), "zeros" or "noise" in place of the rest,
+            "end mark" (of JPEG) before the rest.
+        index: of the tile.
+        level: its page.
+    """
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[level]
+        start, count, tag = page.dataoffsets[index], page.databytecounts[index], page.tags["TileByteCounts"]
+        width = {3: 2, 4: 4, 16: 8}[tag.dtype.value]
+    at = start + count // 3
+    if how == "shorter":
+        size = struct.pack("<Q", count // 3)[:width]
+        data[tag.valueoffset + index * width : tag.valueoffset + (index + 1) * width] = size
+    elif how == "lost":
+        data[start : start + count] = bytes(count)
+    elif how == "zeros":
+        data[at : start + count] = bytes(start + count - at)
+    elif how == "noise":
+        noise = np.random.default_rng(0).integers(0, 256, start + count - at, np.uint8)
+        data[at : start + count] = noise.tobytes()
+    else:
+        data[at : at + 2] = b"\xff\xd9"
+    path.write_bytes(data)
 
 
 def reduce_by(image: np.ndarray, factor: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from wsigen.config import SampleConfig, TranslateConfig
 from wsigen.config.evaluate import EvaluateConfig
+from wsigen.config.translate import split_paths
 from wsigen.pipeline.networks import Networks
 from wsigen.pipeline.pair import Pair, SampledPair, TranslatedPair
 from wsigen.pipeline.synthetic import SyntheticSlide
@@ -213,10 +214,11 @@ class Translator:
 
         Raises:
             SnapshotError: a stainer cannot be loaded.
-            InvalidValueError: there is no such device.
+            InvalidValueError: there is no such device, or a path has a comma.
         """
         networks, chosen = Networks(), choose_device(device)
         precision = choose_dtype(dtype, chosen)
+        split_paths(_joined(stainer) or "", "stainer")
         for name in _listed(stainer):
             networks.stainer(name, chosen, precision)
         return cls(_joined(stainer) or "", _joined(marker), device, dtype, networks)
@@ -235,6 +237,7 @@ class Translator:
         series: int | None = None,
         z: int | None = None,
         icc: Literal["srgb"] | None = None,
+        skip_damaged: bool = False,
     ) -> Pair:
         """Describe the translation of a slide, which is computed when it is read or saved.
 
@@ -247,6 +250,8 @@ class Translator:
             series: number of the slide's image, for a TIFF that holds several.
             z: number of the slide's focus plane, from 0, for an OME-TIFF that holds several.
             icc: "srgb" to convert the slide's colours by its ICC profile; None to leave them as stored.
+            skip_damaged: show damaged tiles of the slide as glass, and log how many when it is saved; by
+                default they are errors.
 
         Raises:
             InvalidValueError: a value out of range, naming it.
@@ -261,6 +266,7 @@ class Translator:
             series=series,
             z=z,
             icc=icc,
+            skip_damaged=skip_damaged,
             device=self._device,
             dtype=self._dtype,
         )
@@ -279,7 +285,7 @@ def evaluate(
     pairs: Paths | None = None,
     real_pairs: Paths | None = None,
     table: str | Path | None = None,
-    mpp: Sequence[float] = (0.5, 1.0, 4.0, 16.0),
+    mpp: float | Sequence[float] = (0.5, 1.0, 4.0, 16.0),
     patch: int = 512,
     patches: int = 2000,
     stain: Literal["he", "ihc"] = "he",
@@ -301,7 +307,7 @@ def evaluate(
         pairs: IHC slides of the generated H&E slides.
         real_pairs: real slides of the same IHC stain.
         table: CSV with columns slide, and optionally mpp, group, split.
-        mpp: µm/px to compare at.
+        mpp: µm/px to compare at, one or several.
         patch: side of the patches, px.
         patches: patches a side, shared between the values of ``mpp``.
         stain: "ihc" where all slides are IHC.
@@ -326,7 +332,7 @@ def evaluate(
         pairs=_listed(pairs) or None,
         real_pairs=_listed(real_pairs) or None,
         table=None if table is None else Path(table),
-        mpp=list(mpp),
+        mpp=mpp if isinstance(mpp, str | float | int) else list(mpp),
         patch=patch,
         patches=patches,
         stain=stain,

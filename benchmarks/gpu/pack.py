@@ -40,8 +40,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.gpu.wheels import command
 from benchmarks.held_out import HELD_OUT, LOSSY, LOSSY_FINEST
+from wsigen.data.find import find_slides
 from wsigen.data.index import CLEAR_BORDER, SlideEntry, SlideIndex
-from wsigen.data.survey import build_index, find_slides, survey_slide
+from wsigen.data.survey import build_index, survey_slide
 from wsigen.data.table import SlideTable
 from wsigen.errors import InvalidValueError, OutputError
 from wsigen.geometry import Region, Size

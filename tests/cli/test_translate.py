@@ -14,7 +14,7 @@ import yaml
 from tests.pipeline.models import PAINT, small_snapshot
 from tests.pipeline.test_source import png
 from tests.stain.models import small_generator
-from tests.synthetic import he_image, write_tiff
+from tests.synthetic import damage_tile, he_image, write_tiff
 from wsigen.cli import main
 from wsigen.pipeline import translate as pipeline_translate
 from wsigen.pipeline.outputs import NOTICE
@@ -175,7 +175,7 @@ def test_little_room_is_warned_of(translate, monkeypatch, caplog):
         (["--norm", "bn"], "norm must be such as in, tin, kin"),
         (["--tile", "100001"], "--tile must be auto or a multiple of 4"),
         (["--stats-pitch", "100"], "--stats-pitch must be a multiple of 4, at least 512 px, got 100"),
-        (["--mpp", "0"], "--mpp must be in (0, 1000] µm/px, got 0.0"),
+        (["--mpp", "0"], "--mpp must be a number in (0, 1000] µm/px, got 0.0"),
         (["--memory", "lots"], "--memory must be an amount such as 8GiB"),
         (["--device", "cuda:99"], "--device cuda:99: there is none on this machine"),
         (["--name", "a/b"], "--name must be a plain file name"),
@@ -196,6 +196,27 @@ def test_slides_that_cannot_be(translate, refusal, folder, tmp_path):
     (tmp_path / "text.tif").write_text("no slide")
     assert "not a slide" in refusal(translate, slide=tmp_path / "text.tif")
     assert "does not state its marker" in refusal(translate, "--stainer", folder / "nameless")
+
+
+@pytest.mark.parametrize("name", ["torn.tif", "torn.svs"])
+def test_a_damaged_tile_stops_it_or_is_shown_as_glass(translate, refusal, tmp_path, caplog, name):
+    text = "Aperio Image Library v11\n512x768 (256x256) JPEG/RGB Q=90|MPP = 0.5" if "svs" in name else None
+    path = write_tiff(tmp_path / name, he_image((768, 512), seed=1), 0.5, levels=1, description=text)
+    damage_tile(path, "shorter", 3)
+    where = f"{path}: damaged at level 0, x 256, y 256, 256 x 256 px ("
+    line = refusal(translate, "--layout=lossless", slide=path)
+    assert where in line
+    assert line.endswith("; copy the file again, or pass --skip-damaged to show such tiles as glass")
+    assert where in refusal(translate, "--dry-run", slide=path)
+    out = translate("--skip-damaged", "--layout=lossless", slide=path)
+    said = f"{path}: damaged, shown as glass: 1 tile of level 0 (16.67%), the first at x 256, y 256 ("
+    assert said in caplog.text
+    assert json.loads((out / "torn_IHC-SYN.json").read_text())["skip_damaged"] is True
+    with openslide.OpenSlide(out / "torn_IHC-SYN.ome.tif") as slide:
+        whole = np.asarray(slide.read_region((0, 0), 0, slide.dimensions))[..., :3]
+    hole = whole[320:448, 320:448].reshape(-1, 3)
+    assert (hole == hole[0]).all(), "bare glass"
+    assert whole[:256].std() > 1
 
 
 def test_existing_output_and_a_folder_that_cannot_be(translate, refusal, tmp_path):

@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.synthetic import he_image, write_tiff
+from tests.synthetic import damage_tile, he_image, write_tiff
+from wsigen.data.find import find_slides
 from wsigen.data.index import SlideEntry, SlideIndex
-from wsigen.data.survey import build_index, find_slides, load_or_build_index, survey_slide
+from wsigen.data.summary import contact_sheet
+from wsigen.data.survey import build_index, load_or_build_index, survey_slide
 from wsigen.data.table import Row
 from wsigen.errors import InvalidValueError, OutputError, PathError, SlideError
 from wsigen.geometry import Region
@@ -85,6 +87,30 @@ def test_masks_lie_on_the_tissue(index):
         )
         whole = entry.open().read_region(Region(0, 0, *entry.mask.shape), entry.mask_mpp)
         assert whole[rows, columns, 1].mean() < 200 < whole[~entry.mask][:, 1].mean()
+
+
+def test_a_slide_of_another_size_than_was_indexed_is_refused(index):
+    with pytest.raises(SlideError, match=r"is 600 x 600 px, its index says 600 x 700 px; run `wsigen index`"):
+        replace(index.entries[0], height=700).open()
+
+
+def test_a_damaged_tile_costs_its_patches_not_the_slide(tmp_path, caplog):
+    path = write_tiff(tmp_path / "a.tif", he_image(1024, 0, mpp=2.0), 2.0, levels=1)
+    good = survey_slide("a.tif", path, Row()).entry
+    damage_tile(path, "zeros", 5)
+    entry = survey_slide("a.tif", path, Row()).entry
+    assert good.mask[80:112, 80:112].any()
+    assert not entry.mask[80:112, 80:112].any()
+    np.testing.assert_array_equal(entry.mask[160:], good.mask[160:])
+    said = (
+        "a.tif: damaged, no patches are taken there: 1 tile of level 0 (6.25%), the first at x 256, y 256 ("
+    )
+    assert said in caplog.text
+    assert contact_sheet(SlideIndex((entry,))).any()
+    for index in range(16):
+        damage_tile(path, "lost", index)
+    with pytest.raises(SlideError, match=r"no tissue found on it \(damaged: 16 tiles of level 0 \(100.00%\)"):
+        survey_slide("a.tif", path, Row())
 
 
 def test_groups_go_by_case_and_never_part(index):
@@ -206,6 +232,15 @@ class TestNothingToLearn:
             SlideError, match=r"none of 2 slides can be used \(0\.tif: no tissue .*, and 1 more\)"
         ):
             build_index(tmp_path, progress=False)
+
+    def test_grey_slides(self, tmp_path, he_picture):
+        Image.fromarray(he_picture).convert("L").save(tmp_path / "x.png")
+        grey = np.repeat(he_picture[..., 1:2], 3, axis=2)
+        write_tiff(tmp_path / "y.tif", grey, 0.5)
+        (tmp_path / "t.csv").write_text("slide,mpp\nx,0.5\n")
+        reason = "it is grey, and tissue is found by its colour; give the slide in RGB"
+        with pytest.raises(SlideError, match=rf"x\.png: no tissue found on it \({reason}\), and 1 more"):
+            build_index(tmp_path, tmp_path / "t.csv", progress=False)
 
     def test_no_mpp_anywhere(self, tmp_path):
         write_tiff(tmp_path / "x.tif", he_image(300), None)

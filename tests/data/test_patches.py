@@ -203,6 +203,10 @@ def test_damaged_slide_is_reported_and_other_patches_are_drawn(index, monkeypatc
     assert all(torch.equal(a.image, b.image) for a, b in zip(first, second, strict=True))
     assert min(p.mpp for p in first) >= 0.95, "all from the slide of 1 µm/px"
     assert caplog.text.count("damaged: tile 7") == 2, "once for each data set"
+    for data in (forward, backward):
+        count = data._damaged[bad]
+        assert count >= 1
+        assert ("10 patches are left out so far" in caplog.text) == (count >= 10)
 
 
 def test_patches_that_no_slide_can_serve_are_refused_before_a_run(index):

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from wsigen.data.find import Failure
 from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.data.summary import (
     CAPTION,
@@ -19,7 +20,7 @@ from wsigen.data.summary import (
     summary,
     usable_range,
 )
-from wsigen.data.survey import Failure, build_index
+from wsigen.data.survey import build_index
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.evaluation.slides import slides
+from tests.synthetic import he_image, write_tiff
 from wsigen import __version__
 from wsigen.config.evaluate import EvaluateConfig
-from wsigen.data.survey import Failure
+from wsigen.data.find import Failure
 from wsigen.errors import InvalidValueError, OutputError, SlideError
 from wsigen.evaluation.inputs import (
     config_dict,
@@ -115,3 +116,13 @@ def test_a_table_names_cases_of_real_slides_and_not_of_generated_ones(folder, tm
     assert {e.group for e in found.real.entries} == {"case0", "case1"}
     assert {e.group for e in found.sets[0].entries} == {"s10.tif", "s11.tif"}
     assert "2 real slides (or cases) only" in found.plans[0].warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [("generated", "write it into the file; --table is for"), ("real", "add a row to a table .*--table")],
+)
+def test_the_table_is_advised_where_it_is_read(folder, tmp_path, name, fix):
+    write_tiff(tmp_path / "x.tif", he_image(256), None)
+    with pytest.raises(SlideError, match=rf"x\.tif: µm/px is not in its metadata; {fix}"):
+        load_inputs(config(folder, **{name: str(tmp_path)}))

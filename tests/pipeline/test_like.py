@@ -146,6 +146,12 @@ def test_a_scale_that_the_style_model_does_not_know(config, caplog):
     assert "was trained at 0.5; quality may be lower" in caplog.text
 
 
+def test_a_grey_reference_is_refused(config, tmp_path):
+    grey = png(tmp_path / "grey.png", he_image(200, seed=4)[..., 1])
+    with pytest.raises(SlideError, match=r"grey\.png: is grey, and its stain is wanted; give another --like"):
+        open_run(replace(config, like=grey, like_mpp=0.5))
+
+
 def test_a_picture_as_reference(config, tmp_path):
     path = png(tmp_path / "field.png", tinted(he_image(200, seed=4)))
     with pytest.raises(MissingMppError, match="not in its metadata; pass --like-mpp"):
@@ -176,7 +182,7 @@ def test_references_and_models_that_cannot_be(config, inputs, tmp_path):
         ({"marker": "SYN"}, "--marker must be left out with --like"),
         ({"norm": "tin"}, "--norm must be left out with --like, got tin"),
         ({"strength": 1.5}, r"--strength must be in \[0, 1\], got 1.5"),
-        ({"like_mpp": 0.0}, r"--like-mpp must be in \(0, 1000\] µm/px, got 0.0"),
+        ({"like_mpp": 0.0}, r"--like-mpp must be a number in \(0, 1000\] µm/px, got 0.0"),
         ({"tile": 100}, "--tile must be auto or a multiple of 8, at least 64 px, got 100"),
         ({"like": None}, "--stainer must be a bundled name"),
         ({"like": None, "stainer": "SYN"}, "--style must be left out without --like"),

@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 
 from tests.pipeline.models import PAINT, small_job, small_run
-from wsigen.data.survey import find_slides
+from wsigen.data.find import find_slides
 from wsigen.errors import OutputError
 from wsigen.pipeline.outputs import seam_grids
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tests.synthetic import write_tiff
 from wsigen.errors import MissingMppError, SlideError
 from wsigen.pipeline.rows import slide_rows
 from wsigen.pipeline.source import open_source, source_facts, source_name
-from wsigen.slide.read import BACKGROUND
+from wsigen.slide.read import BACKGROUND, open_slide
 from wsigen.slide.view import View
 
 
@@ -48,6 +49,14 @@ def test_what_says_which_pixels_it_has(tmp_path, he_slide):
     }
 
 
+def test_the_hash_is_never_that_of_another_file(tmp_path):
+    path = png(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    slide = open_slide(path, 0.5)
+    png(path, np.full((9, 8, 3), 200, np.uint8))
+    with pytest.raises(SlideError, match=r"a\.png: the file was changed since it was opened; open it again"):
+        source_facts(slide)
+
+
 def test_what_the_user_chose_is_stated(he_slide):
     slide = open_source(he_slide, view=View(series=0, z=0))
     assert source_facts(slide) == source_facts(open_source(he_slide)) | {"series": 0, "z": 0}
@@ -61,7 +70,7 @@ def test_of_mirax_the_folder_counts(tmp_path):
     mirax.write_bytes(b"head")
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "Data1.dat").write_bytes(b"pixels")
-    object.__setattr__(slide, "path", mirax)
+    slide = replace(slide, path=mirax, identity=None)
     assert source_facts(slide)["sha256"] == hashlib.sha256(b"headpixels").hexdigest()
     mirax.unlink()
     with pytest.raises(SlideError, match="cannot be read"):

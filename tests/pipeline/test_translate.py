@@ -14,6 +14,7 @@ import pytest
 import tifffile
 import torch
 
+import wsigen
 from tests.pipeline.test_source import png
 from tests.stain.models import small_generator
 from tests.synthetic import he_image, write_tiff
@@ -234,12 +235,30 @@ def test_what_cannot_be_translated(config, tmp_path, picture):
     grey = png(tmp_path / "g.png", picture[..., 0])
     with pytest.raises(SlideError, match="is grey"):
         translate(replace(config, slide=grey, mpp=0.5))
+    faint = np.repeat(picture[..., :1], 3, axis=2)
+    faint[..., 2] -= 2  # as after a JPEG or a colour profile
+    with pytest.raises(SlideError, match="is grey"):
+        translate(replace(config, slide=png(tmp_path / "f.png", faint), mpp=0.5))
+    with pytest.raises(InvalidValueError, match=r"--mpp must be a number in \(0, 1000\] µm/px, got '0\.5'"):
+        replace(config, mpp="0.5")
     with pytest.raises(SlideError, match="no such file"):
         translate(replace(config, slide=tmp_path / "none.svs"))
     with pytest.raises(InvalidValueError, match="--stainer must be a bundled name"):
         replace(config, stainer=None)
     left = {path.name for path in config.out.rglob("*") if path.is_file()}
     assert left == {"journal.json", "lock"}, "of the grey slide, whose pixels are looked at last"
+
+
+def test_a_comma_in_the_path_of_a_stainer(config, stainers, tmp_path):
+    odd = tmp_path / "breast, 2024"
+    odd.symlink_to(stainers[0])
+    match = "stainer takes several names separated by commas, and the path .*breast, 2024 holds one; rename"
+    for names in (str(odd), f"SYN,{odd}", f"{odd},SYN"):
+        with pytest.raises(InvalidValueError, match=match):
+            open_run(replace(config, stainer=names))
+    with pytest.raises(InvalidValueError, match=match):
+        wsigen.Translator.from_pretrained(odd, device="cpu")
+    assert len(open_run(replace(config, stainer=", ".join(stainers))).stainers.nets) == 2
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 33), (40, 700), (700, 21)])

@@ -16,9 +16,10 @@ from wsigen.errors import MissingMppError, SlideError
 from wsigen.geometry import Region, Size
 from wsigen.slide import handles as module
 from wsigen.slide.backend import OpenSlideBackend, over_background
-from wsigen.slide.handles import Handles, handles, set_limits
+from wsigen.slide.handles import Handles, handles, identity, set_limits
 from wsigen.slide.read import open_slide
 from wsigen.slide.tiff_backend import TiffBackend
+from wsigen.slide.view import WHOLE, View
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_decoded_pictures_are_held_up_to_a_limit(pictures):
     pool = Handles(held_bytes=70_000)  # two of 30 kB
     for path in pictures:
         pool.get(path)
-    assert sum(b.nbytes for b in pool._open.values()) == 60_000
+    assert sum(h.backend.nbytes for h in pool._open.values()) == 60_000
     alone = Handles(held_bytes=10)
     assert alone.get(pictures[0]).nbytes == 30_000
 
@@ -157,9 +158,90 @@ def test_unreadable_files_are_named(tmp_path, name, content, reason):
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
-    for path in (tmp_path / "none.svs", tmp_path):
-        with pytest.raises(SlideError, match="no such file"):
-            open_slide(path)
+    for name in ("folder", "stack.zarr", "scan"):
+        (tmp_path / name).mkdir()
+    for name in ("scan.mrxs", "lone.mrxs"):
+        (tmp_path / name).write_bytes(b"")
+    for name, reason in {
+        "none.svs": "no such file",
+        "folder": "a folder, not a slide; give a file in it",
+        "scan": r"a folder, not a slide; give scan\.mrxs",
+        "stack.zarr": "a Zarr folder, which wsigen does not read; export it as a tiled TIFF",
+        "lone.mrxs": "in a folder of the same name, and folder lone is missing; copy it too",
+        "scan.mrxs": r"in a folder of the same name, and scan/Slidedat\.ini is missing; copy it too",
+    }.items():
+        with pytest.raises(SlideError, match=rf"{name}: .*{reason}"):
+            open_slide(tmp_path / name)
+
+
+def _write(path: Path, image: np.ndarray, how: str, mpp: float = 0.5) -> None:
+    """Write a slide under a name that may be taken: as a new file, or into the one that is there."""
+    written = path.with_name("new-" + path.name) if how == "replaced" else path
+    if path.suffix == ".png":
+        Image.fromarray(image).save(written)
+    else:
+        text = f"Aperio Image Library v11\n{image.shape[1]}x{image.shape[0]} (256x256)|MPP = {mpp}"
+        svs = path.suffix == ".svs"
+        write_tiff(
+            written,
+            np.ascontiguousarray(image),
+            mpp,
+            levels=1,
+            compression="jpeg" if svs else "none" if "strips" in path.name else "zstd",
+            description=text if svs else None,
+        )
+    if written != path:
+        written.replace(path)
+
+
+@pytest.mark.parametrize("how", ["replaced", "written again"])
+@pytest.mark.parametrize("name", ["a.tif", "uncompressed-strips.tif", "a.svs", "a.png"])
+def test_another_file_under_the_same_name_is_read_anew(tmp_path, he_picture, name, how):
+    """A notebook opens a slide, exports it again, and opens it again."""
+    path, mpp = tmp_path / name, 0.5 if name == "a.png" else None
+    one, other = he_picture[:512, :512], he_picture[400:912, 300:812]
+    tolerance = 6 if name == "a.svs" else 0
+    for image in (one, other, one):
+        _write(path, image, how)
+        got = open_slide(path, mpp).read_region(Region(0, 0, 512, 512), 0.5)
+        assert np.abs(got.astype(int) - image).mean() <= tolerance / 2
+    larger = np.ascontiguousarray(he_picture[:768])
+    _write(path, larger, how, mpp=0.25)
+    slide = open_slide(path, mpp and 0.25)
+    assert (slide.size, slide.mpp) == (Size(768, 1024), pytest.approx(0.25))
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.svs", "a.png"])
+def test_a_slide_that_is_open_does_not_mix_two_files(tmp_path, he_picture, name):
+    path, mpp = tmp_path / name, 0.5 if name == "a.png" else None
+    _write(path, he_picture[:512, :512], "replaced")
+    slide = open_slide(path, mpp)
+    slide.read_region(Region(0, 0, 100, 100), 0.5)
+    _write(path, he_picture[400:912, 300:812], "replaced")
+    with pytest.raises(SlideError, match="was changed since it was opened; open it again"):
+        slide.read_region(Region(200, 0, 100, 100), 0.5)
+    path.unlink()
+    with pytest.raises(SlideError, match="no such file"):
+        slide.read_region(Region(0, 0, 100, 100), 0.5)
+
+
+def test_every_view_of_a_file_is_read_anew(tmp_path, he_picture):
+    path, region = tmp_path / "a.tif", Region(0, 0, 512, 512)
+    for image in (he_picture[:512, :512], he_picture[400:912, 300:812]):
+        _write(path, image, "replaced")
+        for view in (WHOLE, View(series=0)):
+            np.testing.assert_array_equal(open_slide(path, view=view).read_region(region, 0.5), image)
+
+
+def test_of_mirax_the_folder_counts(tmp_path):
+    path = tmp_path / "a.mrxs"
+    path.write_bytes(b"head")
+    alone = identity(path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "Slidedat.ini").write_text("one")
+    first = identity(path)
+    (tmp_path / "a" / "Slidedat.ini").write_text("another")
+    assert len({alone, first, identity(path)}) == 3
 
 
 class TestPictures:
@@ -167,7 +249,7 @@ class TestPictures:
     def test_are_slides_once_their_scale_is_given(self, tmp_path, he_picture, suffix):
         path = tmp_path / f"a{suffix}"
         Image.fromarray(he_picture).save(path, dpi=(72, 72))
-        with pytest.raises(MissingMppError, match="--table"):
+        with pytest.raises(MissingMppError, match="pass mpp"):
             open_slide(path)
         slide = open_slide(path, 0.5)
         assert slide.size == Size(1024, 1024)

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from tests.synthetic import reduce_by
 from wsigen.arrays import ArrayCache
 from wsigen.geometry import Region, Size
-from wsigen.slide.orientation import stored_region, upright, upright_size
+from wsigen.slide.orientation import stored_region, upright, upright_region, upright_size
 from wsigen.slide.read import open_slide
 from wsigen.slide.tiff_backend import TiffBackend
 
@@ -41,6 +41,7 @@ def test_a_region_is_found_where_it_is_stored(orientation, data):
     y, x = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     region = Region(y, x, data.draw(st.integers(1, height - y)), data.draw(st.integers(1, width - x)))
     at = stored_region(region, Size(height, width), orientation)
+    assert upright_region(at, Size(height, width), orientation) == region
     got = upright(PICTURE[at.y : at.y1, at.x : at.x1], orientation)
     np.testing.assert_array_equal(got, want[region.y : region.y1, region.x : region.x1])
 

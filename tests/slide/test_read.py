@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import wsigen
 from tests.synthetic import reduce_by, write_tiff
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.geometry import Region, Size
@@ -203,11 +204,26 @@ def test_a_file_that_vanished_or_was_damaged_is_named(tmp_path, he_picture):
     slide = open_slide(path)
     data = path.read_bytes()
     path.write_bytes(data[:1000] + bytes(len(data) - 1000))
+    with pytest.raises(SlideError, match=r"gone\.tif: the file was changed"):
+        slide.read_region(Region(0, 0, 1024, 1024), 0.5)
+    slide = open_slide(path)
     with pytest.raises(SlideError, match=r"gone\.tif: damaged"):
         slide.read_region(Region(0, 0, 1024, 1024), 0.5)
     path.unlink()
     with pytest.raises(SlideError, match=r"gone\.tif: no such file"):
         slide.read_region(Region(0, 0, 8, 8), 0.5)
+
+
+@pytest.mark.parametrize("mpp", ["0.5", None, -1, math.nan])
+def test_what_is_no_scale_is_refused(lossless_slide, mpp):
+    slide = open_slide(lossless_slide)
+    for read_it in (
+        lambda: slide.read_region(Region(0, 0, 8, 8), mpp),
+        lambda: slide.read_patch((9.0, 9.0), mpp, 8),
+        lambda: wsigen.open_slide(lossless_slide).read_region_um(x=0, y=0, width=9, height=9, mpp=mpp),
+    ):
+        with pytest.raises(InvalidValueError, match=rf"mpp must be .*positive .*, got {mpp!r}"):
+            read_it()
 
 
 def test_pickles_hold_no_handle(lossless_slide):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wsigen.config.check import check
+from wsigen.config.check import check, is_positive
 from wsigen.geometry import Region
 from wsigen.runtime import parse_bytes
 
@@ -75,11 +75,11 @@ class SampleConfig:
         check(self.stages is None or self.stages >= 0, "--stages", self.stages, ">= 0")
         check(self.k >= 2, "--k", self.k, ">= 2")
         check(self.size is None or self.size > 0, "--size", self.size, "> 0")
-        check(0 < self.mpp < float("inf"), "--mpp", self.mpp, "a positive number of µm/px")
+        check(is_positive(self.mpp), "--mpp", repr(self.mpp), "a positive number of µm/px")
         if self.overview_mpp is not None:
             check(self.overview is not None, "--overview-mpp", self.overview_mpp, "given with --overview")
-            okay = 0 < self.overview_mpp < float("inf")
-            check(okay, "--overview-mpp", self.overview_mpp, "a positive number of µm/px")
+            okay = is_positive(self.overview_mpp)
+            check(okay, "--overview-mpp", repr(self.overview_mpp), "a positive number of µm/px")
         check(0 <= self.seed < 2**63, "--seed", self.seed, "between 0 and 2**63")
         check(self.count >= 1, "--count", self.count, ">= 1")
         auto = self.batch_size == "auto"

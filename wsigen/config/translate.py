@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wsigen.config.check import check
+from wsigen.config.check import check, is_positive
+from wsigen.errors import InvalidValueError
 from wsigen.runtime import parse_bytes
 
 _MARKER = re.compile(r"\w[\w+.-]*", re.ASCII)
@@ -44,6 +45,7 @@ class TranslateConfig:
         memory: limit for rows on the host and, on the CPU, the network, such as 4GiB.
         layout: "linked-ome", "generic" or "lossless".
         overwrite: replace a slide of the same name.
+        skip_damaged: show damaged tiles of the slide as glass, and say how many; default: stop there.
         dry_run: print the plan (memory, disk, time) without making the slide.
     """
 
@@ -69,6 +71,7 @@ class TranslateConfig:
     memory: str = "4GiB"
     layout: Literal["linked-ome", "generic", "lossless"] = "linked-ome"
     overwrite: bool = False
+    skip_damaged: bool = False
     dry_run: bool = False
 
     def __post_init__(self) -> None:
@@ -76,7 +79,8 @@ class TranslateConfig:
             self._check_stainer()
         else:
             self._check_like()
-        check(self.mpp is None or 0 < self.mpp <= 1000, "--mpp", self.mpp, "in (0, 1000] µm/px")
+        known = self.mpp is None or is_positive(self.mpp, 1000)
+        check(known, "--mpp", repr(self.mpp), "a number in (0, 1000] µm/px")
         for name, value in (("--series", self.series), ("--z", self.z)):
             check(value is None or value >= 0, name, value, "a number from 0 on")
         pitch = self.stats_pitch
@@ -106,8 +110,8 @@ class TranslateConfig:
             check(value == default, f"--{name.replace('_', '-')}", value, "left out with --like")
         check(bool(self.style), "--style", self.style, "the folder or hub id of a style model, with --like")
         check(0 <= self.strength <= 1, "--strength", self.strength, "in [0, 1]")
-        known = self.like_mpp is None or 0 < self.like_mpp <= 1000
-        check(known, "--like-mpp", self.like_mpp, "in (0, 1000] µm/px")
+        known = self.like_mpp is None or is_positive(self.like_mpp, 1000)
+        check(known, "--like-mpp", repr(self.like_mpp), "a number in (0, 1000] µm/px")
 
     @property
     def markers(self) -> tuple[str, ...] | None:
@@ -118,3 +122,25 @@ class TranslateConfig:
 def split_list(text: str) -> tuple[str, ...]:
     """Split a text at commas and strip spaces."""
     return tuple(part.strip() for part in text.split(","))
+
+
+def split_paths(text: str, flag: str) -> tuple[str, ...]:
+    """Split names and paths at commas.
+
+    Args:
+        text: to be split.
+        flag: that it was given with, for the message.
+
+    Raises:
+        InvalidValueError: a comma is part of a path that exists.
+    """
+    parts = text.split(",")
+    for first in range(len(parts)):
+        for last in range(first + 2, len(parts) + 1):
+            path = ",".join(parts[first:last]).strip()
+            if Path(path).exists():
+                fix = "rename it, or link to it under another name"
+                raise InvalidValueError(
+                    f"{flag} takes several names separated by commas, and the path {path} holds one; {fix}"
+                )
+    return split_list(text)

@@ -15,9 +15,10 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import Dataset
 
+from wsigen.data.find import SLIDE_SUFFIXES, Failure, find_slides
 from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.data.patches import Patch, PatchDataset, PatchKey, collate
-from wsigen.data.survey import SLIDE_SUFFIXES, entries_of, find_slides, said_splits, survey_slides
+from wsigen.data.survey import entries_of, said_splits, survey_slides
 from wsigen.data.table import group_splits
 from wsigen.errors import InvalidValueError, SlideError
 
@@ -42,12 +43,13 @@ class Domains:
         return Domains(self.source.split(name), self.target.split(name))
 
 
-def expand(slides: str | Sequence[str]) -> dict[str, Path]:
+def expand(slides: str | Sequence[str], left_out: list[Failure] | None = None) -> dict[str, Path]:
     """Expand folders, files and patterns to slides: name to path, as in `find_slides`.
 
     Args:
         slides: a folder (searched through all its sub-folders), a slide, a pattern with ``*``, ``?`` or
             ``[]``, or several of them.
+        left_out: as for `find_slides`.
 
     Raises:
         SlideError: one of them names no slide.
@@ -55,15 +57,15 @@ def expand(slides: str | Sequence[str]) -> dict[str, Path]:
     given = [slides] if isinstance(slides, str) else list(slides)
     if len(given) == 1 and Path(given[0]).is_dir():
         # Names relative to the folder, as in the table.
-        return find_slides(Path(given[0]))
-    found = sorted({path.absolute() for one in given for path in _expand_one(one)})
+        return find_slides(Path(given[0]), left_out)
+    found = sorted({path.absolute() for one in given for path in _expand_one(one, left_out)})
     names = {path.name: path for path in found}
     return names if len(names) == len(found) else {path.as_posix(): path for path in found}
 
 
-def _expand_one(slides: str) -> Iterable[Path]:
+def _expand_one(slides: str, left_out: list[Failure] | None) -> Iterable[Path]:
     if Path(slides).exists() or not glob.has_magic(slides):
-        return find_slides(Path(slides)).values()
+        return find_slides(Path(slides), left_out).values()
     files = [Path(p) for p in glob.glob(slides, recursive=True)]  # noqa: PTH207  patterns may be absolute
     files = [p for p in files if p.is_file() and p.suffix.lower() in SLIDE_SUFFIXES]
     if not files:

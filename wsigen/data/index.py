@@ -115,9 +115,13 @@ class SlideEntry:
         """Open the slide for reading.
 
         Raises:
-            SlideError: the file is missing or damaged.
+            SlideError: the file is missing or damaged, or has another size than the one that was indexed.
         """
-        return open_slide(self.path, self.mpp, View(self.series, self.z))
+        slide = open_slide(self.path, self.mpp, View(self.series, self.z))
+        if slide.size != self.size:
+            found, said = (f"{s.width} x {s.height} px" for s in (slide.size, self.size))
+            raise SlideError(self.path, f"is {found}, its index says {said}; run `wsigen index` again")
+        return slide
 
     def serves(self, patch_size: int, mpp: float) -> bool:
         """Return whether patches of ``patch_size`` px at ``mpp`` µm/px can be cut.

@@ -7,6 +7,7 @@ number. So any number of workers and processes, and a resumed run, see the same 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -23,6 +24,9 @@ from wsigen.slide.read import SlideReader
 
 # Enough that a narrow range of usable µm/px does not end a long run by chance.
 ATTEMPTS = 4096
+
+# Numbers of patches left out of a slide that are said; a run may go on for days.
+_COUNTS = {10**n for n in range(1, 10)}
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +126,7 @@ class PatchDataset(Dataset[Patch]):
         self.anywhere_fraction = anywhere_fraction
         self.augment = augment
         self._slides: dict[str, SlideReader] = {}
-        self._damaged: set[str] = set()
+        self._damaged: Counter[str] = Counter()
         draw_mpp(0.5, mpp_range, mpp_sampling)
 
     def __getitem__(self, key: PatchKey) -> Patch:
@@ -183,9 +187,13 @@ class PatchDataset(Dataset[Patch]):
         )
 
     def _report(self, entry: SlideEntry, error: SlideError) -> None:
-        if entry.slide not in self._damaged:
-            log.warning("%s; its other patches are used", error)
-        self._damaged.add(entry.slide)
+        self._damaged[entry.slide] += 1
+        count = self._damaged[entry.slide]
+        if count == 1:
+            log.warning("%s; the patch is left out, other patches of the slide are used", error)
+        elif count in _COUNTS:
+            log.warning("%s: %d patches are left out so far, since it is damaged", entry.path, count)
+        self._slides.pop(entry.slide, None)  # opened again: it may have been replaced by a good file
 
     def _variation(self, number: int) -> Variation:
         """Draw from a separate stream, so that slide, position and µm/px are the same without variation."""

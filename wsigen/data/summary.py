@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 
 from wsigen.config.index import IndexConfig
+from wsigen.data.find import Failure
 from wsigen.data.index import SlideEntry, SlideIndex
-from wsigen.data.survey import Failure, build_index
+from wsigen.data.survey import build_index
 from wsigen.errors import OutputError
 from wsigen.files import write_bytes
 from wsigen.geometry import Region
@@ -151,7 +152,7 @@ def _cell(entry: SlideEntry, cell: int) -> np.ndarray:
     inner = cell - 8
     mpp = max(entry.mpp, max(entry.height, entry.width) * entry.mpp / inner)
     height, width = (min(inner, max(1, round(s * entry.mpp / mpp))) for s in (entry.height, entry.width))
-    picture = entry.open().read_region(Region(0, 0, height, width), mpp, entry.background)
+    picture = entry.open().skipping_damage().read_region(Region(0, 0, height, width), mpp, entry.background)
     mask = cv2.resize(entry.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(picture, outlines, -1, OUTLINE, 1)

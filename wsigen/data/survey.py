@@ -1,11 +1,11 @@
-"""Survey slides: find them, their tissue and their background colour, and build an index."""
+"""Survey slides: find their tissue and their background colour, and build an index."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,21 +13,26 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from wsigen.data.find import Failure, find_slides
 from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.data.table import Row, SlideTable, group_splits
-from wsigen.errors import InvalidValueError, SlideError
+from wsigen.errors import InvalidValueError, MissingMppError, SlideError
 from wsigen.geometry import Colour, Region
-from wsigen.slide.backend import PICTURE_SUFFIXES
+from wsigen.slide.mpp import UNKNOWN
 from wsigen.slide.read import BACKGROUND, WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete
-from wsigen.slide.tissue import background_colour, border_fraction, mask_resolution, tissue_mask
-
-SLIDE_SUFFIXES = (
-    *(".tif", ".tiff", ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm", ".czi"),
-    *PICTURE_SUFFIXES,
+from wsigen.slide.tissue import (
+    BACKGROUND_DARKEST,
+    background_colour,
+    border_fraction,
+    is_grey,
+    mask_resolution,
+    tissue_mask,
 )
 
 MASK_PIXELS = 2**26
+
+TABLE_FIX = "add a row to a table with columns slide,mpp and pass it with --table"
 
 log = logging.getLogger(__name__)
 
@@ -42,45 +47,6 @@ class Survey(NamedTuple):
 
     entry: SlideEntry
     background: Colour | None
-
-
-def find_slides(slides: Path | Sequence[Path]) -> dict[str, Path]:
-    """Return slides, name to path, ordered by name. Names are relative to the folder, with "/".
-
-    A PNG or JPEG that belongs to another file (``a_HE.jpg`` beside ``a_HE.ome.tif``, ``index.png`` beside
-    ``index.parquet``) is not a slide.
-
-    Args:
-        slides: a folder (sub-folders included, hidden ones apart), one slide, or several slides.
-
-    Raises:
-        SlideError: there are no slides.
-    """
-    if not isinstance(slides, Path):
-        paths = {Path(p).absolute() for p in slides}
-        names = {p.name: p for p in sorted(paths)}
-        return names if len(names) == len(paths) else {p.as_posix(): p for p in sorted(paths)}
-    if slides.is_file():
-        return {slides.name: slides.absolute()}
-    if not slides.is_dir():
-        raise SlideError(slides, "no such file or folder")
-    found = {
-        path.relative_to(slides).as_posix(): path.absolute() for path in slides.rglob("*") if _is_slide(path)
-    }
-    found = {
-        name: path for name, path in found.items() if not any(p.startswith(".") for p in name.split("/"))
-    }
-    if not found:
-        raise SlideError(slides, f"no slide in this folder; looked for {' '.join(SLIDE_SUFFIXES)}")
-    return dict(sorted(found.items()))
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A slide that was left out, and the reason."""
-
-    slide: str
-    reason: str
 
 
 def build_index(
@@ -114,13 +80,22 @@ def build_index(
     Determinism:
         Depends on names, pixels and table alone.
     """
-    surveys, failures = survey_slides(find_slides(slides), table, folder=_folder(slides), progress=progress)
+    left_out: list[Failure] = []
+    files = find_slides(slides, left_out)
+    surveys, failures = survey_slides(files, table, folder=_folder(slides), progress=progress)
     splits = group_splits(said_splits(s.entry for s in surveys), val_fraction)
-    return SlideIndex(tuple(replace(e, split=splits[e.group]) for e in entries_of(surveys))), failures
+    return SlideIndex(
+        tuple(replace(e, split=splits[e.group]) for e in entries_of(surveys))
+    ), left_out + failures
 
 
 def survey_slides(
-    files: dict[str, Path], table: Path | None, *, folder: Path, progress: bool = True
+    files: dict[str, Path],
+    table: Path | None,
+    *,
+    folder: Path,
+    progress: bool = True,
+    mpp_fix: str = TABLE_FIX,
 ) -> tuple[list[Survey], list[Failure]]:
     """Survey slides; those that cannot be used are left out with a warning.
 
@@ -129,6 +104,7 @@ def survey_slides(
         table: as for `build_index`.
         folder: of the slides, for messages.
         progress: show a bar.
+        mpp_fix: what to do about slides whose µm/px are not known, for messages.
 
     Returns:
         The surveys, and the slides left out.
@@ -141,7 +117,7 @@ def survey_slides(
     surveys: list[Survey] = []
     failures: list[Failure] = []
     for name, path in tqdm(files.items(), desc="slides", unit="slide", disable=not progress):
-        survey = _survey(name, path, rows[name])
+        survey = _survey(name, path, rows[name], mpp_fix)
         if isinstance(survey, Failure):
             failures.append(survey)
             log.warning("left out %s: %s", survey.slide, survey.reason)
@@ -186,18 +162,25 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
     Returns:
         The entry, with an empty split unless the table states it, and the background colour.
 
+    Damaged tiles count as background, with a warning.
+
     Raises:
         SlideError: unreadable, truncated, without µm/px or without tissue.
 
     Memory:
         The slide at 8 µm/px or coarser, at most 64 million pixels.
     """
-    slide = open_slide(path, row.mpp, row.view)
+    slide = open_slide(path, row.mpp, row.view).skipping_damage()
     check_complete(path)
     mask_mpp, overview = _overview(slide)
     mask = tissue_mask(overview, mask_mpp)
     if not mask.any():
-        raise SlideError(path, "no tissue found on it (blank, or only pen and specks)")
+        why = f"damaged: {slide.damage}" if slide.damage else "blank, or only pen and specks"
+        if is_grey(overview[overview.min(axis=2) < BACKGROUND_DARKEST]):
+            why = "it is grey, and tissue is found by its colour; give the slide in RGB"
+        raise SlideError(path, f"no tissue found on it ({why})")
+    if slide.damage:
+        log.warning("%s: damaged, no patches are taken there: %s", path, slide.damage)
     background = background_colour(overview, mask)
     fraction = float(mask.mean())
     entry = SlideEntry(
@@ -221,9 +204,11 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
     return Survey(entry, background)
 
 
-def _survey(name: str, path: Path, row: Row) -> Survey | Failure:
+def _survey(name: str, path: Path, row: Row, mpp_fix: str) -> Survey | Failure:
     try:
         return survey_slide(name, path, row)
+    except MissingMppError:
+        return Failure(name, f"{UNKNOWN}; {mpp_fix}")
     except SlideError as error:
         return Failure(name, error.reason)
 
@@ -275,18 +260,3 @@ def _overview(slide: WholeSlide) -> tuple[float, np.ndarray]:
 def _to_png(mask: np.ndarray) -> bytes:
     _, png = cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
     return png.tobytes()
-
-
-def _is_slide(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    if suffix not in SLIDE_SUFFIXES or not path.is_file():
-        return False
-    if suffix not in PICTURE_SUFFIXES:
-        return True
-    stem = path.name[: -len(suffix)]
-    others = (p.suffix.lower() for p in path.parent.glob(f"{_escape(stem)}.*") if p != path)
-    return not any(s == ".parquet" or (s in SLIDE_SUFFIXES and s not in PICTURE_SUFFIXES) for s in others)
-
-
-def _escape(stem: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in stem)

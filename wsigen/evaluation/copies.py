@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from wsigen.data.index import SlideEntry
-from wsigen.errors import InvalidValueError, SlideError
+from wsigen.errors import InvalidValueError
 from wsigen.evaluation.comparison import Comparison
 from wsigen.evaluation.estimate import caution, percentage, run_measure
 from wsigen.evaluation.gallery import Gallery
@@ -19,6 +19,7 @@ from wsigen.evaluation.results import Result
 from wsigen.evaluation.search import Matches
 from wsigen.evaluation.sets import SlideSet
 from wsigen.evaluation.signatures import SIDE, nearest_signatures, signature
+from wsigen.evaluation.skipped import readable
 from wsigen.evaluation.spots import Spot
 from wsigen.evaluation.verdict import Metric
 from wsigen.geometry import Region
@@ -190,11 +191,7 @@ def overview(entry: SlideEntry, longest: int = OVERVIEW_PX) -> np.ndarray:
 def _overviews(entries: Sequence[SlideEntry]) -> tuple[np.ndarray, list[SlideEntry]]:
     """Return signatures of whole slides, and the slides that are readable and large enough."""
     signatures, seen = [], []
-    for entry in entries[:MOST_OVERVIEWS]:
-        try:
-            picture = overview(entry)
-        except SlideError:
-            continue
+    for entry, picture in readable(overview, entries[:MOST_OVERVIEWS], "overviews"):
         if min(picture.shape[:2]) >= SIDE:
             signatures.append(signature(picture))
             seen.append(entry)

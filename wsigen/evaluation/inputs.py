@@ -10,7 +10,7 @@ from typing import Any
 
 from wsigen import __version__
 from wsigen.config.evaluate import REAL, TRAIN, EvaluateConfig, as_list
-from wsigen.data.survey import Failure
+from wsigen.data.find import Failure
 from wsigen.errors import OutputError, SlideError
 from wsigen.evaluation.estimate import MIN_GROUPS
 from wsigen.evaluation.results import Share
@@ -68,7 +68,9 @@ def load_inputs(config: EvaluateConfig) -> Inputs:
         InvalidValueError: no µm/px at which all sides can be compared.
     """
     real = load_set(REAL, config.real, config.table)
-    sets = tuple(of_stain(load_set(name, paths), config.stain) for name, paths in config.sets.items())
+    sets = tuple(
+        of_stain(load_set(name, paths, tabled=False), config.stain) for name, paths in config.sets.items()
+    )
     train = load_set(TRAIN, as_list(config.train), config.table) if config.train else None
     if train and (common := _common(train, real)):
         why = "membership cannot be told from held-out slides that were trained on"
@@ -78,7 +80,7 @@ def load_inputs(config: EvaluateConfig) -> Inputs:
     )
     for one in sets:
         warnings += _notes(one, real)
-    ihc = load_set("IHC", as_list(config.pairs)) if config.pairs else None
+    ihc = load_set("IHC", as_list(config.pairs), tabled=False) if config.pairs else None
     real_ihc = load_set("real IHC", as_list(config.real_pairs), config.table) if config.real_pairs else None
     return Inputs(config, sets, real, train, ihc, real_ihc, tuple(plans), tuple(warnings))
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from wsigen.data.index import SlideEntry
-from wsigen.errors import InvalidValueError, SlideError
+from wsigen.errors import InvalidValueError
 from wsigen.evaluation.comparison import RealSide, few_groups
 from wsigen.evaluation.estimate import Estimate, jackknife, run_measure
 from wsigen.evaluation.nuclei import nuclei_rows
@@ -20,6 +20,7 @@ from wsigen.evaluation.quality import quality_rows
 from wsigen.evaluation.results import Floors, Result, make_rows
 from wsigen.evaluation.samples import RealSamples, Samples, measure_samples
 from wsigen.evaluation.sets import SlideSet, allot
+from wsigen.evaluation.skipped import Skipped, readable
 from wsigen.evaluation.spots import Reader, Spot, ahead, spots
 from wsigen.evaluation.stains import (
     HAEMATOXYLIN_KL,
@@ -178,7 +179,8 @@ def pair_rows(
     theirs: Images = [], []
     if real is not None:
         drawn = places(real, list(real.entries), mpp, patch, 2 * len(pictures))
-        theirs = [reader(spot) for spot in drawn], [spot.entry.group for spot in drawn]
+        found = list(readable(reader, drawn, "patches"))
+        theirs = [image for _, image in found], [spot.entry.group for spot, _ in found]
         if not drawn:
             warnings.append(f"no slide of --real-pairs serves {patch} px patches at {mpp:g} µm/px")
         elif few := few_groups(theirs[1]):
@@ -189,8 +191,8 @@ def pair_rows(
             _sampled(images, most, mpp, threads) for images, most in ((ours, SAMPLES), (theirs, 2 * SAMPLES))
         )
         beside_real = RealSamples(others, mpp, seed)
-        found = [*quality_rows(mine, beside_real), *nuclei_rows(mine, beside_real)]
-        rows += [replace(r, label=IHC) for r in found]
+        more = [*quality_rows(mine, beside_real), *nuclei_rows(mine, beside_real)]
+        rows += [replace(r, label=IHC) for r in more]
     shown = [pictures[i] for i in np.unique(np.linspace(0, len(pictures) - 1, SHOWN).astype(int))]
     return PairsFound(rows, shown, warnings)
 
@@ -241,15 +243,17 @@ def _read_pairs(
     drawn = places(he, [p.he for p in pairs], mpp, patch, MOST)
     jobs = [(spot, other) for spot in drawn for other in ihc_of[spot.entry.slide]]
 
+    skipped = Skipped("patches of pairs")
+
     def read(job: tuple[Spot, SlideEntry]) -> tuple[np.ndarray, np.ndarray] | None:
         spot, other = job
         centre = spot.centre(seed)
-        try:
+        with skipped.guard():
             return reader(spot), reader.at(other, centre, mpp, patch)
-        except SlideError:
-            return None
+        return None
 
     found = [(p, job[0].entry.group) for p, job in zip(ahead(read, jobs, threads), jobs, strict=True) if p]
+    skipped.report()
     if not found:
         raise InvalidValueError(f"no patch of the pairs can be read at {mpp:g} µm/px")
     return [p for p, _ in found], [group for _, group in found]

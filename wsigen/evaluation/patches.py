@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +12,7 @@ from wsigen.errors import SlideError
 from wsigen.evaluation.features import Extractor, batches
 from wsigen.evaluation.phase import phase
 from wsigen.evaluation.signatures import signature
+from wsigen.evaluation.skipped import Skipped
 from wsigen.evaluation.spectrum import band_powers
 from wsigen.evaluation.spots import Reader, Spot, ahead
 from wsigen.slide.stains import density_summary, hue_histogram, saturation, stain_densities
@@ -23,8 +23,6 @@ BATCH = 32
 PHASE_PX = 256
 
 Arrays = dict[str, np.ndarray]
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ def read_patches(
     """
     # evenly over the spots, and so over the slides
     kept = set(evenly_chosen(len(spots), keep))
-    failed: list[str] = []
+    skipped = Skipped()
     where: list[Spot] = []
     described: list[Arrays] = []
     features: list[np.ndarray] = []
@@ -146,7 +144,7 @@ def read_patches(
     def readable() -> Iterator[tuple[int, np.ndarray, Arrays]]:
         for number, found in enumerate(ahead(look, spots, threads)):
             if isinstance(found, SlideError):
-                failed.append(str(found))
+                skipped.add(found)
                 progress(1)
             else:
                 yield number, *found
@@ -159,11 +157,12 @@ def read_patches(
             where.append(spots[number])
             described.append(arrays)
         progress(len(batch))
+    warnings = skipped.report()
     if not where:
-        raise SlideError(spots[0].entry.path, f"none of {len(spots)} patches can be read ({failed[0]})")
+        raise SlideError(spots[0].entry.path, f"none of {len(spots)} patches can be read ({warnings[0]})")
     stacked = {name: np.stack([d[name] for d in described]) for name in described[0]}
     found = {**stacked, "features": np.concatenate(features)}
-    return Patches(spots=tuple(where), **found, samples=samples, warnings=_failures(failed))
+    return Patches(spots=tuple(where), **found, samples=samples, warnings=warnings)
 
 
 def evenly_chosen(count: int, most: int) -> list[int]:
@@ -187,12 +186,3 @@ def _described(spot: Spot, image: np.ndarray, stains: str) -> Arrays:
         "phases": phase(middle, spot.mpp).as_row(),
         "signatures": signature(image),
     }
-
-
-def _failures(failed: list[str]) -> tuple[str, ...]:
-    different = list(dict.fromkeys(failed))
-    for reason in different:
-        log.warning("%s; its other patches are used", reason)
-    if not failed:
-        return ()
-    return (f"{len(failed)} patches could not be read and are missing: {'; '.join(different[:3])}",)

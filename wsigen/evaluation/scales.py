@@ -17,10 +17,11 @@ import cv2
 import numpy as np
 
 from wsigen.data.index import SlideEntry
-from wsigen.errors import InvalidValueError, SlideError
+from wsigen.errors import InvalidValueError
 from wsigen.evaluation.estimate import caution, mean_over_groups, run_measure
 from wsigen.evaluation.results import Result, make_rows
 from wsigen.evaluation.sets import SlideSet
+from wsigen.evaluation.skipped import Skipped
 from wsigen.evaluation.verdict import Metric
 from wsigen.evaluation.windows import some_slides, windows
 from wsigen.geometry import Region
@@ -170,12 +171,14 @@ def _of_origin(entry: SlideEntry, seed: int) -> list[np.ndarray]:
         return []
     height, width = (side // 2 for side in overview.shape[:2])
     mpp = entry.mpp * entry.height / overview.shape[0] / FINER
-    slide, found = entry.open(), []
+    slide, found, skipped = entry.open(), [], Skipped("quarters")
     for y in (0, height):
         for x in (0, width):
             large = Region(*(round(v * FINER) for v in (y, x, height, width)))
-            fine = slide.read_region(large, mpp, entry.background, upsample=True)
-            found.append(_numbers(fine, overview[y : y + height, x : x + width]))
+            with skipped.guard():
+                fine = slide.read_region(large, mpp, entry.background, upsample=True)
+                found.append(_numbers(fine, overview[y : y + height, x : x + width]))
+    skipped.report()
     return [row for row in found if np.isfinite(row).all()]  # without the quarters that are background
 
 
@@ -190,15 +193,14 @@ def _of_slide(entry: SlideEntry, seed: int) -> list[np.ndarray]:
     coarser = [v for v in slide.levels if v.downsample >= fine.downsample * STORED_FACTOR]
     coarse = _nearest(coarser, fine.downsample * LARGEST_FACTOR)
     factor = coarse.downsample / fine.downsample
-    found = []
+    found, skipped = [], Skipped("windows for scales")
     for region in windows(entry, entry.mpp * coarse.downsample, WINDOW, seed=seed, most=4):
-        try:
+        with skipped.guard():
             large = Region(*(round(v * factor) for v in (region.y, region.x, region.height, region.width)))
             image = slide.read_region(large, entry.mpp * fine.downsample, entry.background)
             overview = slide.read_region(region, entry.mpp * coarse.downsample, entry.background)
-        except SlideError:
-            continue
-        found.append(_numbers(image, overview))
+            found.append(_numbers(image, overview))
+    skipped.report()
     return [row for row in found if np.isfinite(row).all()]
 
 

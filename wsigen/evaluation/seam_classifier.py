@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsigen.data.index import SlideEntry
-from wsigen.errors import InvalidValueError, SlideError
+from wsigen.errors import InvalidValueError
 from wsigen.evaluation.estimate import Estimate, Labels, caution, jackknife, run_measure
 from wsigen.evaluation.pairs import StainPair, places
 from wsigen.evaluation.realism import auc
 from wsigen.evaluation.results import Result, make_rows
 from wsigen.evaluation.sets import SlideSet
+from wsigen.evaluation.skipped import Skipped, readable
 from wsigen.evaluation.spots import Reader
 from wsigen.evaluation.verdict import Metric
 from wsigen.evaluation.windows import (
@@ -190,10 +191,11 @@ def domain_rows(
     first = pairs[0].ihc
     grid = [g for g in known_grids(first) if g.rows is not None][-1]
     over, inside, _ = _crops([p.ihc for p in pairs], grid, None, training.seed)
-    source, target = (
-        np.stack([reader(spot) for spot in places(slides, list(slides.entries), first.mpp, CROP, REAL_CROPS)])
-        for slides in (he, ihc)
-    )
+    drawn = [places(s, list(s.entries), first.mpp, CROP, REAL_CROPS) for s in (he, ihc)]
+    crops = [[image for _, image in readable(reader, spots, "crops")] for spots in drawn]
+    if not all(crops):
+        raise InvalidValueError("no crop of the real H&E, or none of the real IHC, can be read")
+    source, target = (np.stack(found) for found in crops)
     values, notes = run_measure(lambda: domain_differentiation(source, target, over, inside, training))
     samples = f"{len(over)} crops over seams, {len(inside)} within"
     labels = [grid.name] * 2
@@ -379,15 +381,16 @@ def _crops(
 
     The seams are each slide's own; at a given ``mpp``, on slides that have none, those of ``grid``.
     """
-    over, within, labels = [], [], []
+    over, within, labels, skipped = [], [], [], Skipped("windows for seams")
     for entry in entries:
         slide, at = entry.open(), entry.mpp if mpp is None else mpp
         lines = own_grid(entry, grid) if mpp is None else grid
         most = max(2, REGIONS // len(entries))
         for region in windows(entry, at, 2 * grid.pitch, seed=seed, most=most):
-            try:
+            image = None
+            with skipped.guard():
                 image = slide.read_region(region, at, entry.background)
-            except SlideError:
+            if image is None:
                 continue
             # phases within the window
             rows = [(p - region.y) % grid.pitch for p in lines.rows or ()]
@@ -395,6 +398,7 @@ def _crops(
             over.append(crops_over_seams(image, grid.pitch, CROPS, rows=rows, cols=cols, seed=seed))
             within.append(inner_crops(image, grid.pitch, CROPS, rows=rows, cols=cols, seed=seed))
             labels += [f"{entry.slide} {region.y} {region.x}"] * CROPS
+    skipped.report()
     empty = np.empty((0, CROP, CROP, 3), np.uint8)
     return np.concatenate([empty, *over]), np.concatenate([empty, *within]), labels
 

@@ -20,6 +20,7 @@ from wsigen.errors import InvalidValueError
 from wsigen.evaluation.estimate import Estimate, mean_over_groups
 from wsigen.evaluation.results import Result
 from wsigen.evaluation.sets import SlideSet
+from wsigen.evaluation.skipped import readable
 from wsigen.evaluation.verdict import Metric
 from wsigen.evaluation.windows import (
     WINDOW,
@@ -107,7 +108,7 @@ def seam_rows(ours: SlideSet, real: SlideSet, *, seed: int) -> tuple[list[Result
 def score_slide(
     entry: SlideEntry, grid: SeamGrid, mpp: float, seed: int
 ) -> tuple[GridScore, GridScore] | None:
-    """Score one slide on one grid, by `step8` and by `jump`; None where the slide is too small for it.
+    """Score one slide on one grid, by `step8` and by `jump`; None where it is too small or damaged.
 
     Args:
         entry: the slide.
@@ -121,13 +122,16 @@ def score_slide(
     slide = entry.open()
     steps = (step8, jump)
     energies: list[list[list[np.ndarray]]] = [[[], []] for _ in steps]
-    for region in windows(entry, mpp, side, seed=seed):
-        if min(region.height, region.width) < grid.pitch + 64:
-            return None
-        image = slide.read_region(region, mpp, entry.background)
+    places = windows(entry, mpp, side, seed=seed)
+    if any(min(region.height, region.width) < grid.pitch + 64 for region in places):
+        return None
+    read = partial(slide.read_region, mpp=mpp, background=entry.background)
+    for region, image in readable(read, places, "windows for seams"):
         for step, found in zip(steps, energies, strict=True):
             for axis, origin in enumerate((region.y, region.x)):
                 found[axis].append(step(image, grid.pitch, axis=axis, origin=origin).energy)
+    if not energies[0][0]:
+        return None
     soft, hard = ([np.sqrt(np.mean(np.square(of_axis), axis=0)) for of_axis in found] for found in energies)
     return _both(soft, grid, entry.group), _both(hard, grid, entry.group)
 
@@ -355,8 +359,9 @@ def _blockiness(entries: Sequence[SlideEntry], seed: int) -> Estimate | None:
     groups: list[str] = []
     for entry in entries:
         slide = entry.open()
-        for region in windows(entry, entry.mpp, WINDOW // 2, seed=seed, most=4):
-            image = slide.read_region(region, entry.mpp, entry.background)
+        read = partial(slide.read_region, mpp=entry.mpp, background=entry.background)
+        places = windows(entry, entry.mpp, WINDOW // 2, seed=seed, most=4)
+        for region, image in readable(read, places, "windows for blocks"):
             if min(image.shape[:2]) >= 64:
                 ratios.append(jpeg_grid(image, origin=(region.y % BLOCKS, region.x % BLOCKS)))
                 groups.append(entry.group)

@@ -109,7 +109,7 @@ def search_slides(
         try:
             picture = entry.open().read_region(region, area.cell_mpp, entry.background)
         except SlideError:
-            return None  # reported already, when its patches were read
+            return None  # patches there cannot be read either, which is said for them
         tissue = _tissue(entry, region, area.cell_mpp)
         overview = np.where(tissue, local_contrast(picture), np.float32(0))
         nearest, place = search_overviews(queries[chosen], [overview])

@@ -9,9 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from wsigen.data.domains import expand
+from wsigen.data.find import Failure
 from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.data.summary import independent_patches
-from wsigen.data.survey import Failure, entries_of, survey_slides
+from wsigen.data.survey import TABLE_FIX, entries_of, survey_slides
 from wsigen.errors import InvalidValueError
 from wsigen.evaluation.comparison import few_groups
 
@@ -66,7 +67,12 @@ class ScalePlan:
 
 
 def load_set(
-    name: str, slides: str | Sequence[str], table: Path | None = None, *, progress: bool = False
+    name: str,
+    slides: str | Sequence[str],
+    table: Path | None = None,
+    *,
+    progress: bool = False,
+    tabled: bool = True,
 ) -> SlideSet:
     """Survey every slide of a set once: its µm/px and where its tissue is.
 
@@ -75,6 +81,7 @@ def load_set(
         slides: folders, slides and patterns, as for `wsigen.data.domains.expand`; or one index (.parquet).
         table: CSV with what the files do not say.
         progress: show a bar.
+        tabled: whether the user's table may name its slides; otherwise the files must state µm/px.
 
     Raises:
         SlideError: there is no slide, or none that can be used.
@@ -82,8 +89,11 @@ def load_set(
     given = [slides] if isinstance(slides, str) else list(slides)
     if len(given) == 1 and given[0].endswith(".parquet"):
         return SlideSet(name, SlideIndex.load(Path(given[0])).entries)
-    surveys, failures = survey_slides(expand(given), table, folder=Path(given[0]), progress=progress)
-    return SlideSet(name, tuple(entries_of(surveys)), tuple(failures))
+    left_out: list[Failure] = []
+    files = expand(given, left_out)
+    fix = TABLE_FIX if tabled else "write it into the file; --table is for real slides"
+    surveys, failures = survey_slides(files, table, folder=Path(given[0]), progress=progress, mpp_fix=fix)
+    return SlideSet(name, tuple(entries_of(surveys)), (*left_out, *failures))
 
 
 def plan_scales(

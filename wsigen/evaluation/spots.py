@@ -14,6 +14,7 @@ import numpy as np
 
 from wsigen.data.index import SlideEntry
 from wsigen.data.patches import place
+from wsigen.errors import SlideError
 from wsigen.geometry import Size
 from wsigen.slide.read import WholeSlide
 
@@ -79,11 +80,19 @@ class Reader:
         return self.at(spot.entry, spot.centre(self._seed), spot.mpp, spot.size)
 
     def at(self, entry: SlideEntry, centre: tuple[float, float], mpp: float, size: int | Size) -> np.ndarray:
-        """Return the pixels around a place in µm, uint8 (height, width, 3)."""
+        """Return the pixels around a place in µm, uint8 (height, width, 3).
+
+        Raises:
+            SlideError: the slide is gone, or damaged there.
+        """
         slide = self._slides.get(entry.path)
         if slide is None:
             slide = self._slides.setdefault(entry.path, entry.open())
-        return slide.read_patch(centre, mpp, size, background=entry.background)
+        try:
+            return slide.read_patch(centre, mpp, size, background=entry.background)
+        except SlideError:
+            self._slides.pop(entry.path, None)  # opened again: it may have been replaced by a good file
+            raise
 
 
 def tissue_share(entry: SlideEntry, centre: tuple[float, float], extent_um: float) -> float:

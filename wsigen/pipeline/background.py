@@ -18,7 +18,15 @@ from wsigen.geometry import Colour, Region
 from wsigen.sampling.rows import RowSource
 from wsigen.slide.pyramid import ceil_div, pad_edge
 from wsigen.slide.read import BACKGROUND, WholeSlide
-from wsigen.slide.tissue import SMALL_SHARE, SPECK_UM2, background_colour, drop_specks, tissue_mask
+from wsigen.slide.tissue import (
+    BACKGROUND_DARKEST,
+    SMALL_SHARE,
+    SPECK_UM2,
+    background_colour,
+    drop_specks,
+    is_grey,
+    tissue_mask,
+)
 from wsigen.stain.engine.background import REACH, BackgroundMap, BackgroundWindow, background_map
 
 CELL = 16
@@ -63,7 +71,9 @@ def slide_background(slide: WholeSlide) -> SlideBackground:
         for edge in (Region(grid.height - 1, 0, 1, grid.width), Region(0, grid.width - 1, grid.height, 1)):
             cells[edge.y : edge.y1, edge.x : edge.x1] = slide.read_region(edge, mpp, colour)
     found = background_map(cells, colour, CELL, TOLERANCE)
-    if whole.size and found.occupied.any() and not np.ptp(whole, axis=2).any():
+    shown = whole[found.occupied[: len(whole), : whole.shape[1]]]
+    shown = shown[shown.min(axis=1) < BACKGROUND_DARKEST]  # on a small slide, glass may count as occupied
+    if shown.size and (not np.ptp(whole, axis=2).any() or is_grey(shown)):
         raise SlideError(slide.path, "is grey; a stainer needs the colours of H&E: give the slide in RGB")
     return SlideBackground(colour or BACKGROUND, found if colour is None else _without_dust(found, slide.mpp))
 

@@ -185,11 +185,13 @@ class Source:
         size: in pixels.
         facts: what identifies its pixels.
         pixel_um: height and width of a pixel in µm, where they differ.
+        skip_damaged: whether damaged tiles of it are shown as glass.
     """
 
     size: Size
     facts: Mapping[str, Any]
     pixel_um: tuple[float, float] | None = None
+    skip_damaged: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +223,9 @@ class IHCOutput(Output):
 
     def facts(self) -> dict[str, Any]:
         """Return what the pixels follow from, as the provenance file states it."""
-        return {"notice": NOTICE, **self.stain.facts, "source": dict(self.source.facts)}
+        # Not part of the fingerprint: rows that were made before a damaged tile are the same either way.
+        skipped = {"skip_damaged": True} if self.source.skip_damaged else {}
+        return {"notice": NOTICE, **self.stain.facts, **skipped, "source": dict(self.source.facts)}
 
     def fingerprint(self) -> str:
         """Return a hash of what the pixels follow from, names of files and models left out."""

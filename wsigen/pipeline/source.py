@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from wsigen.config.check import is_positive
 from wsigen.errors import InvalidValueError, MissingMppError, SlideError
+from wsigen.slide.mpp import UNKNOWN
 from wsigen.slide.provenance import beside
 from wsigen.slide.read import WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete
@@ -43,7 +45,7 @@ def open_source(
     try:
         slide = open_slide(path, mpp, view)
     except MissingMppError as error:
-        raise MissingMppError(path, f"µm/px is not in its metadata; pass {flag}") from error
+        raise MissingMppError(path, f"{UNKNOWN}; pass {flag}") from error
     check_complete(slide.path)
     return slide
 
@@ -60,7 +62,7 @@ def source_facts(slide: WholeSlide) -> dict[str, Any]:
     Of MIRAX, which keeps its pixels in a folder beside the file, the folder is hashed too.
 
     Raises:
-        SlideError: it cannot be read.
+        SlideError: it cannot be read, or is not the file any more that was opened.
     """
     digest = hashlib.sha256()
     try:
@@ -70,6 +72,7 @@ def source_facts(slide: WholeSlide) -> dict[str, Any]:
                     digest.update(chunk)
     except OSError as error:
         raise SlideError(slide.path, f"cannot be read ({error.strerror or error})") from error
+    slide.check_same()  # the hash must be that of the pixels
     size = {"height": slide.size.height, "width": slide.size.width}
     facts = {"slide": slide.path.name, **size, "mpp": slide.mpp, "sha256": digest.hexdigest()}
     return facts | slide.view.facts()
@@ -117,15 +120,16 @@ def open_overview(path: Path, mpp: float | None = None) -> Overview:
     """
     try:
         slide = open_slide(path)
-        if mpp is not None and abs(slide.mpp / mpp - 1) > _SAME:
+        if mpp is not None and not (is_positive(mpp) and abs(slide.mpp / mpp - 1) <= _SAME):
+            got = f"{mpp:g}" if is_positive(mpp) else repr(mpp)
             raise InvalidValueError(
-                f"--overview-mpp must be that of {path}, whose metadata say {slide.mpp:g} µm/px, got "
-                f"{mpp:g}; leave it out, or correct the file"
+                f"--overview-mpp must be that of {path}, whose metadata say {slide.mpp:g} µm/px, got {got}; "
+                "leave it out, or correct the file"
             )
     except MissingMppError as error:
         if mpp is None:
             raise MissingMppError(
-                path, "µm/px is not in its metadata; pass --overview-mpp, such as --overview-mpp 8"
+                path, f"{UNKNOWN}; pass --overview-mpp, such as --overview-mpp 8"
             ) from error
         slide = open_slide(path, mpp)
     height, width = slide.size.height, slide.size.width

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from wsigen import __version__
-from wsigen.config.translate import split_list
+from wsigen.config.translate import split_paths
 from wsigen.errors import AmbiguousSlideError, InvalidValueError
 from wsigen.geometry import Size
 from wsigen.nn.snapshot import resolve, weights_hash
@@ -140,7 +140,7 @@ def open_stainers(
         InvalidValueError: a marker is missing or given twice, there are more or fewer than stainers, or some
             stainers have norm layers and others none.
     """
-    wanted, networks = split_list(names), networks or Networks()
+    wanted, networks = split_paths(names, "stainer"), networks or Networks()
     loaded = [
         networks.stainer(name, rendering.device, rendering.dtype, copy=wanted[:i].count(name))
         for i, name in enumerate(wanted)

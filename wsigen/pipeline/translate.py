@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,12 +35,15 @@ from wsigen.pipeline.run import Progress, Run
 from wsigen.pipeline.source import open_source, source_facts, source_name
 from wsigen.pipeline.stainers import Rendering, Stainers, open_like, open_stainers
 from wsigen.runtime import choose_device, choose_dtype, format_bytes, parse_bytes
+from wsigen.slide.damage import DamagedError
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.read import WholeSlide
 from wsigen.slide.view import View
 from wsigen.slide.write import SlideFiles
 from wsigen.stain.engine.stream import StreamTranslator
 from wsigen.stain.normalise.norm import Norm
+
+log = logging.getLogger(__name__)
 
 
 def translate(config: TranslateConfig) -> list[SlideFiles]:
@@ -77,6 +82,15 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
         batch=None if config.batch_size == "auto" else config.batch_size,
     )
     slide = open_source(config.slide, config.mpp, view=View(config.series, config.z, config.icc))
+    if config.skip_damaged:
+        slide = slide.skipping_damage()
+    with _damage_advice(slide):
+        return _open_run(config, slide, rendering, networks)
+
+
+def _open_run(
+    config: TranslateConfig, slide: WholeSlide, rendering: Rendering, networks: Networks | None
+) -> TranslateRun:
     if config.like is None:
         assert config.stainer is not None, "checked by the config"
         stainers = open_stainers(config.stainer, config.markers, rendering, networks)
@@ -96,6 +110,18 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
         stainers=stainers.with_tile(plan.translation.tile),
         plan=plan,
     )
+
+
+@contextmanager
+def _damage_advice(slide: WholeSlide) -> Iterator[None]:
+    """Name the option that passes over damaged tiles of the slide that is translated."""
+    try:
+        yield
+    except DamagedError as error:
+        if error.path != slide.path:
+            raise
+        fix = "copy the file again, or pass --skip-damaged to show such tiles as glass"
+        raise DamagedError(error.path, error.what, error.level, error.region, fix) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +150,12 @@ class TranslateRun(Run):
     def outputs(self) -> tuple[IHCOutput, ...]:
         """The slides to make, one for each stainer; the H&E's file is hashed for it."""
         config, slide = self.config, self.slide
-        source = Source(size=slide.size, facts=source_facts(slide), pixel_um=slide.pixel_um)
+        source = Source(
+            size=slide.size,
+            facts=source_facts(slide),
+            pixel_um=slide.pixel_um,
+            skip_damaged=config.skip_damaged,
+        )
         name, out = config.name or source_name(slide.path), Path(config.out)
         return tuple(
             IHCOutput(stain=s, source=source, mpp=slide.mpp, out=out, name=name, layout=config.layout)
@@ -164,7 +195,8 @@ class TranslateRun(Run):
             SlideError: the slide cannot be read, or is grey.
         """
         slide, size, translation = self.slide, self.slide.size, self.plan.translation
-        share = tissue_share(slide_background(slide).map, size, translation.tile)
+        with _damage_advice(self.slide):
+            share = tissue_share(slide_background(slide).map, size, translation.tile)
         stains, seconds = describe_stains(self.stainers, self.plan)
         disk = len(self.stainers.nets) * disk_bytes(size, self.config.layout)
         return "\n".join(
@@ -186,6 +218,18 @@ class TranslateRun(Run):
         progress: Progress | None,
     ) -> None:
         """Read the H&E strip by strip and translate it; append the rows that journals lack."""
+        with _damage_advice(self.slide):
+            self._fill(outputs, journals, writer, progress)
+        if self.slide.damage:
+            log.warning("%s: damaged, shown as glass: %s", self.slide.path, self.slide.damage)
+
+    def _fill(
+        self,
+        outputs: Sequence[Output],
+        journals: Sequence[BlockJournal],
+        writer: BackgroundWriter,
+        progress: Progress | None,
+    ) -> None:
         slide, background = self.slide, slide_background(self.slide)
         stainers = self.stainers.of([output for output in outputs if isinstance(output, IHCOutput)])
 

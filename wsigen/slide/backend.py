@@ -6,7 +6,9 @@ coordinates exist here and in `wsigen.slide.levels` only.
 
 from __future__ import annotations
 
+import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +18,8 @@ from PIL import Image, ImageOps
 
 from wsigen.errors import SlideError
 from wsigen.geometry import Colour, Region, Size
+from wsigen.slide.damage import DamagedError
+from wsigen.slide.jpeg import ends_early
 
 PLAUSIBLE_MPP = (0.01, 40.0)
 """µm/px of slides; 600 dpi, the finest print resolution that programs write by default, is 42.3."""
@@ -44,8 +48,17 @@ class Backend(Protocol):
         """Bytes of pixels held in memory outside the shared tile cache."""
         ...
 
+    def tiles(self, level: int, region: Region) -> Iterator[Region]:
+        """Yield the pieces that a level is stored in and that a region touches, in pixels of the level."""
+        ...
+
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
-        """Return a region inside a level, uint8 (height, width, 3); ``background`` where transparent."""
+        """Return a region inside a level, uint8 (height, width, 3); ``background`` where transparent.
+
+        Raises:
+            DamagedError: stored pixels of the region are damaged. Pixels of another region may be read with a
+                backend that is opened again.
+        """
         ...
 
 
@@ -65,6 +78,19 @@ def over_background(rgba: np.ndarray, background: Colour) -> np.ndarray:
     weight = alpha[..., None].astype(np.float32) / 255
     mixed = rgb * weight + np.asarray(background, np.float32) * (1 - weight)
     return np.rint(mixed).astype(np.uint8)
+
+
+def tiles_of(region: Region, tile: Size, size: Size) -> Iterator[Region]:
+    """Yield the tiles that a region touches, row by row.
+
+    Args:
+        region: inside a picture.
+        tile: size of tiles; the first one begins in the picture's upper left corner.
+        size: of the picture, which cuts off the last tiles.
+    """
+    for y in range(region.y // tile.height * tile.height, region.y1, tile.height):
+        for x in range(region.x // tile.width * tile.width, region.x1, tile.width):
+            yield Region(y, x, tile.height, tile.width).intersect(size.region)
 
 
 class OpenSlideBackend:
@@ -103,6 +129,14 @@ class OpenSlideBackend:
         except ValueError:
             return None
 
+    def tiles(self, level: int, region: Region) -> Iterator[Region]:
+        """Yield tiles; of a usual size where the format has none."""
+        if self._stored is not None and level in self.inexact:
+            return self._stored.tiles(level, region)
+        sides = (f"openslide.level[{level}].tile-{side}" for side in ("height", "width"))
+        tile = Size(*(int(self._slide.properties.get(side, 256)) for side in sides))
+        return tiles_of(region, tile, self.levels[level])
+
     @property
     def icc(self) -> bytes | None:
         """The file's ICC profile, as OpenSlide finds it."""
@@ -120,11 +154,7 @@ class OpenSlideBackend:
         self._stored = stored
 
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
-        """Return a region inside a level; see `Backend`.
-
-        Raises:
-            SlideError: the stored data are damaged.
-        """
+        """Return a region inside a level; see `Backend`."""
         if self._stored is not None and level in self.inexact:
             return self._stored.read(level, region, background)
         # OpenSlide takes the corner in level-0 pixels, the size in those of the level.
@@ -133,7 +163,7 @@ class OpenSlideBackend:
         try:
             image = self._slide.read_region(corner, level, (region.width, region.height))
         except (OpenSlideError, OSError) as error:
-            raise SlideError(self._path, f"damaged: {error}; replace the file or leave it out") from error
+            raise DamagedError(self._path, str(error), level, region) from error
         return over_background(np.asarray(image), background)
 
 
@@ -172,8 +202,11 @@ class PictureBackend:
                     transparent = "A" in picture.getbands() or "transparency" in picture.info
                     self.icc: bytes | None = picture.info.get("icc_profile")
                     plain = picture.convert("RGBA" if transparent else "RGB")
-                    ImageOps.exif_transpose(plain, in_place=True)
-                    self._pixels = np.asarray(plain)
+                    jpeg = picture.format == "JPEG"
+                if jpeg and ends_early(path.read_bytes(), np.asarray(plain), _decoded):
+                    raise ValueError("its data end early; copy the file again")
+                ImageOps.exif_transpose(plain, in_place=True)
+                self._pixels = np.asarray(plain)
         except Image.DecompressionBombError as error:
             limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
             reason = f"too large for a picture ({error}); above {limit:.0f} million pixels use a tiled TIFF"
@@ -183,7 +216,16 @@ class PictureBackend:
         self.nbytes = self._pixels.nbytes
         self.levels = (Region(0, 0, *self._pixels.shape[:2]).size,)
 
+    def tiles(self, level: int, region: Region) -> Iterator[Region]:
+        """Yield the picture."""
+        yield self.levels[level].region
+
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
         """Return a region of the picture; see `Backend`."""
         part = self._pixels[region.y : region.y1, region.x : region.x1]
         return over_background(part, background) if part.shape[2] == 4 else part
+
+
+def _decoded(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(picture.convert("RGB"))

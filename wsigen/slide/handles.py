@@ -7,6 +7,7 @@ import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from typing import NamedTuple
 
 from openslide import OpenSlideCache
 
@@ -23,9 +24,39 @@ HELD_BYTES = 2**30
 
 log = logging.getLogger(__name__)
 
+Identity = tuple[int, ...]
+"""What tells a file from one that was written later under its name, see `identity`."""
+
+
+def identity(path: Path) -> Identity:
+    """Return device, inode, size in bytes and time of the last change (ns) of a file.
+
+    Of MIRAX, also those of the folder beside it, which holds the pixels, and of its Slidedat.ini.
+
+    Raises:
+        SlideError: there is no such file.
+    """
+    folder = path.with_suffix("")
+    others = (folder, folder / "Slidedat.ini") if path.suffix.lower() == ".mrxs" else ()
+    try:
+        states = [path.stat(), *(other.stat() for other in others if other.exists())]
+    except OSError as error:
+        raise SlideError(path, f"no such file ({error.strerror or error})") from error
+    return tuple(n for s in states for n in (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns))
+
+
+class _Held(NamedTuple):
+    """An open file, and which one it was when it was opened."""
+
+    identity: Identity
+    backend: Backend
+
 
 class Handles:
     """Open files, closed least recently used first, and the tile caches they share.
+
+    A file that was replaced or written again is opened anew: neither its old handle nor its old tiles are
+    used.
 
     Args:
         cache_bytes: decoded tiles kept, for OpenSlide and for tifffile each.
@@ -40,7 +71,7 @@ class Handles:
         self._lock = threading.RLock()
         self._tiles = OpenSlideCache(cache_bytes)
         self._segments = ArrayCache(cache_bytes)
-        self._open: OrderedDict[tuple[Path, View], Backend] = OrderedDict()
+        self._open: OrderedDict[tuple[Path, View], _Held] = OrderedDict()
 
     def get(self, path: Path, view: View = WHOLE) -> Backend:
         """Return the open file at ``path``; open it if necessary.
@@ -54,16 +85,25 @@ class Handles:
             InvalidValueError: the view names an image that is not there.
         """
         key = (path, view)
+        # Asked for before the file is opened: what is written in between is noticed next time.
+        now = identity(path)
         with self._lock:
-            backend = self._open.get(key)
-            if backend is None:
-                backend = self._open_file(path, view)
-                backend = SrgbBackend(path, backend) if view.icc else backend
-                self._open[key] = backend
+            held = self._open.get(key)
+            if held is None or held.identity != now:
+                self._open.pop(key, None)
+                held = self._open[key] = _Held(now, self._open_file(path, view, now))
             self._open.move_to_end(key)
             while len(self._open) > 1 and self._over():
                 self._open.popitem(last=False)
-            return backend
+            return held.backend
+
+    def open_apart(self, path: Path, view: View = WHOLE) -> Backend:
+        """Open a file that nobody else reads: a damaged tile can spoil a handle for all its readers.
+
+        Raises:
+            SlideError: it cannot be opened.
+        """
+        return self._open_file(path, view, identity(path))
 
     def drop(self, path: Path, view: View = WHOLE) -> None:
         """Forget a file, so that the next `get` opens it again."""
@@ -75,25 +115,32 @@ class Handles:
         return Handles(self.cache_bytes, self.open_files, self.held_bytes)
 
     def _over(self) -> bool:
-        held = sum(b.nbytes for b in self._open.values())
+        held = sum(h.backend.nbytes for h in self._open.values())
         return len(self._open) > self.open_files or held > self.held_bytes
 
-    def _open_file(self, path: Path, view: View) -> Backend:
-        if not path.is_file():
-            raise SlideError(path, "no such file")
+    def _open_file(self, path: Path, view: View, found: Identity) -> Backend:
+        backend = self._open_stored(path, view, found)
+        return SrgbBackend(path, backend) if view.icc else backend
+
+    def _open_stored(self, path: Path, view: View, found: Identity) -> Backend:
+        why = _why_no_slide(path)
+        if why:
+            raise SlideError(path, why)
         if path.suffix.lower() in PICTURE_SUFFIXES:
             _check_only_image(path, view)
             return PictureBackend(path)
         try:
-            return self._open_slide(path, view, vendor(path), is_tiff(path))
+            return self._open_slide(path, view, found, vendor(path), is_tiff(path))
         except OSError as error:
             raise SlideError(path, f"cannot be opened ({error.strerror or error})") from error
 
-    def _open_slide(self, path: Path, view: View, known_as: str | None, tiff: bool) -> Backend:
+    def _open_slide(
+        self, path: Path, view: View, found: Identity, known_as: str | None, tiff: bool
+    ) -> Backend:
         if tiff and known_as in (None, "generic-tiff"):
             # Preferred to OpenSlide, which ignores SubIFDs, interpolates between pixels and is slower.
             try:
-                return TiffBackend(path, self._segments, view)
+                return TiffBackend(path, self._segments, view, identity=found)
             except AmbiguousSlideError:  # OpenSlide would guess
                 raise
             except SlideError:
@@ -104,21 +151,24 @@ class Handles:
         _check_only_image(path, view)
         backend = OpenSlideBackend(path, self._tiles)
         if backend.inexact:
-            self._read_stored_levels(path, backend, known_as)
+            self._read_stored_levels(path, found, backend, known_as)
         return backend
 
-    def _read_stored_levels(self, path: Path, backend: OpenSlideBackend, known_as: str) -> None:
+    def _read_stored_levels(
+        self, path: Path, found: Identity, backend: OpenSlideBackend, known_as: str
+    ) -> None:
         """Let levels that OpenSlide would interpolate be read from their pages; warn where they have none."""
         reason = f"a level of {known_as} has no page of its own"
         if known_as == "aperio":
             try:
-                backend.read_inexact_by(TiffBackend(path, self._segments, sizes=backend.levels))
+                stored = TiffBackend(path, self._segments, sizes=backend.levels, identity=found)
+                backend.read_inexact_by(stored)
             except SlideError as error:
                 reason = error.reason
             else:
                 return
-        if path not in _interpolated:
-            _interpolated.add(path)
+        if (path, found) not in _interpolated:
+            _interpolated.add((path, found))
             levels = ", ".join(map(str, backend.inexact))
             log.warning("%s: OpenSlide interpolates level %s by part of a pixel (%s)", path, levels, reason)
 
@@ -131,7 +181,23 @@ def _check_only_image(path: Path, view: View) -> None:
         )
 
 
-_interpolated: set[Path] = set()  # files that were warned of
+def _why_no_slide(path: Path) -> str | None:
+    """Return why a path cannot be a slide, before its content is looked at."""
+    folder = path.with_suffix("")
+    if path.is_dir():
+        if path.suffix.lower() == ".zarr":
+            return "a Zarr folder, which wsigen does not read; export it as a tiled TIFF"
+        mirax = path.with_name(path.name + ".mrxs")
+        return f"a folder, not a slide; give {mirax.name if mirax.is_file() else 'a file in it'}"
+    if not path.is_file():
+        return "not an ordinary file" if path.exists() else "no such file"
+    if path.suffix.lower() == ".mrxs" and not (folder / "Slidedat.ini").is_file():
+        missing = f"{folder.name}/Slidedat.ini" if folder.is_dir() else f"folder {folder.name}"
+        return f"its pixels are in a folder of the same name, and {missing} is missing; copy it too"
+    return None
+
+
+_interpolated: set[tuple[Path, Identity]] = set()  # files that were warned of
 _handles = Handles()
 _inherited: list[Handles] = []
 

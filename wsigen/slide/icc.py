@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -58,11 +59,15 @@ class SrgbBackend:
         """Those of the file."""
         return self._backend.nbytes
 
+    def tiles(self, level: int, region: Region) -> Iterator[Region]:
+        """Yield those of the file."""
+        return self._backend.tiles(level, region)
+
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
         """Return a region inside a level in sRGB; ``background``, which is sRGB already, where transparent.
 
         Raises:
-            SlideError: the stored data are damaged.
+            DamagedError: the stored data are damaged.
         """
         # Read over black and over white: where the two differ, the file is transparent.
         dark = self._backend.read(level, region, _BLACK)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -19,6 +18,7 @@ from openslide import AbstractSlide
 from PIL import Image
 
 from wsigen.arrays import part
+from wsigen.config.check import is_positive
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.read import BACKGROUND, FINEST_REQUEST, Level, WholeSlide, padded, read_scaled
@@ -183,8 +183,8 @@ class Slide(AbstractSlide):
         """
         source = self._open()
         for name, value in (("width", width), ("height", height), ("mpp", mpp)):
-            if not 0 < value < math.inf:
-                raise InvalidValueError(f"{name} must be positive and finite, got {value}")
+            if not is_positive(value):
+                raise InvalidValueError(f"{name} must be positive and finite, got {value!r}")
         if mpp < self.mpp * FINEST_REQUEST:
             finest = f"{self.mpp * FINEST_REQUEST:g} for a slide of {self.mpp:g} µm/px"
             raise InvalidValueError(f"mpp must be at least {finest}, got {mpp:g}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tifffile
 
+from wsigen.config.check import is_positive
 from wsigen.errors import InvalidValueError, MissingMppError, SlideError
 from wsigen.slide.backend import PLAUSIBLE_MPP, Backend
 from wsigen.slide.ome import first_mpp
@@ -17,7 +18,7 @@ from wsigen.slide.tiff_backend import TiffBackend, is_tiff
 SMALLEST, LARGEST = PLAUSIBLE_MPP
 LARGEST_GIVEN = 1000.0
 SQUARE = 0.01  # up to this difference of height and width, a slide has one µm/px: their mean
-FIX = "add a row to a table with columns slide,mpp and pass it with --table"
+UNKNOWN = "µm/px is not in its metadata"
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +54,16 @@ def resolve_pixel_um(path: Path, backend: Backend, given: float | None = None) -
         MissingMppError: neither the metadata nor the user state it.
         SlideError: by the metadata, height and width of a pixel differ by more, and the user states nothing.
     """
-    if given is not None and not 0 < given <= LARGEST_GIVEN:
+    if given is not None and not is_positive(given, LARGEST_GIVEN):
         raise InvalidValueError(
-            f"mpp of {path} must be in (0, {LARGEST_GIVEN:g}] µm/px, got {given}; correct it"
+            f"mpp of {path} must be a number in (0, {LARGEST_GIVEN:g}] µm/px, got {given!r}; correct it"
         )
     pair = _metadata_mpp(path, backend)
     if pair is not None and abs(pair[0] / pair[1] - 1) > SQUARE:
         return _not_square(path, pair, given)
     if pair is None:
         if given is None:
-            raise MissingMppError(path, f"µm/px is not in its metadata; {FIX}")
+            raise MissingMppError(path, f"{UNKNOWN}; pass mpp")
         return given, given
     known = mean_mpp(pair)
     if given is not None and abs(given / known - 1) > 0.05:

@@ -40,6 +40,22 @@ def stored_region(region: Region, size: Size, orientation: int) -> Region:
     return Region(y, x, region.height, region.width)
 
 
+def upright_region(stored: Region, size: Size, orientation: int) -> Region:
+    """Return where a region of the stored picture is in the upright one: the inverse of `stored_region`.
+
+    Args:
+        stored: inside the stored picture.
+        size: of the upright picture.
+        orientation: the tag, 1 to 8.
+    """
+    y, x, height, width = stored.y, stored.x, stored.height, stored.width
+    if is_turned(orientation):
+        y, x, height, width = x, y, width, height
+    y = size.height - y - height if orientation in _UPSIDE_DOWN else y
+    x = size.width - x - width if orientation in _LEFT_TO_RIGHT else x
+    return Region(y, x, height, width)
+
+
 def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
     """Return stored pixels (height, width, 3) the right way up; a copy unless they are already."""
     if orientation == UPRIGHT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -12,9 +12,11 @@ import cv2
 import numpy as np
 
 from wsigen.arrays import part, paste
+from wsigen.config.check import is_positive
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region, Size
-from wsigen.slide.handles import handles
+from wsigen.slide.damage import DamagedError, Holes
+from wsigen.slide.handles import Identity, handles, identity
 from wsigen.slide.mpp import mean_mpp, resolve_pixel_um
 from wsigen.slide.view import WHOLE, View
 
@@ -75,6 +77,8 @@ class WholeSlide:
         view: which of the file's images it is.
         pixel_um: height and width of a pixel of level 0 in µm, where they differ (by at most 1 %); ``mpp`` is
             their mean. None where pixels are square.
+        identity: of the file that was opened; another one under its name is not read in its place.
+        holes: where damaged tiles are noted, which are then read as background; None: they are errors.
     """
 
     path: Path
@@ -83,6 +87,8 @@ class WholeSlide:
     first: int = 0
     view: View = WHOLE
     pixel_um: tuple[float, float] | None = None
+    identity: Identity | None = None
+    holes: Holes | None = field(default=None, compare=False)
 
     @property
     def size(self) -> Size:
@@ -145,13 +151,14 @@ class WholeSlide:
             InvalidValueError: ``mpp`` is not positive, or finer than the slide.
             SlideError: the file is missing or damaged.
         """
+        self._check(mpp, upsample=False)
         height, width = (size, size) if isinstance(size, int) else (size.height, size.width)
         y, x = round(center_um[0] / mpp - height / 2), round(center_um[1] / mpp - width / 2)
         return self.read_region(Region(y, x, height, width), mpp, background)
 
     def _check(self, mpp: float, upsample: bool) -> None:
-        if not (math.isfinite(mpp) and mpp > 0):
-            raise InvalidValueError(f"mpp must be a positive number of µm/px, got {mpp}")
+        if not is_positive(mpp):
+            raise InvalidValueError(f"mpp must be a positive number of µm/px, got {mpp!r}")
         if mpp < self.mpp * FINEST_REQUEST and not upsample:
             raise InvalidValueError(
                 f"{self.path} has {self.mpp:g} µm/px, cannot be read at {mpp:g}; "
@@ -170,19 +177,58 @@ class WholeSlide:
             uint8 (region.height, region.width, 3).
 
         Raises:
-            SlideError: the file is missing or damaged.
+            DamagedError: a tile is damaged, and the slide has no ``holes``.
+            SlideError: the file is missing, or another one than was opened.
         """
-        open_files = handles()
 
         def read(inside: Region) -> np.ndarray:
-            # A file that failed is opened again next time: the user may have replaced it.
+            self.check_same()
+            if self.holes is not None and self.holes.meets(self.first + level, inside):
+                return self._read_tiles(inside, level, background)
             try:
-                return open_files.get(self.path, self.view).read(self.first + level, inside, background)
-            except SlideError:
-                open_files.drop(self.path, self.view)
-                raise
+                return handles().get(self.path, self.view).read(self.first + level, inside, background)
+            except DamagedError:
+                handles().drop(self.path, self.view)  # OpenSlide reads nothing more after an error
+                return self._read_tiles(inside, level, background)
 
         return padded(read, region, self.levels[level].size, background)
+
+    def skipping_damage(self) -> WholeSlide:
+        """Return the same slide, whose damaged tiles are read as background and noted in its ``holes``."""
+        return replace(self, holes=Holes())
+
+    @property
+    def damage(self) -> str:
+        """How much of the slide was damaged where it was read, see `Holes.describe`; "" for nothing."""
+        sizes = {self.first + i: level.size for i, level in enumerate(self.levels)}
+        return "" if self.holes is None else self.holes.describe(sizes)
+
+    def _read_tiles(self, region: Region, level: int, background: Colour) -> np.ndarray:
+        """Read a region tile by tile, which finds the damaged ones."""
+        stored, backend = self.first + level, handles().open_apart(self.path, self.view)
+        out = np.empty((region.height, region.width, 3), np.uint8)
+        for tile in backend.tiles(stored, region):
+            inside = tile.intersect(region)
+            pixels: np.ndarray | Colour = background
+            if self.holes is None or (stored, tile) not in self.holes:
+                try:
+                    pixels = backend.read(stored, inside, background)
+                except DamagedError as error:
+                    if self.holes is None:
+                        raise DamagedError(self.path, error.what, stored, tile) from error
+                    self.holes.add(stored, tile, error.what)
+                    backend = handles().open_apart(self.path, self.view)
+            part(out, region, inside)[...] = pixels
+        return out
+
+    def check_same(self) -> None:
+        """Raise if the file is not the one that was opened: its size and µm/px may be others.
+
+        Raises:
+            SlideError: it was replaced or written to, or is gone.
+        """
+        if self.identity is not None and identity(self.path) != self.identity:
+            raise SlideError(self.path, "the file was changed since it was opened; open it again")
 
 
 def read_scaled(
@@ -246,6 +292,7 @@ def open_slide(path: str | Path, mpp: float | None = None, view: View = WHOLE) -
         InvalidValueError: ``mpp`` is out of range, or ``view`` names what is not there.
     """
     path = Path(path).absolute()
+    found = identity(path)
     backend = handles().get(path, view)
     sizes = backend.levels
     if not all(s.area for s in sizes):
@@ -253,7 +300,14 @@ def open_slide(path: str | Path, mpp: float | None = None, view: View = WHOLE) -
     levels = tuple(Level(size, _downsample(sizes[0], size)) for size in sizes)
     pixel_um = resolve_pixel_um(path, backend, mpp)
     square = pixel_um[0] == pixel_um[1]
-    return WholeSlide(path, mean_mpp(pixel_um), levels, view=view, pixel_um=None if square else pixel_um)
+    return WholeSlide(
+        path,
+        mean_mpp(pixel_um),
+        levels,
+        view=view,
+        pixel_um=None if square else pixel_um,
+        identity=found,
+    )
 
 
 def _downsample(base: Size, size: Size) -> float:

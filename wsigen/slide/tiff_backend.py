@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,17 @@ import tifffile
 from wsigen.arrays import ArrayCache, paste
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region, Size
-from wsigen.slide.backend import over_background
-from wsigen.slide.orientation import UPRIGHT, is_turned, stored_region, upright, upright_size
+from wsigen.slide.backend import over_background, tiles_of
+from wsigen.slide.damage import DamagedError
+from wsigen.slide.jpeg import ends_early
+from wsigen.slide.orientation import (
+    UPRIGHT,
+    is_turned,
+    stored_region,
+    upright,
+    upright_region,
+    upright_size,
+)
 from wsigen.slide.tiff_colour import (
     check_colours,
     colour_converter,
@@ -32,6 +42,7 @@ from wsigen.slide.tiff_pages import (
 from wsigen.slide.view import WHOLE, View
 
 MAX_SEGMENT_PIXELS = 2**27
+_JPEG = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.ALT_JPEG, tifffile.COMPRESSION.JPEG_LOSSY)
 
 # It logs what is raised here as an error that names the fix.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -48,6 +59,7 @@ class TiffBackend:
         cache: decoded segments, shared by every file of the process.
         view: which image of the file.
         sizes: of the levels, for a file whose pages another reader has chosen.
+        identity: of the file, so that segments of one that had this name before are not taken for its own.
 
     Raises:
         SlideError: not a TIFF, damaged, or not 8-bit RGB or grey.
@@ -61,9 +73,16 @@ class TiffBackend:
     nbytes = 0
 
     def __init__(
-        self, path: Path, cache: ArrayCache, view: View = WHOLE, sizes: Sequence[Size] | None = None
+        self,
+        path: Path,
+        cache: ArrayCache,
+        view: View = WHOLE,
+        sizes: Sequence[Size] | None = None,
+        *,
+        identity: tuple[int, ...] = (),
     ) -> None:
         self._path, self._cache, self._lock = path, cache, threading.Lock()
+        self._identity = identity
         # Damaged files can make tifffile raise any exception, hence `except Exception` here and below.
         try:
             self._tiff = tifffile.TiffFile(path)
@@ -103,18 +122,22 @@ class TiffBackend:
         """Tag ICC profile of its first page."""
         return self._image.page.tags.valueof("InterColorProfile")
 
-    def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
-        """Return a region inside a level; see `Backend`.
+    def tiles(self, level: int, region: Region) -> Iterator[Region]:
+        """Yield tiles or strips; of planes, those of the first."""
+        page, size = self._levels[level][0], self.levels[level]
+        stored = stored_region(region, size, self._orientation)
+        whole = Size(page.imagelength, page.imagewidth)
+        for tile in tiles_of(stored, Size(*_segment_shape(page)), whole):
+            yield upright_region(tile, size, self._orientation)
 
-        Raises:
-            SlideError: the stored data are damaged.
-        """
+    def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
+        """Return a region inside a level; see `Backend`."""
         planes = self._levels[level]
         stored = stored_region(region, self.levels[level], self._orientation)
         try:
             pixels = [self._read_page(page, stored, background) for page in planes]
         except Exception as error:
-            raise SlideError(self._path, f"damaged: {error}; replace the file or leave it out") from error
+            raise DamagedError(self._path, str(error), level, region) from error
         # Of planes, each grey one has become RGB with three equal channels.
         rgb = pixels[0] if len(pixels) == 1 else np.dstack([p[..., i] for i, p in enumerate(pixels)])
         return upright(rgb, self._orientation)
@@ -134,7 +157,8 @@ class TiffBackend:
 
     def _mapped(self, page: Any, region: Region) -> np.ndarray:
         shape = (page.imagelength, page.imagewidth, page.samplesperpixel)
-        pixels = np.memmap(self._path, np.uint8, "r", offset=page.dataoffsets[0], shape=shape)
+        with self._lock:  # of the open file: another one may have its name by now
+            pixels = self._tiff.filehandle.memmap_array(np.uint8, shape, page.dataoffsets[0])
         return colour_converter(page)(np.array(pixels[region.y : region.y1, region.x : region.x1]))
 
     def _assemble(self, page: Any, region: Region, background: Colour) -> np.ndarray:
@@ -159,7 +183,7 @@ class TiffBackend:
         offset, count = page.dataoffsets[index], page.databytecounts[index]
         if count == 0:  # a tile that was never written
             return None
-        key = (self._path, offset)
+        key = (self._path, self._identity, offset)
         segment = self._cache.get(key)
         if segment is None:
             with self._lock:
@@ -167,12 +191,20 @@ class TiffBackend:
                 data = self._tiff.filehandle.read(count)
             if len(data) < count:
                 raise ValueError(f"truncated: {count} bytes expected at {offset}, {len(data)} found")
-            decoded = page.decode(data, index, jpegtables=page.jpegtables)[0]
+            decoded = _decoded(page, index, data)
             if decoded is None:
                 return None
-            segment = colour_converter(page)(decoded.reshape(decoded.shape[-3:]))
+            if page.compression in _JPEG and ends_early(data, decoded, partial(_decoded, page, index)):
+                raise ValueError("JPEG data end early")
+            segment = colour_converter(page)(decoded)
             self._cache.put(key, segment)
         return segment
+
+
+def _decoded(page: Any, index: int, data: bytes) -> Any:
+    """Return the samples of a tile or strip, uint8 (height, width, channels); None if it holds none."""
+    decoded = page.decode(data, index, jpegtables=page.jpegtables)[0]
+    return None if decoded is None else decoded.reshape(decoded.shape[-3:])
 
 
 def check_complete(path: Path) -> None:

@@ -19,6 +19,7 @@ SPECK_UM2, HOLE_UM2, BLACK_UM2 = 8_000.0, 20_000.0, 20_000.0
 SMALL_SHARE = 0.02
 GAP_UM, REACH_UM = 24.0, 60.0
 COLOURED = 8
+GREY_SPREAD, GREY_PIXELS = 4, 64
 BLACK_BRIGHTEST, BLACK_SPREAD = 60, 18
 PEN_UM2 = 20_000.0
 
@@ -86,6 +87,18 @@ def drop_specks(mask: np.ndarray, mpp: float) -> np.ndarray:
         mpp: its µm/px.
     """
     return _drop_small(mask, SPECK_UM2 / mpp**2)
+
+
+def is_grey(pixels: np.ndarray) -> bool:
+    """Return whether pixels have no colour, but for what compression adds; False for fewer than 64.
+
+    Args:
+        pixels: of tissue, uint8 (n, 3), at a few µm/px.
+    """
+    if len(pixels) < GREY_PIXELS:  # a few averages may be almost grey by chance
+        return False
+    darkest, brightest = pixels.min(axis=1), pixels.max(axis=1)
+    return bool(np.percentile(brightest - darkest, 99) <= GREY_SPREAD)
 
 
 def border_fraction(mask: np.ndarray) -> float:

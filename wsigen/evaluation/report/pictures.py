@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
 from wsigen.data.index import SlideEntry
+from wsigen.errors import SlideError
 from wsigen.evaluation.comparison import turn_of_each
 from wsigen.evaluation.copies import Neighbour, SimilarSlides, overview
 from wsigen.evaluation.patches import Patches
@@ -74,7 +76,10 @@ def pair_sheet(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> bytes:
 def _pair(neighbour: Neighbour, slide: SlideEntry, reader: Reader) -> tuple[np.ndarray, np.ndarray]:
     spot = neighbour.spot
     mpp = max(spot.mpp, slide.mpp)  # a place may have been found on a slide that has no such detail
-    theirs = reader.at(slide, neighbour.centre, mpp, max(1, round(spot.size * spot.mpp / mpp)))
+    side = max(1, round(spot.size * spot.mpp / mpp))
+    theirs = np.full((side, side, 3), 255, np.uint8)
+    with contextlib.suppress(SlideError):  # it was found on a coarser level, and may be damaged on this one
+        theirs = reader.at(slide, neighbour.centre, mpp, side)
     return turn(reader(spot), neighbour.orientation), theirs
 
 
