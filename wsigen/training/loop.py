@@ -42,19 +42,39 @@ class RunConfig(Protocol):
     """The settings that every run has."""
 
     @property
-    def mixed_precision(self) -> str: ...  # noqa: D102
+    def mixed_precision(self) -> str:
+        """Number format of the networks: "bf16" or "no"."""
+        ...
+
     @property
-    def kimg(self) -> float: ...  # noqa: D102
+    def kimg(self) -> float:
+        """Thousands of images to train on."""
+        ...
+
     @property
-    def report_every(self) -> int: ...  # noqa: D102
+    def report_every(self) -> int:
+        """Updates between lines in stats.jsonl."""
+        ...
+
     @property
-    def checkpoint_every(self) -> float: ...  # noqa: D102
+    def checkpoint_every(self) -> float:
+        """Minutes between checkpoints."""
+        ...
+
     @property
-    def validate_every(self) -> float: ...  # noqa: D102
+    def validate_every(self) -> float:
+        """Thousands of images between validations."""
+        ...
+
     @property
-    def run_dir(self) -> Path | None: ...  # noqa: D102
+    def run_dir(self) -> Path | None:
+        """Output folder; None: runs/ and the name of the config."""
+        ...
+
     @property
-    def tracker(self) -> str | None: ...  # noqa: D102
+    def tracker(self) -> str | None:
+        """Name of accelerate's tracker, or None."""
+        ...
 
 
 Config = TypeVar("Config", bound=RunConfig)
