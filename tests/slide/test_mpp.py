@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.synthetic import write_tiff
 from wsigen.errors import InvalidValueError, MissingMppError, SlideError
 from wsigen.geometry import Size
-from wsigen.slide.mpp import resolve_mpp
+from wsigen.slide.mpp import mean_mpp, resolve_pixel_um
 from wsigen.slide.read import open_slide
 
 
@@ -30,6 +30,10 @@ class Stub:
 
     def read(self, level, region, background):
         raise NotImplementedError
+
+
+def resolve_mpp(path, backend, given=None):
+    return mean_mpp(resolve_pixel_um(path, backend, given))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsigen.errors import SlideError
-from wsigen.slide.backend import PICTURE_SUFFIXES
+from wsigen.slide.backend import PICTURE_SUFFIXES, ZARR
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".ptif", ".ptiff", ".qptiff")
 SLIDE_SUFFIXES = (
@@ -61,7 +61,7 @@ def find_slides(slides: Path | Sequence[Path], left_out: list[Failure] | None = 
         why = "a link to what is not there" if slides.is_symlink() else "no such file or folder"
         raise SlideError(slides, why)
     if slides.suffix.lower() == ".zarr":
-        raise SlideError(slides, f"a Zarr folder, which wsigen does not read; {_CONVERT}")
+        raise SlideError(slides, ZARR)
     found, failures = _search(slides)
     for failure in failures:
         log.warning("left out %s: %s", failure.slide, failure.reason)
@@ -119,7 +119,7 @@ def _walk(top: Path, failures: list[Failure]) -> Iterator[tuple[Path, list[str]]
         zarr = [path for path in below if path.suffix.lower() == ".zarr"]
         for path in zarr:
             name = path.relative_to(top).as_posix()
-            failures.append(Failure(name, f"a Zarr folder, which wsigen does not read; {_CONVERT}"))
+            failures.append(Failure(name, ZARR))
         below = [path for path in below if path not in zarr]
         folders += [path for path in reversed(below) if not path.is_symlink()]
         linked += [path for path in below if path.is_symlink()]

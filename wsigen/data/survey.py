@@ -22,7 +22,6 @@ from wsigen.slide.mpp import UNKNOWN
 from wsigen.slide.read import BACKGROUND, WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete
 from wsigen.slide.tissue import (
-    BACKGROUND_DARKEST,
     background_colour,
     border_fraction,
     is_grey,
@@ -176,7 +175,7 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
     mask = tissue_mask(overview, mask_mpp)
     if not mask.any():
         why = f"damaged: {slide.damage}" if slide.damage else "blank, or only pen and specks"
-        if is_grey(overview[overview.min(axis=2) < BACKGROUND_DARKEST]):
+        if is_grey(overview):
             why = "it is grey, and tissue is found by its colour; give the slide in RGB"
         raise SlideError(path, f"no tissue found on it ({why})")
     if slide.damage:

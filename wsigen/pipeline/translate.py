@@ -7,9 +7,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -35,13 +34,14 @@ from wsigen.pipeline.run import Progress, Run
 from wsigen.pipeline.source import open_source, source_facts, source_name
 from wsigen.pipeline.stainers import Rendering, Stainers, open_like, open_stainers
 from wsigen.runtime import choose_device, choose_dtype, format_bytes, parse_bytes
-from wsigen.slide.damage import DamagedError
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.read import WholeSlide
 from wsigen.slide.view import View
 from wsigen.slide.write import SlideFiles
 from wsigen.stain.engine.stream import StreamTranslator
 from wsigen.stain.normalise.norm import Norm
+
+DAMAGE_FIX = "copy the file again, or pass --skip-damaged to show such tiles as glass"
 
 log = logging.getLogger(__name__)
 
@@ -82,15 +82,9 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
         batch=None if config.batch_size == "auto" else config.batch_size,
     )
     slide = open_source(config.slide, config.mpp, view=View(config.series, config.z, config.icc))
+    slide = replace(slide, damage_fix=DAMAGE_FIX)
     if config.skip_damaged:
         slide = slide.skipping_damage()
-    with _damage_advice(slide):
-        return _open_run(config, slide, rendering, networks)
-
-
-def _open_run(
-    config: TranslateConfig, slide: WholeSlide, rendering: Rendering, networks: Networks | None
-) -> TranslateRun:
     if config.like is None:
         assert config.stainer is not None, "checked by the config"
         stainers = open_stainers(config.stainer, config.markers, rendering, networks)
@@ -110,18 +104,6 @@ def _open_run(
         stainers=stainers.with_tile(plan.translation.tile),
         plan=plan,
     )
-
-
-@contextmanager
-def _damage_advice(slide: WholeSlide) -> Iterator[None]:
-    """Name the option that passes over damaged tiles of the slide that is translated."""
-    try:
-        yield
-    except DamagedError as error:
-        if error.path != slide.path:
-            raise
-        fix = "copy the file again, or pass --skip-damaged to show such tiles as glass"
-        raise DamagedError(error.path, error.what, error.level, error.region, fix) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,8 +177,7 @@ class TranslateRun(Run):
             SlideError: the slide cannot be read, or is grey.
         """
         slide, size, translation = self.slide, self.slide.size, self.plan.translation
-        with _damage_advice(self.slide):
-            share = tissue_share(slide_background(slide).map, size, translation.tile)
+        share = tissue_share(slide_background(slide).map, size, translation.tile)
         stains, seconds = describe_stains(self.stainers, self.plan)
         disk = len(self.stainers.nets) * disk_bytes(size, self.config.layout)
         return "\n".join(
@@ -218,18 +199,6 @@ class TranslateRun(Run):
         progress: Progress | None,
     ) -> None:
         """Read the H&E strip by strip and translate it; append the rows that journals lack."""
-        with _damage_advice(self.slide):
-            self._fill(outputs, journals, writer, progress)
-        if self.slide.damage:
-            log.warning("%s: damaged, shown as glass: %s", self.slide.path, self.slide.damage)
-
-    def _fill(
-        self,
-        outputs: Sequence[Output],
-        journals: Sequence[BlockJournal],
-        writer: BackgroundWriter,
-        progress: Progress | None,
-    ) -> None:
         slide, background = self.slide, slide_background(self.slide)
         stainers = self.stainers.of([output for output in outputs if isinstance(output, IHCOutput)])
 
@@ -249,3 +218,5 @@ class TranslateRun(Run):
                 bar.update(done * slide.size.width - bar.n)
                 if progress:
                     progress(done)
+        if slide.damage:
+            log.warning("%s: damaged, shown as glass: %s", slide.path, slide.damage)

@@ -8,6 +8,8 @@ from pathlib import Path
 from wsigen.errors import SlideError
 from wsigen.geometry import Region, Size
 
+FIX = "copy the file again or leave it out"
+
 
 class DamagedError(SlideError):
     """Stored pixels of a slide that are damaged; others can still be read.
@@ -26,7 +28,7 @@ class DamagedError(SlideError):
         what: str,
         level: int,
         region: Region,
-        fix: str = "copy the file again or leave it out",
+        fix: str = FIX,
     ) -> None:
         where = f"x {region.x}, y {region.y}, {region.width} x {region.height} px"
         super().__init__(path, f"damaged at level {level}, {where} ({what}); {fix}")

@@ -13,7 +13,14 @@ from openslide import OpenSlideCache
 
 from wsigen.arrays import ArrayCache
 from wsigen.errors import AmbiguousSlideError, InvalidValueError, SlideError
-from wsigen.slide.backend import PICTURE_SUFFIXES, Backend, OpenSlideBackend, PictureBackend, vendor
+from wsigen.slide.backend import (
+    PICTURE_SUFFIXES,
+    ZARR,
+    Backend,
+    OpenSlideBackend,
+    PictureBackend,
+    vendor,
+)
 from wsigen.slide.icc import SrgbBackend
 from wsigen.slide.tiff_backend import TiffBackend, is_tiff
 from wsigen.slide.view import WHOLE, View
@@ -45,6 +52,18 @@ def identity(path: Path) -> Identity:
     return tuple(n for s in states for n in (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns))
 
 
+def check_identity(path: Path, expected: Identity | None) -> Identity:
+    """Return the identity of a file; see `identity`.
+
+    Raises:
+        SlideError: there is no such file, or it is not the expected one: its size and µm/px may be others.
+    """
+    now = identity(path)
+    if expected is not None and now != expected:
+        raise SlideError(path, "the file was changed since it was opened; open it again")
+    return now
+
+
 class _Held(NamedTuple):
     """An open file, and which one it was when it was opened."""
 
@@ -73,20 +92,21 @@ class Handles:
         self._segments = ArrayCache(cache_bytes)
         self._open: OrderedDict[tuple[Path, View], _Held] = OrderedDict()
 
-    def get(self, path: Path, view: View = WHOLE) -> Backend:
+    def get(self, path: Path, view: View = WHOLE, expected: Identity | None = None) -> Backend:
         """Return the open file at ``path``; open it if necessary.
 
         Args:
             path: the file.
             view: which of its images.
+            expected: the file that is meant; None for any of this name.
 
         Raises:
-            SlideError: it cannot be opened.
+            SlideError: it cannot be opened, or is another file than ``expected``.
             InvalidValueError: the view names an image that is not there.
         """
         key = (path, view)
         # Asked for before the file is opened: what is written in between is noticed next time.
-        now = identity(path)
+        now = check_identity(path, expected)
         with self._lock:
             held = self._open.get(key)
             if held is None or held.identity != now:
@@ -97,13 +117,13 @@ class Handles:
                 self._open.popitem(last=False)
             return held.backend
 
-    def open_apart(self, path: Path, view: View = WHOLE) -> Backend:
+    def open_apart(self, path: Path, view: View = WHOLE, expected: Identity | None = None) -> Backend:
         """Open a file that nobody else reads: a damaged tile can spoil a handle for all its readers.
 
         Raises:
-            SlideError: it cannot be opened.
+            SlideError: as for `get`.
         """
-        return self._open_file(path, view, identity(path))
+        return self._open_file(path, view, check_identity(path, expected))
 
     def drop(self, path: Path, view: View = WHOLE) -> None:
         """Forget a file, so that the next `get` opens it again."""
@@ -186,7 +206,7 @@ def _why_no_slide(path: Path) -> str | None:
     folder = path.with_suffix("")
     if path.is_dir():
         if path.suffix.lower() == ".zarr":
-            return "a Zarr folder, which wsigen does not read; export it as a tiled TIFF"
+            return ZARR
         mirax = path.with_name(path.name + ".mrxs")
         return f"a folder, not a slide; give {mirax.name if mirax.is_file() else 'a file in it'}"
     if not path.is_file():

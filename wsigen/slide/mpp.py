@@ -23,11 +23,6 @@ UNKNOWN = "µm/px is not in its metadata"
 log = logging.getLogger(__name__)
 
 
-def resolve_mpp(path: Path, backend: Backend, given: float | None = None) -> float:
-    """Return µm/px of level 0: the mean of `resolve_pixel_um`, which explains arguments and errors."""
-    return mean_mpp(resolve_pixel_um(path, backend, given))
-
-
 def mean_mpp(pixel_um: tuple[float, float]) -> float:
     """Return the µm/px of pixels of this height and width."""
     y, x = pixel_um

@@ -15,8 +15,9 @@ from wsigen.arrays import part, paste
 from wsigen.config.check import is_positive
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region, Size
-from wsigen.slide.damage import DamagedError, Holes
-from wsigen.slide.handles import Identity, handles, identity
+from wsigen.slide.backend import Backend
+from wsigen.slide.damage import FIX, DamagedError, Holes
+from wsigen.slide.handles import Identity, check_identity, handles, identity
 from wsigen.slide.mpp import mean_mpp, resolve_pixel_um
 from wsigen.slide.view import WHOLE, View
 
@@ -79,6 +80,7 @@ class WholeSlide:
             their mean. None where pixels are square.
         identity: of the file that was opened; another one under its name is not read in its place.
         holes: where damaged tiles are noted, which are then read as background; None: they are errors.
+        damage_fix: what those errors advise.
     """
 
     path: Path
@@ -89,6 +91,7 @@ class WholeSlide:
     pixel_um: tuple[float, float] | None = None
     identity: Identity | None = None
     holes: Holes | None = field(default=None, compare=False)
+    damage_fix: str = field(default=FIX, compare=False)
 
     @property
     def size(self) -> Size:
@@ -182,11 +185,10 @@ class WholeSlide:
         """
 
         def read(inside: Region) -> np.ndarray:
-            self.check_same()
             if self.holes is not None and self.holes.meets(self.first + level, inside):
                 return self._read_tiles(inside, level, background)
             try:
-                return handles().get(self.path, self.view).read(self.first + level, inside, background)
+                return self._open().read(self.first + level, inside, background)
             except DamagedError:
                 handles().drop(self.path, self.view)  # OpenSlide reads nothing more after an error
                 return self._read_tiles(inside, level, background)
@@ -205,7 +207,7 @@ class WholeSlide:
 
     def _read_tiles(self, region: Region, level: int, background: Colour) -> np.ndarray:
         """Read a region tile by tile, which finds the damaged ones."""
-        stored, backend = self.first + level, handles().open_apart(self.path, self.view)
+        stored, backend = self.first + level, self._open_apart()
         out = np.empty((region.height, region.width, 3), np.uint8)
         for tile in backend.tiles(stored, region):
             inside = tile.intersect(region)
@@ -215,11 +217,17 @@ class WholeSlide:
                     pixels = backend.read(stored, inside, background)
                 except DamagedError as error:
                     if self.holes is None:
-                        raise DamagedError(self.path, error.what, stored, tile) from error
+                        raise DamagedError(self.path, error.what, stored, tile, self.damage_fix) from error
                     self.holes.add(stored, tile, error.what)
-                    backend = handles().open_apart(self.path, self.view)
+                    backend = self._open_apart()
             part(out, region, inside)[...] = pixels
         return out
+
+    def _open(self) -> Backend:
+        return handles().get(self.path, self.view, self.identity)
+
+    def _open_apart(self) -> Backend:
+        return handles().open_apart(self.path, self.view, self.identity)
 
     def check_same(self) -> None:
         """Raise if the file is not the one that was opened: its size and µm/px may be others.
@@ -227,8 +235,7 @@ class WholeSlide:
         Raises:
             SlideError: it was replaced or written to, or is gone.
         """
-        if self.identity is not None and identity(self.path) != self.identity:
-            raise SlideError(self.path, "the file was changed since it was opened; open it again")
+        check_identity(self.path, self.identity)
 
 
 def read_scaled(
@@ -293,7 +300,7 @@ def open_slide(path: str | Path, mpp: float | None = None, view: View = WHOLE) -
     """
     path = Path(path).absolute()
     found = identity(path)
-    backend = handles().get(path, view)
+    backend = handles().get(path, view, found)
     sizes = backend.levels
     if not all(s.area for s in sizes):
         raise SlideError(path, "it has no pixels")

@@ -90,11 +90,15 @@ def drop_specks(mask: np.ndarray, mpp: float) -> np.ndarray:
 
 
 def is_grey(pixels: np.ndarray) -> bool:
-    """Return whether pixels have no colour, but for what compression adds; False for fewer than 64.
+    """Return whether what is darker than glass has no colour, but for what compression adds.
 
     Args:
-        pixels: of tissue, uint8 (n, 3), at a few µm/px.
+        pixels: uint8 (..., 3), at a few µm/px.
+
+    Returns:
+        False where fewer than 64 pixels are darker than glass.
     """
+    pixels = pixels[pixels.min(axis=-1) < BACKGROUND_DARKEST]
     if len(pixels) < GREY_PIXELS:  # a few averages may be almost grey by chance
         return False
     darkest, brightest = pixels.min(axis=1), pixels.max(axis=1)

@@ -20,7 +20,7 @@ from wsigen.errors import SlideError
 from wsigen.geometry import Region
 from wsigen.nn.images import to_unit
 from wsigen.slide.read import SlideReader
-from wsigen.slide.tissue import BACKGROUND_DARKEST, is_grey, tissue_mask
+from wsigen.slide.tissue import is_grey, tissue_mask
 from wsigen.stain.style.adain import FeatureStats, feature_stats
 from wsigen.stain.style.network import STRIDE, Encoder
 
@@ -124,7 +124,7 @@ def compare_stains(
             mpps[1],
         )
     mine, wanted = (read_thumbnail(s, m) for s, m in zip((content, reference), mpps, strict=True))
-    if is_grey(wanted.image[wanted.image.min(axis=2) < BACKGROUND_DARKEST]):
+    if is_grey(wanted.image):
         raise SlideError(reference.path, "is grey, and its stain is wanted; give another --like, in RGB")
     if not wanted.tissue.any():
         raise SlideError(reference.path, "holds no tissue; give another --like")
