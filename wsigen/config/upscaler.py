@@ -44,13 +44,18 @@ class CriticConfig:
 
     Args:
         channels: features at strides 2, 4, 8, …, multiples of 8.
+        projected: features of the heads over those of a network trained on ImageNet, a multiple of 8; 0 for
+            no such heads. Needs ``pip install 'wsigen[upscaler]'``.
     """
 
     channels: tuple[int, ...] = (48, 96, 144, 192)
+    projected: int = 0
 
     def __post_init__(self) -> None:
         fits = len(self.channels) >= 2 and all(c > 0 and c % 8 == 0 for c in self.channels)
         check(fits, "discriminator.channels", self.channels, "two or more multiples of 8")
+        fits = self.projected >= 0 and self.projected % 8 == 0
+        check(fits, "discriminator.projected", self.projected, "0 or a multiple of 8")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,15 @@ It sees the image without the guide, whose errors the upscaler could not correct
 its two finest octaves, amplified, since most of the variance of tissue is at wavelengths that the guide
 determines; it learns only with these and group norm. Several heads score positions on coarser and coarser
 grids; µm/px enters by projection (Miyato & Koyama 2018).
+
+Beside these, more heads see features of a network trained on ImageNet (Projected GAN, Sauer et al. 2021):
+they know from the start what outlines and texture are, and judge shapes that the other heads would need a
+hundred times more images to learn.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from wsigen.nn import pretrained
 from wsigen.nn.upscaler import ScaleEmbedding
 
 OCTAVE_GAINS = (6.0, 4.0)
@@ -55,9 +61,10 @@ class Discriminator(nn.Module):
 
     Args:
         channels: features at strides 2, 4, 8, …; from stride 4 on there is a head at each.
+        projected: features of the heads over those of ``pretrained``, 0 for no such heads.
     """
 
-    def __init__(self, channels: tuple[int, ...] = (48, 96, 144, 192)) -> None:
+    def __init__(self, channels: tuple[int, ...] = (48, 96, 144, 192), projected: int = 0) -> None:
         super().__init__()
         inputs = (9, *channels)
         self.down = nn.ModuleList(
@@ -68,6 +75,7 @@ class Discriminator(nn.Module):
             nn.init.kaiming_normal_(layer.weight, SLOPE)  # pyright: ignore[reportArgumentType]
             nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
         self.judges = nn.ModuleList(Judge(c) for c in channels[1:])
+        self.projected = Projected(projected) if projected else None
 
     def forward(self, x: Float[Tensor, "b 3 h w"], mpp: Float[Tensor, " b"]) -> Judgement:
         """Score images.
@@ -83,7 +91,46 @@ class Discriminator(nn.Module):
             seen.features.append(h)
             if i:
                 seen.scores.append(self.judges[i - 1](h, mpp))
+        if self.projected is not None:
+            seen.scores.extend(self.projected(pretrained.features(x), mpp))
         return seen
+
+
+class Projected(nn.Module):
+    """Heads over fixed random mixtures of pretrained features (Sauer et al. 2021, section 3.2).
+
+    Random 1×1 convolutions mix the channels of each scale, and random 3×3 convolutions each scale with the
+    enlarged coarser ones: no head can then look at a few telling features only. They are never trained.
+
+    Args:
+        channels: of the mixtures and of the heads, a multiple of 8.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.across = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in pretrained.CHANNELS)
+        self.fuse = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in pretrained.CHANNELS)
+        for layer in (*self.across, *self.fuse):
+            nn.init.kaiming_normal_(layer.weight, 1.0)  # pyright: ignore[reportArgumentType]
+            nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+            layer.requires_grad_(False)
+        self.down = nn.ModuleList(
+            nn.Conv2d(channels, channels, 4, stride=2, padding=1) for _ in pretrained.CHANNELS
+        )
+        self.keep = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in pretrained.CHANNELS)
+        self.judges = nn.ModuleList(Judge(channels) for _ in pretrained.CHANNELS)
+
+    def forward(self, features: Sequence[Tensor], mpp: Float[Tensor, " b"]) -> list[Float[Tensor, "b 1 h w"]]:
+        """Score the images that the features, finest first, are of; one score map a scale."""
+        scores, mixed = [], None
+        for i in reversed(range(len(features))):
+            here = self.across[i](features[i])
+            # Each scale adds to those above it; division keeps the variance of what is mixed.
+            mixed = here if mixed is None else (here + _enlarge(mixed)) / 2**0.5
+            mixed = self.fuse[i](mixed)
+            h = _activate(self.keep[i](_activate(self.down[i](mixed))))
+            scores.append(self.judges[i](h, mpp))
+        return scores[::-1]
 
 
 def with_octaves(x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 9 h w"]:
