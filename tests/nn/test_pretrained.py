@@ -16,7 +16,7 @@ def _waves() -> torch.Tensor:
 
 
 def test_features_are_those_of_the_network_as_published():
-    """One value, the deviation and the mean of each scale, from the implementation of the weights' authors."""
+    """One value, the deviation and the mean of each scale, from the implementation of their authors."""
     published = [
         ((1, 24, 16, 16), 8.239055, 11.185638, -0.070645),
         ((1, 40, 8, 8), -11.067202, 10.037187, -0.146826),
