@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -68,6 +68,7 @@ class UpscalerLossConfig:
         features: weight of feature matching with the discriminator's features, likewise.
         energy: weight of the difference of log local energy, in the two finest octaves.
         relief: weight of the difference of the skewness of derivatives, against embossed nuclei.
+        spectrum: weight of the difference of log power by frequency and direction, against cells in rows.
         symmetry: weight of |T G(y, z) - G(T y, T z)| for shifts and the symmetries T of the square.
         symmetry_every: updates between two with that term.
         r1: weight γ/2 of the discriminator's gradient at real images (Mescheder et al. 2018).
@@ -82,6 +83,7 @@ class UpscalerLossConfig:
     features: float = 1.0
     energy: float = 0.1
     relief: float = 5.0
+    spectrum: float = 1.0
     symmetry: float = 20.0
     symmetry_every: int = 2
     r1: float = 0.1
@@ -90,10 +92,9 @@ class UpscalerLossConfig:
     guide_noise: float = 0.15
 
     def __post_init__(self) -> None:
-        for name in ("guide", "l1", "features", "energy", "relief", "symmetry", "r1", "guide_noise", "depth"):
-            check(getattr(self, name) >= 0, f"loss.{name}", getattr(self, name), ">= 0")
-        for name in ("symmetry_every", "r1_every"):
-            check(getattr(self, name) >= 1, f"loss.{name}", getattr(self, name), ">= 1")
+        for name, value in asdict(self).items():
+            least = 1 if name.endswith("_every") else 0
+            check(value >= least, f"loss.{name}", value, f">= {least}")
 
 
 @dataclass(frozen=True, kw_only=True)

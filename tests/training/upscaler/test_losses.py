@@ -6,10 +6,12 @@ import torch.nn.functional as F
 
 from wsigen.training.upscaler.update import (
     LEAST_ENERGY,
+    _bins,
     discriminator_hinge,
     energy_difference,
     guide_error,
     relief_difference,
+    spectrum_difference,
     turned,
     upscaler_hinge,
 )
@@ -70,3 +72,24 @@ def test_relief_is_seen_from_either_side_and_at_no_symmetric_texture():
         assert relief_difference(emboss(turns), flat) > 1
     assert relief_difference(emboss(0), emboss(0)) == 0
     assert relief_difference(emboss(0), emboss(2)) > 2
+
+
+def test_the_spectrum_term_is_the_difference_of_log_power_and_sees_the_direction_of_rows():
+    torch.manual_seed(0)
+    noise = torch.randn(4, 3, 64, 64)
+    assert spectrum_difference(noise, noise) == 0
+    assert spectrum_difference(2 * noise, noise) == pytest.approx(math.log(4), abs=2e-2)
+    rows = torch.sin(torch.arange(64) * 2 * math.pi * 0.2)[:, None].expand(1, 3, 64, 64)
+    rising = spectrum_difference(0.2 * noise[:1] + rows, 0.2 * noise[:1])
+    assert rising > 0.1
+    # The same rows along the other axis: as much power in each ring, yet not in the same direction.
+    assert spectrum_difference(
+        0.2 * noise[:1] + rows, 0.2 * noise[:1] + rows.transpose(2, 3)
+    ) == pytest.approx(2 * float(rising), rel=0.1)
+    # Detail of less than a grey level is not seen.
+    assert spectrum_difference(0.002 * noise, torch.zeros_like(noise)) < 0.02
+
+
+def test_every_ring_of_the_spectrum_has_coefficients_at_the_smallest_patches():
+    for size in (32, 64, 96):
+        assert _bins(size, size).sum(1) == pytest.approx(torch.ones(24))

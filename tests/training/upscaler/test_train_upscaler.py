@@ -63,9 +63,17 @@ def test_run_leaves_a_snapshot_numbers_and_pictures(config):
     assert tuple(net.config["mpp_range"]) == (0.5, 4.0)
     assert all(225 <= c <= 255 for c in net.config["background"])
     reports = [r for r in stats(config.run_dir) if "loss" in r]
-    assert {"adversarial", "discriminator", "features", "guide", "l1", "energy", "relief", "lr"} <= reports[
-        0
-    ].keys()
+    assert {
+        "adversarial",
+        "discriminator",
+        "features",
+        "guide",
+        "l1",
+        "energy",
+        "relief",
+        "spectrum",
+        "lr",
+    } <= reports[0].keys()
     validation = [r["val"] for r in stats(config.run_dir) if "val" in r][-1]
     assert set(validation) == {"0.5-1", "1-4"}
     assert len(validation["0.5-1"]["power"]) == 3

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -29,6 +31,8 @@ Scores = Sequence[Float[Tensor, "b 1 h w"]]
 
 WINDOW = 16
 """Side of the squares, in pixels, over which local energy is taken."""
+RINGS = (0.06, 0.09, 0.13, 0.18, 0.25, 0.35, 0.5)
+"""Limits of the rings of frequency, in cycles per pixel."""
 LEAST_ENERGY = 4e-4
 """Mean square below which detail is not seen: two and a half grey levels."""
 
@@ -99,6 +103,43 @@ def relief_difference(
         differences.append((_skewness(d) - _skewness(r)).abs().mean())
         d, r = F.avg_pool2d(d, 2), F.avg_pool2d(r, 2)
     return torch.stack(differences).sum()
+
+
+def spectrum_difference(drawn: Float[Tensor, "b c h w"], real: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
+    """Mean |ln p(drawn) - ln p(real)|, p a batch's power in rings of frequency and four directions.
+
+    Cells packed in rows along the grid of pixels have more power along the axes than along the diagonals, as
+    no batch of real images has; each image alone could be real.
+
+    Args:
+        drawn: images.
+        real: the images that their guides come from.
+    """
+    h, w = drawn.shape[-2:]
+    window = (torch.hann_window(h)[:, None] * torch.hann_window(w)).to(drawn.device)
+    window = window / window.square().mean().sqrt()
+    bins = _bins(h, w).to(drawn.device)
+
+    def power(x: Tensor) -> Tensor:
+        lightness = x.float().mean(1)
+        centred = (lightness - lightness.mean((1, 2), keepdim=True)) * window
+        spectrum = torch.fft.rfft2(centred, norm="ortho").abs().square().mean(0).flatten()
+        return bins @ spectrum
+
+    return ((power(drawn) + LEAST_ENERGY).log() - (power(real) + LEAST_ENERGY).log()).abs().mean()
+
+
+@cache
+def _bins(h: int, w: int) -> Float[Tensor, "bins coefficients"]:
+    """Weights that average the coefficients of a real Fourier transform over each ring and direction."""
+    fy, fx = torch.meshgrid(torch.fft.fftfreq(h), torch.fft.rfftfreq(w), indexing="ij")
+    radius, angle = torch.hypot(fy, fx), torch.rad2deg(torch.atan2(fy, fx)) % 180
+    masks = [
+        (radius >= low) & (radius < high) & ((angle - direction + 22.5) % 180 < 45)
+        for low, high in pairwise(RINGS)
+        for direction in (0, 45, 90, 135)
+    ]
+    return torch.stack([(mask / mask.sum()).flatten() for mask in masks])
 
 
 def _skewness(x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 4"]:
@@ -175,9 +216,11 @@ class UpscalerUpdate:
         losses["l1"] = (drawn - x).abs().mean()
         losses["energy"] = energy_difference(drawn, x)
         losses["relief"] = relief_difference(drawn, x)
+        losses["spectrum"] = spectrum_difference(drawn, x)
         losses["features"] = feature_difference(seen.features, features)
-        weights = {"guide": self.loss.guide, "energy": self.loss.energy, "relief": self.loss.relief}
-        total = losses["adversarial"] + sum(weight * losses[name] for name, weight in weights.items())
+        total = losses["adversarial"] + sum(
+            getattr(self.loss, name) * losses[name] for name in ("guide", "energy", "relief", "spectrum")
+        )
         if depth == 0:
             total = total + self.loss.l1 * losses["l1"] + self.loss.features * losses["features"]
         if self.loss.symmetry and update % self.loss.symmetry_every == 0:
