@@ -24,6 +24,7 @@ ROWS = {
     "relief_real": "relief, real",
     "grid": "pattern of 8 px, made",
     "grid_real": "pattern of 8 px, real",
+    "rows": "power along the axes over the diagonals",
     "saturation": "saturation",
     "haematoxylin": "haematoxylin, mean",
     "nuclei_density": "nuclei per mm²",
@@ -75,6 +76,7 @@ def figures(patches: Sequence[np.ndarray], mpp: float) -> Figures | None:
     values = {f"octave{k}": float(powers[k]) for k in range(BANDS)}
     values["checkerboard"] = float(powers[-1] / powers[0])
     values["grid"] = grid(patches)
+    values["rows"] = rows_and_columns(patches)
     values["coherence"] = _mean([s.coherence for s in seen])
     values.update({f"edges{k}": _mean([s.edges[k] for s in seen]) for k in range(PAIRS)})
     values["saturation"] = _mean([saturation(p) for p in patches])
@@ -108,6 +110,27 @@ def grid(patches: Sequence[np.ndarray], cell: int = 8) -> float:
         count += rows * columns
     spread = math.sqrt(square / (count * cell * cell))
     return float((sums / count).std() / spread) if spread else 0.0
+
+
+def rows_and_columns(patches: Sequence[np.ndarray], band: tuple[float, float] = (0.12, 0.25)) -> float:
+    """Mean power along the axes over that along the diagonals: above 1 where cells are packed in rows.
+
+    Args:
+        patches: uint8 (h, w, 3) each.
+        band: lowest and highest frequency, cycles per pixel: by default wavelengths of 4 to 8 px.
+    """
+    along = across = 0.0
+    for patch in patches:
+        h, w = patch.shape[:2]
+        lightness = patch.mean(axis=2, dtype=np.float32)
+        window = np.hanning(h)[:, None] * np.hanning(w)
+        power = np.abs(np.fft.fft2((lightness - lightness.mean()) * window)) ** 2
+        fy, fx = np.fft.fftfreq(h)[:, None], np.fft.fftfreq(w)
+        radius, angle = np.hypot(fy, fx), np.degrees(np.arctan2(np.abs(fy), np.abs(fx)))
+        ring = (radius >= band[0]) & (radius < band[1])
+        along += float(power[ring & (np.minimum(angle, 90 - angle) < 15)].mean())
+        across += float(power[ring & (np.abs(angle - 45) < 15)].mean())
+    return along / across if across else math.nan
 
 
 def mean(parts: Sequence[Figures]) -> Figures:

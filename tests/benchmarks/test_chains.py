@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import chains
-from benchmarks.over_real import Figures, figures, grid, mean, ratios
+from benchmarks.over_real import Figures, figures, grid, mean, ratios, rows_and_columns
 from tests.synthetic import he_image, write_tiff
 from wsigen.evaluation.phase import phase
 from wsigen.nn.snapshot import save_snapshot
@@ -133,3 +133,15 @@ def test_grid_is_what_repeats_with_the_cells():
     # Moved by one pixel from patch to patch, nothing repeats with the cells any more.
     moved = [np.roll(b, (i, 3 * i), (0, 1)) for i, b in enumerate(both)]
     assert grid(moved) < 0.4 * grid(both)
+
+
+def test_rows_and_columns_have_power_along_the_axes():
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(64, 192, (64, 64, 3)).astype(np.uint8) for _ in range(20)]
+    assert rows_and_columns(noise) == pytest.approx(1, abs=0.1)
+    y, x = np.mgrid[:64, :64]
+    wave = np.cos(2 * np.pi * x / 6), np.cos(2 * np.pi * (x + y) / 6 / np.sqrt(2))
+    along, across = ([np.clip(n + 30 * w[..., None], 0, 255).astype(np.uint8) for n in noise] for w in wave)
+    assert rows_and_columns(along) > 2
+    assert rows_and_columns(across) < 0.5
+    assert np.isnan(rows_and_columns([np.full((64, 64, 3), 7, np.uint8)]))
