@@ -13,8 +13,8 @@ import pytest
 from tests.evaluation.slides import entry, slide_set
 from tests.synthetic import he_image, write_tiff
 from wsigen.errors import InvalidValueError
-from wsigen.evaluation.pairs import displacement, pair_rows, pair_up
-from wsigen.evaluation.seam_classifier import Training, domain_rows, visibility_rows
+from wsigen.evaluation.pairs import displacement, domain_rows, pair_rows, pair_up
+from wsigen.evaluation.seam_classifier import Training, visibility_rows
 from wsigen.evaluation.sets import SlideSet
 from wsigen.evaluation.spots import Reader
 from wsigen.slide.stains import DAB, HAEMATOXYLIN, stain_densities

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.slides import patches
-from wsigen.evaluation.comparison import Comparison, RealPatches
+from wsigen.evaluation.comparison import Comparison, real_patches
 from wsigen.evaluation.phase import levels, pair_names, phase_rows, relief_moments
 
 N = 48
@@ -29,7 +29,7 @@ def a_side(rise: float, seed: int, coherence: float = 0.3, turned: bool = False)
 
 def found(ours):
     real = a_side(0.5, 0)
-    return phase_rows(Comparison(ours, RealPatches(real, {1.0: N // 2}, 0), 1.0))
+    return phase_rows(Comparison(ours, real_patches(real, {1.0: N // 2}, 0), 1.0))
 
 
 def test_a_row_for_each_with_the_wavelengths_of_edges():

@@ -12,65 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from scipy.special import gamma
 
 from wsigen.errors import InvalidValueError
-from wsigen.evaluation.estimate import Estimate, jackknife, run_measure
-from wsigen.evaluation.results import Result
-from wsigen.evaluation.verdict import Metric
-
-if TYPE_CHECKING:
-    from wsigen.evaluation.samples import RealSamples, Samples
 
 Blocks = tuple[np.ndarray, np.ndarray]  # Features and sharpness of the blocks of one patch, see `niqe_blocks`
 
-_FITS = 4  # Halves of the real patches that NIQE is fitted on
 NIQE_BLOCK, SHARP_SHARE = 96, 0.75
 PIQE_BLOCK, PIQE_SEGMENT, PIQE_ACTIVE, PIQE_FLAT = 16, 6, 0.1, 0.1
 _SHAPES = np.arange(0.2, 10, 0.001)
 _MOMENT_RATIOS = gamma(2 / _SHAPES) ** 2 / (gamma(1 / _SHAPES) * gamma(3 / _SHAPES))
 _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
-
-_metric = partial(Metric, "quality")
-NIQE = _metric(
-    "niqe",
-    "NIQE (own fit)",
-    "lower",
-    good="as low as between real and real: local contrast is distributed as in real patches",
-    source="after Mittal et al. 2013, in an implementation of wsigen's own whose Gaussian is fitted on the "
-    "real patches: not comparable with NIQE in papers",
-)
-PIQE = _metric(
-    "piqe",
-    "PIQE",
-    good="as in the real slides: higher is blockier or noisier, lower is smoother",
-    source="Venkatanath et al. 2015, as MATLAB's piqe",
-)
-SOBEL = _metric(
-    "sobel",
-    "Sobel gradient",
-    good="as in the real slides: lower is blurred, higher is oversharp",
-    source="as in KIN (Ho et al. 2022): luminance, 3 × 3",
-    unit="grey levels",
-)
-METRICS = (NIQE, PIQE, SOBEL)
-
-
-def quality_rows(ours: Samples, real: RealSamples) -> list[Result]:
-    """Compare NIQE, PIQE and sharpness of sampled patches."""
-    values, notes = run_measure(lambda: jackknife(lambda i: _levels(ours, i), (ours.groups,), seed=real.seed))
-    floors = real.level("quality", lambda i: _levels(real.seen, i))
-    rows = real.rows((PIQE, SOBEL), ours, values, floors, notes)
-    if not ours.blocks or not real.seen.blocks or not real.splits:
-        return rows
-    score, notes = run_measure(lambda: _niqe(ours, real))
-    floors = real.floor("niqe", lambda i, j: [_niqe_between(real.seen, i, j)], splits=real.splits[:_FITS])
-    return [*real.rows([NIQE], ours, score, floors, notes), *rows]
 
 
 def sobel(rgb: np.ndarray) -> float:
@@ -273,29 +228,3 @@ def _asymmetric_gaussian(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     shape = np.interp(r_hat, _MOMENT_RATIOS, _SHAPES)
     scale = np.sqrt(gamma(1 / shape) / gamma(3 / shape))
     return shape, left * scale, right * scale
-
-
-def _levels(seen: Samples, indices: np.ndarray) -> list[float]:
-    return [float(seen.piqe[indices].mean()), float(seen.sobel[indices].mean())]
-
-
-def _niqe(ours: Samples, real: RealSamples) -> list[Estimate]:
-    """Score a set by Gaussians of several halves of the real samples; the interval is that of the first."""
-    fits = [_fit(real.seen, s.one) for s in real.splits[:_FITS]]
-    value = float(np.mean([fit.score_blocks(ours.blocks) for fit in fits]))
-    return jackknife(
-        lambda i: [fits[0].score_blocks([ours.blocks[k] for k in i])],
-        (ours.groups,),
-        values=[value],
-        draws=20,
-        seed=real.seed,
-        bounds=(0, np.inf),
-    )
-
-
-def _niqe_between(seen: Samples, i: np.ndarray, j: np.ndarray) -> float:
-    return _fit(seen, i).score_blocks([seen.blocks[k] for k in j])
-
-
-def _fit(seen: Samples, indices: np.ndarray) -> Niqe:
-    return Niqe.fit_blocks([seen.blocks[i] for i in indices])

@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from wsigen.config.evaluate import REAL, TRAIN, EvaluateConfig
-from wsigen.evaluation.comparison import Comparison, RealPatches
+from wsigen.evaluation.comparison import Comparison, real_patches
 from wsigen.evaluation.copies import overview_rows
 from wsigen.evaluation.features import Extractor, load_extractor
 from wsigen.evaluation.fidelity import fidelity_rows
@@ -20,19 +20,17 @@ from wsigen.evaluation.inputs import (
     refuse_existing,
     versions,
 )
-from wsigen.evaluation.nuclei import nuclei_rows
-from wsigen.evaluation.pairs import pair_rows, pair_up
+from wsigen.evaluation.pairs import domain_rows, pair_rows, pair_up
 from wsigen.evaluation.patches import SAMPLES, Patches, join, read_patches
 from wsigen.evaluation.phase import phase_rows
 from wsigen.evaluation.privacy import privacy_rows, unknown_training
-from wsigen.evaluation.quality import quality_rows
 from wsigen.evaluation.realism import realism_rows
 from wsigen.evaluation.report import write_report
 from wsigen.evaluation.report.pictures import neighbour_sheet, overview_sheet, pair_sheet, strip
 from wsigen.evaluation.results import Report, Result, SetReport
-from wsigen.evaluation.samples import RealSamples, Samples, measure_samples
+from wsigen.evaluation.samples import Samples, measure_samples, real_samples, sample_rows
 from wsigen.evaluation.scales import scale_rows
-from wsigen.evaluation.seam_classifier import Training, domain_rows, visibility_rows
+from wsigen.evaluation.seam_classifier import Training, visibility_rows
 from wsigen.evaluation.seams import seam_rows
 from wsigen.evaluation.sets import ScalePlan, SlideSet
 from wsigen.evaluation.spectrum import spectrum_rows
@@ -139,24 +137,25 @@ class Evaluation:
         """Compare all sets at one µm/px."""
         # twice as many samples, so that either half has as many as a set
         every = self._read(self.inputs.real, plan, 2 * SAMPLES)
-        reals = RealPatches(every, {plan.mpp: plan.count}, self.seed)
+        reals = real_patches(every, {plan.mpp: plan.count}, self.seed)
         train = None
         if self.inputs.train and plan.allotted.get(TRAIN):
             train = self._read(self.inputs.train, plan, 0)
             self._keep(TRAIN, train, plan, None)
-        real_samples = RealSamples(self._samples(every, plan), plan.mpp, self.seed)
+        beside = real_samples(self._samples(every, plan), plan.mpp, self.seed)
         gallery = self._gallery(every, train, plan)
         self._show(REAL, every, plan)
-        self._keep(REAL, every, plan, real_samples.seen)
+        self._keep(REAL, every, plan, beside.every)
         for one in self.inputs.sets:
             patches = self._read(one, plan, SAMPLES)
             self.bar.set_description(f"{plan.mpp:g} µm/px, comparing {one.name}")
-            comparison = Comparison(patches, reals, plan.mpp, self.stains)
+            comparison = Comparison(patches, reals, plan.mpp)
             samples = self._samples(patches, plan)
             rows = self.rows[one.name]
             rows += [*fidelity_rows(comparison), *realism_rows(comparison)]
-            rows += [*spectrum_rows(comparison), *phase_rows(comparison), *stain_rows(comparison)]
-            rows += [*quality_rows(samples, real_samples), *nuclei_rows(samples, real_samples)]
+            rows += [*spectrum_rows(comparison), *phase_rows(comparison)]
+            rows += stain_rows(comparison, self.stains)
+            rows += sample_rows(Comparison(samples, beside, plan.mpp))
             self._privacy(comparison, gallery, one.name, plan)
             self._show(one.name, patches, plan)
             self._keep(one.name, patches, plan, samples)
@@ -174,10 +173,10 @@ class Evaluation:
             self.warnings.append(
                 f"not pooled, since there is one real slide or case: {', '.join(left)} µm/px"
             )
-        reals = RealPatches(join([self.read[REAL][i] for i in halved]), counts, self.seed)
+        reals = real_patches(join([self.read[REAL][i] for i in halved]), counts, self.seed)
         for one in self.inputs.sets:
             ours = join([self.read[one.name][i] for i in halved])
-            comparison = Comparison(ours, reals, None, self.stains)
+            comparison = Comparison(ours, reals, None)
             self.rows[one.name] += [*fidelity_rows(comparison), *realism_rows(comparison)]
 
     def _whole_slides(self, one: SlideSet) -> None:

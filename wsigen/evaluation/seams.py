@@ -20,7 +20,7 @@ from wsigen.errors import InvalidValueError
 from wsigen.evaluation.estimate import Estimate, mean_over_groups
 from wsigen.evaluation.results import Result
 from wsigen.evaluation.sets import SlideSet
-from wsigen.evaluation.skipped import readable
+from wsigen.evaluation.spots import readable
 from wsigen.evaluation.verdict import Metric
 from wsigen.evaluation.windows import (
     WINDOW,

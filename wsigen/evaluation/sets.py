@@ -15,6 +15,7 @@ from wsigen.data.summary import independent_patches
 from wsigen.data.survey import TABLE_FIX, entries_of, survey_slides
 from wsigen.errors import InvalidValueError
 from wsigen.evaluation.comparison import few_groups
+from wsigen.evaluation.spots import Spot, spots
 
 # Patches of one slide may overlap by half: number of places per side of a patch along either axis
 STRIDES = 2
@@ -42,6 +43,10 @@ class SlideSet:
         for entry in sorted(SlideIndex(self.entries).usable(patch, mpp), key=lambda e: (e.group, e.slide)):
             usable.setdefault(entry.group, []).append(entry)
         return usable
+
+    def spots(self, patch: int, mpp: float, count: int) -> list[Spot]:
+        """Return the places of at most ``count`` patches, shared out as `allot` does."""
+        return spots(self.entries, allot(self.groups(patch, mpp), patch, mpp, count), mpp, patch)
 
     def room(self, patch: int, mpp: float) -> int:
         """Return how many different patches its slides may give."""
