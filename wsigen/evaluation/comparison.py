@@ -68,6 +68,7 @@ def split_halves(
     # n groups have 2ⁿ⁻¹ - 1 splits into two halves that are not empty
     draws = min(draws, max(1, 2 ** (len(names) - 1) - 1)) if len(names) > 1 else draws
     found: dict[bytes, Halves] = {}
+    # a draw may repeat another or be too uneven: hence more attempts than splits
     for _ in range(20 * draws):
         first = _half_of(labels, rng)
         split = _matched(first, values, counts, rng)
@@ -257,6 +258,7 @@ def real_patches(patches: Patches, counts: Mapping[float, int], seed: int) -> Re
         seed: of draws.
     """
     chosen = []
+    # by µm/px, so that each has its share in a comparison of all together
     for mpp in np.unique(patches.mpp):
         at = np.flatnonzero(patches.mpp == mpp)
         groups = [patches.groups[i] for i in at]
@@ -323,13 +325,7 @@ class Comparison(Generic[Data]):
         )
 
     def level_rows(self, metrics: Sequence[Metric], name: str, measure: Level[Data]) -> list[Result]:
-        """Compare numbers that each side has by itself, beside those of all real samples.
-
-        Args:
-            metrics: of the numbers.
-            name: of their floors.
-            measure: given samples, and the indices of those that count.
-        """
+        """Compare numbers that each side has by itself, beside those of all real samples."""
         floors = self.reals.level(name, lambda i: measure(self.reals.every, i))
         return self.rows(metrics, lambda: self.levels(measure), floors)
 
@@ -343,16 +339,7 @@ class Comparison(Generic[Data]):
         bounds: tuple[float, float] = ANY,
         labels: Sequence[str] | None = None,
     ) -> list[Result]:
-        """Compare numbers between two sides, beside those between halves of the real samples.
-
-        Args:
-            metrics: of the numbers.
-            name: of their floors.
-            measure: given samples and indices of one side, and of the other.
-            draws: halves drawn for the intervals.
-            bounds: the range of the measure.
-            labels: of the rows.
-        """
+        """Compare numbers between two sides, beside those between halves of the real samples."""
         every = self.reals.every
         floors = self.reals.floor(name, lambda i, j: measure(every, i, every, j), bounds)
         return self.rows(metrics, lambda: self.distances(measure, draws, bounds), floors, labels)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wsigen.evaluation.patches import Patches
 
 SUBSETS = 20  # Subsets of KID in the report
-_ROWS = 512
+_ROWS = 512  # Rows of distances at once, so that float64 is needed for these alone
 
 _fidelity, _diversity = partial(Metric, "fidelity"), partial(Metric, "diversity")
 FID = _fidelity(
@@ -338,6 +338,7 @@ def _within(x: np.ndarray) -> float:
 
 def _overlap(gg: np.ndarray, rr: np.ndarray, gr: np.ndarray, k: int, k_density: int) -> np.ndarray:
     """Return the four numbers from the distances within generated, within real and between them."""
+    # borders as published: balls of precision and recall are closed, those of density are open
     precision = (gr <= _radius(rr, k)).any(axis=1).mean()
     recall = (gr <= _radius(gg, k)[:, None]).any(axis=0).mean()
     inside = gr < _radius(rr, k_density)

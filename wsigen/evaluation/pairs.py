@@ -206,6 +206,7 @@ def displacement(he: np.ndarray, ihc: np.ndarray) -> float:
         cv2.GaussianBlur(np.ascontiguousarray(stain_densities(image, stains=stains)[..., 0]), (0, 0), BLUR)
         for image, stains in ((he, "h-e"), (ihc, "h-dab"))
     ]
+    # or the borders would be what correlates best
     window = cv2.createHanningWindow(maps[0].shape[::-1], cv2.CV_32F)
     (x, y), _ = cv2.phaseCorrelate(maps[0], maps[1], window)
     return float(np.hypot(y, x))
@@ -265,6 +266,7 @@ def domain_differentiation(
         MeasureWarning: the classifier errs on more than a tenth of real crops, so that its verdict means
             little.
     """
+    # crops are in order of slides: the last fifth is of other slides than the rest
     kept = [max(1, len(real) * 4 // 5) for real in (source, target)]
     net = training.fit(target[: kept[1]], source[: kept[0]])
     right = np.concatenate([net.classify(target[kept[1] :]) > 0, net.classify(source[kept[0] :]) <= 0])

@@ -128,17 +128,14 @@ def read_patches(
     """
     # evenly over the spots, and so over the slides
     kept = set(evenly_chosen(len(spots), keep))
-    where: list[Spot] = []
-    described: list[Arrays] = []
-    features: list[np.ndarray] = []
+    where, described, features, warnings = [], [], [], []
     samples: dict[int, np.ndarray] = {}
-    warnings: list[str] = []
+    done = 0
 
     def look(job: tuple[int, Spot]) -> tuple[np.ndarray, Arrays]:
         image = reader(job[1])
         return image, _described(job[1], image, stains)
 
-    done = 0
     for batch in batches(readable(look, enumerate(spots), threads=threads, warnings=warnings), BATCH):
         features.append(extractor(np.stack([image for _, (image, _) in batch])))
         for (number, spot), (image, arrays) in batch:
@@ -152,9 +149,13 @@ def read_patches(
     progress(len(spots) - done)
     if not where:
         raise SlideError(spots[0].entry.path, f"none of {len(spots)} patches can be read ({warnings[0]})")
-    stacked = {name: np.stack([d[name] for d in described]) for name in described[0]}
-    found = {**stacked, "features": np.concatenate(features)}
-    return Patches(spots=tuple(where), **found, samples=samples, warnings=tuple(warnings))
+    return Patches(
+        spots=tuple(where),
+        features=np.concatenate(features),
+        **{name: np.stack([d[name] for d in described]) for name in described[0]},
+        samples=samples,
+        warnings=tuple(warnings),
+    )
 
 
 def evenly_chosen(count: int, most: int) -> list[int]:
@@ -164,6 +165,7 @@ def evenly_chosen(count: int, most: int) -> list[int]:
 
 def _described(spot: Spot, image: np.ndarray, stains: str) -> Arrays:
     found = stain_arrays(image, stains)
+    # the middle: what phase costs does not grow with the patch
     y, x = (max(0, n - PHASE_PX) // 2 for n in image.shape[:2])
     middle = np.ascontiguousarray(image[y : y + PHASE_PX, x : x + PHASE_PX])
     return {

@@ -32,7 +32,7 @@ from wsigen.evaluation.comparison import Comparison
 from wsigen.evaluation.results import Result
 from wsigen.evaluation.spectrum import band_names
 from wsigen.evaluation.verdict import Metric
-from wsigen.slide.stains import correlation, mean_density
+from wsigen.slide.stains import correlation, mean_density, require_rgb
 
 if TYPE_CHECKING:
     from wsigen.evaluation.patches import Patches
@@ -135,8 +135,7 @@ def phase(patch: np.ndarray, mpp: float) -> Phase:
     Raises:
         InvalidValueError: a patch that is too small or not uint8 RGB.
     """
-    if patch.dtype != np.uint8 or patch.ndim != 3 or patch.shape[-1] != 3:
-        raise InvalidValueError(f"phase needs uint8 (h, w, 3), got {patch.dtype} {patch.shape}")
+    require_rgb(patch, 3, what="a patch")
     luminance = mean_density(patch)
     tissue = tissue_of(luminance)
     if np.count_nonzero(tissue) < _FEWEST:
@@ -246,6 +245,7 @@ def relief(moments: np.ndarray) -> float:
     if n < 1 or pp + qq <= 1e-12 * n:
         return math.nan
     # moments of p cos θ + q sin θ, expanded: no pass over the pixels per direction
+    # evenly over the circle, not half of it: skewness changes its sign with the direction
     angle = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
     c, s = np.cos(angle), np.sin(angle)
     second = (c * c * pp + 2 * c * s * pq + s * s * qq) / n

@@ -115,6 +115,7 @@ class Discriminant:
     """
 
     def __init__(self, positive: np.ndarray, negative: np.ndarray) -> None:
+        # scaled by both sides together, or the scale would tell them apart; constant features stay 0
         both = np.concatenate([positive, negative])
         self._centre, self._scale = both.mean(axis=0), np.maximum(both.std(axis=0), 1e-12)
         x, y = ((s - self._centre) / self._scale for s in (positive, negative))
@@ -173,6 +174,7 @@ def _stratified(
     total, pairs = 0.0, 0
     for fold in np.intersect1d(positive_part, negative_part):
         a, b = positive[positive_part == fold], negative[negative_part == fold]
+        # folds are scored by different rules: scores compare within a fold only
         total, pairs = total + auc(a, b) * len(a) * len(b), pairs + len(a) * len(b)
     return total / pairs if pairs else np.nan
 

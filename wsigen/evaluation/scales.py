@@ -127,6 +127,7 @@ def scale_agreement(fine: np.ndarray, coarse: np.ndarray) -> ScaleAgreement:
     overview = coarse.astype(np.float32)
     apart = (reduced - overview).astype(np.float64)
     error, (red, green, blue) = float(np.square(apart).mean()), apart.mean(axis=(0, 1)).tolist()
+    # channels without their means, which would correlate whatever the picture
     agreement = correlation(*(image - image.mean(axis=(0, 1)) for image in (reduced, overview)))
     if math.isnan(agreement):
         caution("an image without structure has no correlation with its overview")

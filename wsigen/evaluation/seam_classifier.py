@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from wsigen.data.index import SlideEntry
 from wsigen.errors import InvalidValueError
 from wsigen.evaluation.estimate import Estimate, Labels, jackknife, run_measure
+from wsigen.evaluation.features import to_tensor
 from wsigen.evaluation.realism import auc
 from wsigen.evaluation.results import Result
 from wsigen.evaluation.sets import SlideSet
@@ -32,6 +33,7 @@ from wsigen.evaluation.windows import (
     windows,
 )
 from wsigen.nn.images import to_unit
+from wsigen.slide.stains import require_rgb
 
 CROP, CROPS, REGIONS = 64, 24, 8
 MARGIN = 8  # Distance of inner crops from every seam, px
@@ -76,7 +78,9 @@ class Training:
 
         Determinism: same arguments and machine, same network.
         """
-        crops = [_checked(crops) for crops in (positive, negative)]
+        crops = [positive, negative]
+        for some in crops:
+            require_rgb(some, 4, what="crops")
         if crops[0].shape[1:] != crops[1].shape[1:]:
             raise InvalidValueError(f"crops must be of one size, got {positive.shape} and {negative.shape}")
         # weights follow from the seed alone, and the caller's generator does not move
@@ -89,7 +93,7 @@ class Training:
         for update in range(self.updates):
             optimiser.param_groups[0]["lr"] = 2e-3 * (1 - update / self.updates)
             chosen = np.concatenate([c[rng.integers(len(c), size=half)] for c in crops])
-            logits = net(_to_tensor(_turned(chosen, rng), self.device))
+            logits = net(to_unit(to_tensor(_turned(chosen, rng), self.device)))
             loss = F.binary_cross_entropy_with_logits(logits, labels)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -121,11 +125,12 @@ class CropClassifier(nn.Module):
 
     def classify(self, crops: np.ndarray, batch: int = 64) -> np.ndarray:
         """Return logits, float32 (n,), of crops uint8 (n, h, w, 3)."""
+        require_rgb(crops, 4, what="crops")
         device = next(self.parameters()).device
-        parts = _checked(crops)
         with torch.inference_mode():
             scores = [
-                self(_to_tensor(parts[i : i + batch], device)).cpu() for i in range(0, len(parts), batch)
+                self(to_unit(to_tensor(crops[i : i + batch], device))).cpu()
+                for i in range(0, len(crops), batch)
             ]
         return torch.cat(scores).numpy()
 
@@ -153,54 +158,41 @@ def visibility_rows(ours: SlideSet, real: SlideSet, training: Training, *, mark:
 
 
 def seam_visibility(
-    over: np.ndarray,
-    inside: np.ndarray,
-    training: Training,
-    *,
-    over_regions: Labels,
-    inside_regions: Labels,
-    draws: int = 40,
+    over: np.ndarray, inside: np.ndarray, regions: Labels, training: Training, *, draws: int = 40
 ) -> Estimate:
     """Return the AUC of a classifier that was trained to tell crops over seams from crops within tiles.
 
-    Two classifiers, each trained on half of the regions and tested on the other. The 95 % interval is that of
-    the test regions; 0.5 = invisible.
+    Two classifiers, each trained on half of the regions and tested on the other, so that training and test
+    share no pixels. The 95 % interval is that of the test regions; 0.5 = invisible.
 
     Args:
         over: crops over seams, uint8 (n, s, s, 3).
-        inside: crops within tiles, uint8 (m, s, s, 3), of the same images.
+        inside: crops within tiles, uint8 (n, s, s, 3), of the same images.
+        regions: slide or region of each crop, the same for both kinds; at least 4 regions.
         training: of the networks.
-        over_regions: slide or region of each crop; no region is both trained and tested on, so that training
-            and test share no pixels. At least 4 regions.
-        inside_regions: the same for the inner crops.
         draws: halves drawn for the interval.
 
     Raises:
-        InvalidValueError: fewer than 4 regions, or a region without crops of both kinds.
+        InvalidValueError: fewer than 4 regions.
     """
-    labels = [np.asarray(over_regions), np.asarray(inside_regions)]
-    regions = np.unique(labels[0])
-    if len(regions) < 4 or not np.array_equal(regions, np.unique(labels[1])):
+    names, member = np.unique(np.asarray(regions), return_inverse=True)
+    if len(names) < 4:
         raise InvalidValueError(
-            f"visible seams need at least 4 regions with crops of both kinds, got {len(regions)} with crops "
-            f"over seams and {len(np.unique(labels[1]))} with inner ones"
+            f"visible seams need crops of at least 4 regions, got {len(names)}; give more or larger slides"
         )
-    folds = [np.searchsorted(regions, label) % 2 for label in labels]
-    scores = [np.empty(len(label), np.float32) for label in labels]
-    for fold in (0, 1):
-        net = training.fit(*(crops[f != fold] for crops, f in zip((over, inside), folds, strict=True)))
-        for crops, score, f in zip((over, inside), scores, folds, strict=True):
-            score[f == fold] = net.classify(crops[f == fold])
+    fold = member % 2
+    scores = np.empty((2, len(member)), np.float32)
+    for tested in (0, 1):
+        held_out = fold == tested
+        net = training.fit(over[~held_out], inside[~held_out])
+        scores[:, held_out] = [net.classify(crops[held_out]) for crops in (over, inside)]
 
     def mean_auc(chosen: np.ndarray) -> list[float]:
-        among = [np.isin(label, regions[chosen]) for label in labels]
-        parts = [
-            auc(*(s[a & (f == fold)] for s, a, f in zip(scores, among, folds, strict=True)))
-            for fold in (0, 1)
-        ]
-        return [float(np.nanmean(parts))]  # a draw may have no region of one fold, never of both
+        among = np.isin(member, chosen)
+        # a draw may have no region of one fold, never of both
+        return [float(np.nanmean([auc(*scores[:, among & (fold == k)]) for k in (0, 1)]))]
 
-    return jackknife(mean_auc, [len(regions)], draws=draws, seed=training.seed, bounds=(0, 1))[0]
+    return jackknife(mean_auc, [len(names)], draws=draws, seed=training.seed, bounds=(0, 1))[0]
 
 
 def seam_crops(
@@ -235,11 +227,13 @@ def seam_crops(
         raise InvalidValueError(
             f"no crop of {size} px fits {MARGIN} px away from seams with pitch {pitch}; take a smaller size"
         )
+    # the seam's place in its crop varies, or the network would learn the place
     rng, over = np.random.default_rng(seed), []
     for i in range(count):
         corner = [int(rng.integers(side - size + 1)) for side in extents]
         corner[i % 2] = int(rng.choice(seams[i % 2]) - size // 2 + rng.integers(-(size // 4), size // 4 + 1))
         over.append(corner)
+    # from the seed again: crops within tiles do not depend on how many are over seams
     rng = np.random.default_rng(seed)
     inside = [[int(rng.choice(s)) for s in starts] for _ in range(count)]
     found = [np.stack([image[y : y + size, x : x + size] for y, x in kind]) for kind in (over, inside)]
@@ -283,7 +277,7 @@ def _visibility(
     entries: Sequence[SlideEntry], grid: SeamGrid, mpp: float | None, training: Training
 ) -> Estimate:
     over, inside, regions = crops_of_slides(entries, grid, mpp, training.seed)
-    return seam_visibility(over, inside, training, over_regions=regions, inside_regions=regions)
+    return seam_visibility(over, inside, regions, training)
 
 
 def _seams(extent: int, pitch: int, phases: Sequence[int], room: int) -> np.ndarray:
@@ -296,16 +290,11 @@ def _inner_starts(extent: int, pitch: int, phases: Sequence[int], size: int) -> 
     """Return where a crop may start, on one axis, so that it keeps away from every seam."""
     starts = np.arange(max(0, extent - size + 1))
     for phase in phases:
+        # distance from the seam before a crop; the next seam is a pitch after that one
         into = (starts - phase) % pitch
         outside_first = starts + size + MARGIN <= phase % pitch  # before the first seam there is none
         starts = starts[((into >= MARGIN) & (into + size + MARGIN <= pitch)) | outside_first]
     return starts
-
-
-def _checked(crops: np.ndarray) -> np.ndarray:
-    if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[-1] != 3 or not len(crops):
-        raise InvalidValueError(f"crops must be uint8 (n ≥ 1, h, w, 3), got {crops.dtype} {crops.shape}")
-    return crops
 
 
 def _turned(crops: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -313,7 +302,3 @@ def _turned(crops: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     turns, flips = rng.integers(4, size=len(crops)), rng.random(len(crops)) < 0.5
     each = zip(crops, turns, flips, strict=True)
     return np.stack([np.rot90(crop[:, ::-1] if flip else crop, k) for crop, k, flip in each])
-
-
-def _to_tensor(crops: np.ndarray, device: torch.device) -> Tensor:
-    return to_unit(torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2))).to(device))

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsigen.errors import InvalidValueError
 from wsigen.evaluation.comparison import Comparison
 from wsigen.evaluation.results import Result
 from wsigen.evaluation.verdict import Metric
-from wsigen.slide.stains import mean_density
+from wsigen.slide.stains import mean_density, require_rgb
 
 if TYPE_CHECKING:
     from wsigen.evaluation.patches import Patches
@@ -71,10 +70,7 @@ def band_powers(patch: np.ndarray) -> np.ndarray:
     Raises:
         InvalidValueError: a patch that is too small or not uint8 RGB.
     """
-    if patch.dtype != np.uint8 or patch.ndim != 3 or patch.shape[-1] != 3 or min(patch.shape[:2]) < 64:
-        raise InvalidValueError(
-            f"a spectrum needs uint8 (h, w, 3) of at least 64 px, got {patch.dtype} {patch.shape}"
-        )
+    require_rgb(patch, 3, side=64, what="a patch")
     density = mean_density(patch)
     window, bands, weights = _geometry(*density.shape)
     power = np.square(np.abs(np.fft.rfft2((density - density.mean()) * window))) / np.square(window).sum()
