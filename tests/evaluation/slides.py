@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,18 @@ def slides(folder: Path, seeds: range, *, size: int = 384, mpp: float = 1.0) -> 
     for seed in seeds:
         write_tiff(folder / f"s{seed}.tif", he_image(size, seed, mpp=mpp), mpp)
     return folder
+
+
+def written(
+    folder: Path, images: Mapping[str, np.ndarray], mpp: float = 1.0, *, facts: dict | None = None, **options
+) -> SlideSet:
+    """A set of slides without loss, by their names before .tif, and what the provenance of each says."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, image in images.items():
+        write_tiff(folder / f"{name}.tif", image, mpp, **({"compression": "zstd"} | options))
+    for name, known in (facts or {}).items():
+        (folder / f"{name}.json").write_text(json.dumps(known))
+    return slide_set(folder.name, folder)
 
 
 def slide_set(name: str, folder: Path) -> SlideSet:

@@ -1,6 +1,9 @@
-"""Intervals have the width that theory gives, and halves are halves."""
+"""Intervals have the width that theory gives, halves are halves, and warnings reach the report."""
 
 from __future__ import annotations
+
+import math
+import warnings
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsigen.errors import InvalidValueError
-from wsigen.evaluation.estimate import half, jackknife
+from wsigen.evaluation.estimate import caution, different, half, jackknife, mean_over_groups, run_measure
 
 
 def test_interval_of_a_mean_is_its_standard_error():
@@ -77,3 +80,73 @@ def test_two_sides_add_their_uncertainties():
     (both,) = jackknife(lambda i, j: [a[i].mean() - b[j].mean()], [400, 400], draws=1000)
     expected = 2 * 1.96 * np.sqrt(a.var() / 400 + b.var() / 400)
     assert both.high - both.low == pytest.approx(expected, rel=0.12)
+
+
+def test_groups_count_alike_and_the_interval_is_students():
+    (found,) = mean_over_groups(np.array([1.0, 3.0, 5.0, 5.0, 5.0]), ["a", "a", "b", "b", "b"])
+    assert found.value == 3.5  # of 2 and 5
+    half = 12.7062 * math.sqrt(4.5) / math.sqrt(2)
+    assert (found.low, found.high) == pytest.approx((3.5 - half, 3.5 + half), rel=1e-5)
+    assert found.method == "2 slides or cases"
+
+
+def test_one_group_has_the_interval_of_its_values():
+    (found,) = mean_over_groups(np.array([1.0, 2.0, 3.0]), ["a"] * 3)
+    assert found.value == 2
+    assert found.high - found.value == pytest.approx(4.30265 / math.sqrt(3), rel=1e-5)
+    assert found.method == "3 places on one slide or case"
+
+
+def test_a_single_value_has_what_it_knows_of_itself():
+    (found,) = mean_over_groups(np.array([2.0]), ["a"], np.array([0.5]))
+    assert (found.low, found.high) == pytest.approx((2 - 0.979982, 2 + 0.979982), rel=1e-5)
+    (found,) = mean_over_groups(np.array([2.0]), ["a"])
+    assert found.low == found.high == 2
+
+
+def test_several_numbers_at_once():
+    found = mean_over_groups(np.array([[1.0, 10.0], [3.0, 10.0]]), ["a", "b"])
+    assert [e.value for e in found] == [2, 10]
+    assert found[1].low == found[1].high == 10
+
+
+def test_the_interval_holds_the_mean_nineteen_times_of_twenty():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(400):
+        centres = rng.normal(0, 1, 5).repeat(6)
+        (found,) = mean_over_groups(
+            centres + rng.normal(0, 0.3, 30), [name for name in "abcde" for _ in range(6)]
+        )
+        hits += found.low <= 0 <= found.high
+    assert 0.91 <= hits / 400 <= 0.98
+
+
+def test_cautions_are_heard_once():
+    def measure() -> int:
+        caution("biased from 12 patches")
+        caution("biased from 13 patches")
+        caution("something else")
+        return 3
+
+    assert run_measure(measure) == (3, ("biased from 12 patches", "something else"))
+    assert run_measure(lambda: 4) == (4, ())
+
+
+def test_a_refusal_is_a_value_that_is_missing():
+    def measure() -> int:
+        caution("careful")
+        raise InvalidValueError("too few")
+
+    assert run_measure(measure) == (None, ("careful", "not measured: too few"))
+
+
+def test_bugs_and_other_warnings_come_through():
+    with pytest.raises(ZeroDivisionError):
+        run_measure(lambda: 1 // 0)
+    with pytest.warns(UserWarning, match="other"):
+        run_measure(lambda: warnings.warn("other", stacklevel=1))
+
+
+def test_messages_that_differ_in_numbers_are_one():
+    assert different(["a 1.5 b", "a 22 b", "c", "a 1.5 b"]) == ("a 1.5 b", "c")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.evaluation.slides import entry, slide_set
-from tests.synthetic import he_image, write_tiff
+from tests.evaluation.slides import entry, written
+from tests.synthetic import he_image
 from wsigen.errors import InvalidValueError
-from wsigen.evaluation.pairs import displacement, pair_rows, pair_up
-from wsigen.evaluation.seam_classifier import Training, domain_rows, visibility_rows
+from wsigen.evaluation.pairs import displacement, domain_rows, pair_rows, pair_up
+from wsigen.evaluation.seam_classifier import Training, visibility_rows
 from wsigen.evaluation.sets import SlideSet
 from wsigen.evaluation.spots import Reader
 from wsigen.slide.stains import DAB, HAEMATOXYLIN, stain_densities
@@ -32,12 +31,9 @@ def painted(he: np.ndarray, dab: float, shift: int = 0) -> np.ndarray:
 
 
 def write(folder: Path, seeds: range, ending: str, dab: float | None = None, shift: int = 0) -> SlideSet:
-    folder.mkdir()
-    for seed in seeds:
-        image = he_image(SIDE, seed, mpp=1.0)
-        image = image if dab is None else painted(image, dab, shift)
-        write_tiff(folder / f"s{seed}_{ending}.ome.tif", image, 1.0, compression="zstd")
-    return slide_set(folder.name, folder)
+    he = {seed: he_image(SIDE, seed, mpp=1.0) for seed in seeds}
+    images = he if dab is None else {seed: painted(image, dab, shift) for seed, image in he.items()}
+    return written(folder, {f"s{seed}_{ending}.ome": image for seed, image in images.items()})
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +117,11 @@ def test_dab_beside_real_slides_of_the_stain(he, ihc, tmp_path):
 def test_quality_and_nuclei_of_twins_beside_real_ihc(he, tmp_path):
     """Blurred pairs with half of the haematoxylin."""
     real = write(tmp_path / "real", range(30, 36), "SYN", 0.4)
-    (tmp_path / "x").mkdir()
+    faint = {}
     for seed in range(4):
-        image = painted(he_image(SIDE, seed, mpp=1.0), 0.4)
-        faint = (255 * np.sqrt(cv2.GaussianBlur(image, (0, 0), 2) / 255)).astype(np.uint8)
-        write_tiff(tmp_path / "x" / f"s{seed}_IHC-SYN.ome.tif", faint, 1.0, compression="zstd")
-    rows, _ = rows_of(he, slide_set("x", tmp_path / "x"), real)
+        blurred = cv2.GaussianBlur(painted(he_image(SIDE, seed, mpp=1.0), 0.4), (0, 0), 2)
+        faint[f"s{seed}_IHC-SYN.ome"] = (255 * np.sqrt(blurred / 255)).astype(np.uint8)
+    rows, _ = rows_of(he, written(tmp_path / "x", faint), real)
     for key in ("sobel", "haematoxylin_mean", "haematoxylin_p90", "haematoxylin_kl", "dab_mean"):
         assert rows[key].excess > 2, (key, rows[key].excess)
     assert rows["haematoxylin_mean"].value.value == pytest.approx(
@@ -143,14 +138,11 @@ def test_displacement_in_pixels():
 
 
 def test_small_networks_see_planted_seams(tmp_path):
-    for name, dark in (("joined", True), ("whole", False)):
-        (tmp_path / name).mkdir()
-        for seed in range(4):
-            image = he_image(512, seed, mpp=1.0)
-            if dark:
-                image[254:258], image[:, 254:258] = 60, 60
-            write_tiff(tmp_path / name / f"s{seed}.tif", image, 1.0, compression="zstd")
-    joined, whole = (slide_set(name, tmp_path / name) for name in ("joined", "whole"))
+    images = {f"s{seed}": he_image(512, seed, mpp=1.0) for seed in range(4)}
+    whole = written(tmp_path / "whole", images)
+    for image in images.values():
+        image[254:258], image[:, 254:258] = 60, 60
+    joined = written(tmp_path / "joined", images)
     (found,) = visibility_rows(joined, whole, TRAINING, mark="IHC: ")
     assert found.label == "IHC: 256 px tiles"
     assert found.value.value > 0.9
@@ -159,16 +151,14 @@ def test_small_networks_see_planted_seams(tmp_path):
 
 def test_networks_look_at_the_seams_of_each_slide(tmp_path):
     """Lines at other places on every slide, which only its provenance knows; real slides have none."""
-    for name in ("joined", "whole"):
-        (tmp_path / name).mkdir()
-        for seed in range(4):
-            image, phase = he_image(512, seed, mpp=1.0), 20 + 24 * seed
-            if name == "joined":
-                image[phase::128], image[:, phase::128] = 60, 60
-                joints = [{"name": "patches", "pitch": 128, "rows": [phase], "cols": [phase]}]
-                (tmp_path / name / f"s{seed}_HE.json").write_text(json.dumps({"joints": joints}))
-            write_tiff(tmp_path / name / f"s{seed}_HE.tif", image, 1.0, compression="zstd")
-    joined, whole = (slide_set(name, tmp_path / name) for name in ("joined", "whole"))
+    images = {f"s{seed}_HE": he_image(512, seed, mpp=1.0) for seed in range(4)}
+    whole, facts = written(tmp_path / "whole", images), {}
+    for seed, (name, image) in enumerate(images.items()):
+        phase = 20 + 24 * seed
+        image[phase::128], image[:, phase::128] = 60, 60
+        joints = [{"name": "patches", "pitch": 128, "rows": [phase], "cols": [phase]}]
+        facts[name] = {"joints": joints}
+    joined = written(tmp_path / "joined", images, facts=facts)
     found = {r.label: r for r in visibility_rows(joined, whole, TRAINING)}
     assert set(found) == {"256 px tiles", "patches"}
     assert found["patches"].value.value > 0.9
@@ -179,14 +169,13 @@ def test_too_few_windows_are_no_ground_for_a_verdict(he):
     few = replace(he, entries=he.entries[:1])
     (found,) = visibility_rows(few, few, TRAINING)
     assert found.value is None
-    assert "visible seams need at least 4 regions" in found.warnings[0]
+    assert "visible seams need crops of at least 4 regions, got" in found.warnings[0]
 
 
 def test_domains_are_told_apart_and_twins_pass(he, ihc, tmp_path):
     pairs, _ = pair_up(he, ihc)
-    for seed in (0, 1):
-        write_tiff(tmp_path / f"s{seed}_IHC-SYN.ome.tif", painted(he_image(640, seed, mpp=1.0), 0.4), 1.0)
-    large = [replace(t, ihc=e) for t, e in zip(pairs, slide_set("x", tmp_path).entries, strict=False)]
+    images = {f"s{seed}_IHC-SYN": painted(he_image(640, seed, mpp=1.0), 0.4) for seed in (0, 1)}
+    large = [replace(t, ihc=e) for t, e in zip(pairs, written(tmp_path / "x", images).entries, strict=False)]
     real = write(tmp_path / "real", range(30, 33), "SYN", 0.4)
     difference, passed = domain_rows(large, he, real, Reader(0), TRAINING)
     assert (difference.key, passed.key) == ("domain_difference", "domain_share")

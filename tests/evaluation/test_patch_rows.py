@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.slides import patches
-from wsigen.evaluation.comparison import Comparison, RealPatches
+from wsigen.evaluation.comparison import Comparison, RealSide, real_patches
 from wsigen.evaluation.fidelity import fidelity_rows, frechet_distance
 from wsigen.evaluation.patches import join
 from wsigen.evaluation.realism import realism_rows
@@ -25,8 +25,8 @@ def features(seed: int, shift: float = 0.0, n: int = 120, d: int = 6) -> np.ndar
     return np.random.default_rng(seed).normal(shift, 1, (n, d))
 
 
-def reals(mpp: float = 1.0) -> RealPatches:
-    return RealPatches(patches(features(0), GROUPS, mpp=mpp), {mpp: 60}, seed=0)
+def reals(mpp: float = 1.0) -> RealSide:
+    return real_patches(patches(features(0), GROUPS, mpp=mpp), {mpp: 60}, seed=0)
 
 
 def ours(shift: float = 0.0, **more):
@@ -80,7 +80,7 @@ def test_floors_are_computed_once_for_all_sets():
 
 
 def test_fewer_patches_than_dimensions_are_said_once():
-    small = RealPatches(patches(features(0, n=120, d=80), GROUPS), {1.0: 60}, seed=0)
+    small = real_patches(patches(features(0, n=120, d=80), GROUPS), {1.0: 60}, seed=0)
     mine = patches(features(1, n=60, d=80), [*"uvwxyz"] * 10)
     fid = by_key(feature_rows(Comparison(mine, small, 1.0)))["fid", ""]
     assert len(fid.warnings) == 1
@@ -88,7 +88,7 @@ def test_fewer_patches_than_dimensions_are_said_once():
 
 
 def test_too_few_patches_are_not_measured():
-    few = RealPatches(patches(features(0, n=12), [*"abcdef"] * 2), {1.0: 6}, seed=0)
+    few = real_patches(patches(features(0, n=12), [*"abcdef"] * 2), {1.0: 6}, seed=0)
     found = by_key(feature_rows(Comparison(patches(features(1, n=6), [*"uvwxyz"]), few, 1.0)))
     assert found["recall", ""].value is None
     assert found["recall", ""].floor is None
@@ -98,15 +98,15 @@ def test_too_few_patches_are_not_measured():
 
 def test_a_floor_of_fewer_patches_says_so():
     uneven = patches(features(0, n=100), ["large"] * 90 + ["b"] * 5 + ["c"] * 3 + ["d"] * 2)
-    fid = feature_rows(Comparison(ours(), RealPatches(uneven, {1.0: 60}, seed=0), 1.0))[0]
+    fid = feature_rows(Comparison(ours(), real_patches(uneven, {1.0: 60}, seed=0), 1.0))[0]
     assert "the floor is of 10 patches a side, what stands beside it of 60" in fid.warnings
 
 
 def test_scales_are_pooled_with_equal_shares():
-    pooled = RealPatches(join([reals().patches, reals(4.0).patches]), {1.0: 60, 4.0: 30}, seed=0)
+    pooled = real_patches(join([reals().every, reals(4.0).every]), {1.0: 60, 4.0: 30}, seed=0)
     assert [int((pooled.compared.mpp == m).sum()) for m in (1.0, 4.0)] == [60, 30]
     for split in pooled.splits:
-        assert [int((pooled.patches.mpp[split.one] == m).sum()) for m in (1.0, 4.0)] == [60, 30]
+        assert [int((pooled.every.mpp[split.one] == m).sum()) for m in (1.0, 4.0)] == [60, 30]
     rows = feature_rows(Comparison(join([ours(), ours(mpp=4.0)]), pooled, None))
     assert rows[0].mpp is None
     assert rows[0].samples == "120 and 90 patches"
@@ -134,7 +134,7 @@ def test_stain_levels_and_distances():
     assert found["hue", ""].value.value == pytest.approx(1)
     mean = found["haematoxylin_mean", ""]
     assert mean.value.value == pytest.approx(r.compared.amounts[:, 0].mean())
-    assert mean.floor.value == pytest.approx(r.patches.amounts[:, 0].mean())
+    assert mean.floor.value == pytest.approx(r.every.amounts[:, 0].mean())
     darker = replace(
         same, amounts=same.amounts + np.array([0, 0.3]), densities=np.roll(same.densities, 30, axis=2)
     )
@@ -148,7 +148,7 @@ def test_stain_levels_and_distances():
 
 
 def test_ihc_has_dab_in_the_place_of_eosin():
-    keys = [row.key for row in stain_rows(Comparison(ours(), reals(), 1.0, "h-dab"))]
+    keys = [row.key for row in stain_rows(Comparison(ours(), reals(), 1.0), "h-dab")]
     assert keys == [
         "haematoxylin_mean",
         "haematoxylin_p90",

@@ -1,18 +1,25 @@
-"""Phase: known answers, and what turns and flips must not change."""
+"""Phase: known answers, what turns and flips must not change, and rows beside those of real patches."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 from scipy import signal
 
+from tests.evaluation.slides import patches
 from wsigen.errors import InvalidValueError
+from wsigen.evaluation.comparison import Comparison, real_patches
 from wsigen.evaluation.phase import (
     MOMENTS,
     coherence,
     edge_agreement,
+    levels,
+    pair_names,
     phase,
+    phase_rows,
     relief,
     relief_moments,
     tissue_of,
@@ -180,3 +187,56 @@ def test_images_that_are_too_small_or_not_grey(image):
 def test_patches_must_be_uint8():
     with pytest.raises(InvalidValueError, match="uint8"):
         phase(np.zeros((64, 64, 3), np.float32), 0.5)
+
+
+N = 48
+
+
+def a_side(rise: float, seed: int, mean: float = 0.3, either: bool = False):
+    """Patches on ramps of some steepness, all one way or every other the other way."""
+    rng, rows = np.random.default_rng(seed), []
+    for i in range(N):
+        x = (np.arange(64) + rng.integers(16)) % 16 / 16
+        ramp = np.tile(np.where(x < rise, x / rise, (1 - x) / (1 - rise)), (64, 1)).astype(np.float32)
+        ramp += 0.1 * rng.standard_normal(ramp.shape).astype(np.float32)
+        moments = relief_moments(np.ascontiguousarray(ramp[:, ::-1]) if either and i % 2 else ramp)
+        rows.append([mean + rng.normal(0, 0.02), *rng.normal(0.4, 0.02, 3), *moments])
+    groups = [f"case {i % 6}" for i in range(N)]
+    return replace(patches(np.zeros((N, 2)), groups, seed=seed), phases=np.array(rows))
+
+
+def rows_of(ours):
+    real = a_side(0.5, 0)
+    return phase_rows(Comparison(ours, real_patches(real, {1.0: N // 2}, 0), 1.0))
+
+
+def test_a_row_for_each_with_the_wavelengths_of_edges():
+    rows = rows_of(a_side(0.5, 3))
+    assert [r.key for r in rows] == ["coherence", "edges", "edges", "edges", "relief"]
+    assert [r.label for r in rows] == ["", *pair_names(), ""]
+    assert pair_names()[0] == "1.4–4 and 4–8 px"
+    assert max(r.excess or 0.0 for r in rows) < 3
+    assert rows[0].floor.value == pytest.approx(0.3, abs=0.01)
+    assert {r.cases for r in rows} == {6}
+
+
+def test_grain_and_embossing_are_far_off():
+    rows = {r.key: r for r in rows_of(a_side(0.125, 1, mean=0.15))}
+    assert rows["coherence"].verdict.state == "far"
+    assert rows["coherence"].value.value == pytest.approx(0.15, abs=0.01)
+    assert rows["relief"].verdict.state == "far"
+    assert rows["relief"].value.value > 0.5
+
+
+def test_relief_that_patches_have_from_either_side_is_none():
+    common = rows_of(a_side(0.125, 1, either=True))[-1]
+    assert common.value.value < 0.1
+    assert common.verdict.state != "far"
+
+
+def test_patches_without_tissue_do_not_count():
+    some = a_side(0.5, 2).phases
+    with_glass = np.concatenate([some, np.full((3, 12), np.nan)])
+    with_glass[-3:, 4:] = 0
+    assert levels(with_glass) == levels(some)
+    assert np.isnan(levels(with_glass[-3:])).all()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.evaluation.slides import slide_set, slides
 from tests.synthetic import he_image, write_tiff
-from wsigen.evaluation.comparison import Comparison, RealPatches
+from wsigen.evaluation.comparison import Comparison, real_patches
 from wsigen.evaluation.descriptor import WeightFree
 from wsigen.evaluation.estimate import percentage
 from wsigen.evaluation.gallery import Gallery
@@ -45,7 +45,7 @@ def privacy(real, real_seen):
 
 
 def compared(patches, real_seen):
-    return Comparison(patches, RealPatches(real_seen, {1.0: COUNT}, 0), 1.0)
+    return Comparison(patches, real_patches(real_seen, {1.0: COUNT}, 0), 1.0)
 
 
 class Found(NamedTuple):

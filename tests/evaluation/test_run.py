@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.evaluation.slides import slides
+from tests.evaluation.slides import slides, written
 from tests.evaluation.test_pairs import painted
-from tests.synthetic import he_image, write_tiff
+from tests.synthetic import he_image
 from wsigen.config.evaluate import EvaluateConfig
 from wsigen.evaluation.results import Report, Result
 from wsigen.evaluation.run import measure
@@ -118,16 +118,11 @@ def test_training_slides_are_the_gallery_and_open_two_more_rows(folder, plain):
 
 
 def write_ihc(folder: Path, seeds: range, ending: str) -> None:
-    folder.mkdir()
-    for seed in seeds:
-        image = painted(he_image(448, seed, mpp=1.0), 0.4)
-        write_tiff(folder / f"s{seed}_{ending}.ome.tif", image, 1.0, compression="zstd")
+    written(folder, {f"s{s}_{ending}.ome": painted(he_image(448, s, mpp=1.0), 0.4) for s in seeds})
 
 
 def test_ihc_slides_are_measured_beside_real_ihc(folder, tmp_path):
-    (tmp_path / "he").mkdir()
-    for seed in range(20, 23):
-        write_tiff(tmp_path / "he" / f"s{seed}_HE.ome.tif", he_image(448, seed, mpp=1.0), 1.0)
+    written(tmp_path / "he", {f"s{seed}_HE.ome": he_image(448, seed, mpp=1.0) for seed in range(20, 23)})
     write_ihc(tmp_path / "ihc", range(20, 23), "IHC-SYN")
     write_ihc(tmp_path / "real", range(60, 64), "SYN")
     report = measured(

@@ -1,24 +1,21 @@
-"""A classifier sees planted seams and domains, and does not see what is not there."""
+"""A small network learns what tells crops apart, planted seams and domains, and nothing elsewhere."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.evaluation.test_seams import texture, with_seams
 from wsigen.errors import InvalidValueError
 from wsigen.evaluation.estimate import MeasureWarning
-from wsigen.evaluation.seam_classifier import (
-    Training,
-    crops_over_seams,
-    domain_differentiation,
-    inner_crops,
-    seam_visibility,
-)
+from wsigen.evaluation.pairs import domain_differentiation
+from wsigen.evaluation.seam_classifier import CropClassifier, Training, seam_crops, seam_visibility
+from wsigen.evaluation.windows import SeamGrid
 
-SMALL = Training(50, width=8)
+SMALL, SIDE = Training(50, width=8), 24
 
 
 def coordinates(side: int = 256) -> np.ndarray:
@@ -29,37 +26,31 @@ def coordinates(side: int = 256) -> np.ndarray:
 
 @given(seed=st.integers(0, 99), row=st.integers(0, 99), col=st.integers(0, 99))
 def test_crops_straddle_seams_or_keep_away(seed, row, col):
-    image = coordinates()
-    over = crops_over_seams(image, 100, 10, size=32, rows=[row], cols=[col], seed=seed)
+    over, inside = seam_crops(coordinates(), SeamGrid("", 100, (row,), (col,)), 10, size=32, seed=seed)
     for i, crop in enumerate(over):
         axis, phase = i % 2, (row, col)[i % 2]
-        start = int(crop[0, 0, axis])
-        offsets = (start + np.arange(32) - phase) % 100
-        middle = int(np.flatnonzero(offsets == 0)[0])
-        assert 8 <= middle <= 24
-    for crop in inner_crops(image, 100, 10, size=32, rows=[row], cols=[col], seed=seed):
+        offsets = (int(crop[0, 0, axis]) + np.arange(32) - phase) % 100
+        assert 8 <= int(np.flatnonzero(offsets == 0)[0]) <= 24
+    for crop in inside:
         for axis, phase in ((0, row), (1, col)):
             start = int(crop[0, 0, axis])
-            seams = list(range(phase, 256, 100))
-            assert all(p <= start - 8 or p >= start + 32 + 8 for p in seams)
+            assert all(p <= start - 8 or p >= start + 32 + 8 for p in range(phase, 256, 100))
 
 
-def test_places_that_do_not_exist_are_refused():
-    with pytest.raises(InvalidValueError, match="8 px away from seams with pitch 64"):
-        inner_crops(coordinates(), 64, 1, size=64)
-    with pytest.raises(InvalidValueError, match="no seam with pitch 200"):
-        crops_over_seams(coordinates(), 200, 1, size=128, rows=[10], cols=[10])
+@pytest.mark.parametrize(
+    ("pitch", "size", "message"),
+    [(64, 64, "8 px away from seams with pitch 64"), (200, 128, "no seam with pitch 200")],
+)
+def test_places_that_do_not_exist_are_refused(pitch, size, message):
+    with pytest.raises(InvalidValueError, match=message):
+        seam_crops(coordinates(), SeamGrid("", pitch, (10,), (10,)), 1, size=size)
 
 
 def crops_of(images: list[np.ndarray], pitch: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    over = [
-        crops_over_seams(im, pitch, count, size=32, rows=[20], cols=[20], seed=i)
-        for i, im in enumerate(images)
-    ]
-    inner = [
-        inner_crops(im, pitch, count, size=32, rows=[20], cols=[20], seed=i) for i, im in enumerate(images)
-    ]
-    return np.concatenate(over), np.concatenate(inner), np.repeat(np.arange(len(images)), count)
+    grid = SeamGrid("", pitch, (20,), (20,))
+    found = [seam_crops(image, grid, count, size=32, seed=i) for i, image in enumerate(images)]
+    over, inside = (np.concatenate(kind) for kind in zip(*found, strict=True))
+    return over, inside, np.repeat(np.arange(len(images)), count)
 
 
 def test_planted_seams_are_visible_and_none_are_not():
@@ -71,10 +62,10 @@ def test_planted_seams_are_visible_and_none_are_not():
         for t in plain
     ]
     over, inner, slides = crops_of(seamed, 64, 40)
-    seen = seam_visibility(over, inner, SMALL, over_regions=slides, inside_regions=slides)
+    seen = seam_visibility(over, inner, slides, SMALL)
     assert seen.low > 0.7
     over, inner, slides = crops_of(plain, 64, 40)
-    unseen = seam_visibility(over, inner, SMALL, over_regions=slides, inside_regions=slides)
+    unseen = seam_visibility(over, inner, slides, SMALL)
     assert unseen.value == pytest.approx(0.5, abs=0.1)
     assert unseen.high < seen.low
 
@@ -105,6 +96,72 @@ def test_domains_that_do_not_differ_give_a_warning():
 
 def test_too_few_regions_are_refused():
     a = coloured(8, 4, (150, 150, 150))
-    for regions in ([1, 1, 2, 2], [1, 2, 3, 5]):
-        with pytest.raises(InvalidValueError, match="at least 4 regions with crops of both kinds"):
-            seam_visibility(a, a, SMALL, over_regions=regions, inside_regions=[1, 2, 3, 4])
+    with pytest.raises(InvalidValueError, match="crops of at least 4 regions, got 2"):
+        seam_visibility(a, a, [1, 1, 2, 2], SMALL)
+
+
+def noise(n: int, seed: int, level: float = 128) -> np.ndarray:
+    return np.random.default_rng(seed).normal(level, 20, (n, SIDE, SIDE, 3)).clip(0, 255).astype(np.uint8)
+
+
+def with_line(crops: np.ndarray, seed: int) -> np.ndarray:
+    """A dark row in each crop, anywhere."""
+    out = crops.copy()
+    out[np.arange(len(out)), np.random.default_rng(seed).integers(4, SIDE - 4, len(out))] = 10
+    return out
+
+
+def trained(positive, negative, updates=60, **more):
+    return Training(updates, batch=16, width=4, **more).fit(positive, negative)
+
+
+def test_a_line_of_one_pixel_is_learnt():
+    net = trained(with_line(noise(60, 0), 1), noise(60, 2))
+    joined, whole = net.classify(with_line(noise(40, 3), 4)), net.classify(noise(40, 5))
+    assert (joined > 0).mean() > 0.9
+    assert (whole <= 0).mean() > 0.9
+
+
+def test_turned_crops_are_learnt_along():
+    """It was shown rows, and knows columns."""
+    net = trained(with_line(noise(60, 0), 1), noise(60, 2), updates=100)
+    columns = np.ascontiguousarray(with_line(noise(40, 3), 4).swapaxes(1, 2))
+    assert (net.classify(columns) > 0).mean() > 0.9
+
+
+def test_equal_sets_are_not_told_apart():
+    net = trained(noise(60, 0), noise(60, 1))
+    apart = net.classify(noise(80, 2)).mean() - net.classify(noise(80, 3)).mean()
+    assert abs(apart) < 0.5
+
+
+def test_same_seed_same_network_and_torch_s_own_state_is_left_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    crops = noise(20, 0), noise(20, 1, 90)
+    one, same, other = (trained(*crops, updates=4, seed=s) for s in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    test = noise(10, 2)
+    np.testing.assert_array_equal(one.classify(test), same.classify(test))
+    assert not np.array_equal(one.classify(test), other.classify(test))
+
+
+def test_verdicts_do_not_depend_on_the_batch():
+    net = CropClassifier(4).eval()
+    crops = noise(7, 0)
+    np.testing.assert_allclose(net.classify(crops, batch=3), net.classify(crops), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "crops", [np.zeros((0, 8, 8, 3), np.uint8), np.zeros((2, 8, 8, 3)), np.zeros((2, 8, 8), np.uint8)]
+)
+def test_what_is_no_crop(crops):
+    with pytest.raises(InvalidValueError, match=r"crops must be uint8 \(n, h, w, 3\)"):
+        CropClassifier(4).classify(crops)
+    with pytest.raises(InvalidValueError, match="crops must be uint8"):
+        Training(1).fit(noise(2, 0), crops)
+
+
+def test_crops_of_two_sizes_are_refused():
+    with pytest.raises(InvalidValueError, match="crops must be of one size"):
+        Training(1).fit(noise(2, 0), noise(2, 0)[:, :16, :16])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.evaluation.slides import entry, slide_set, slides
-from wsigen.evaluation.spots import TISSUE_SHARE, Reader, Spot, ahead, spots, tissue_share
+from wsigen.errors import SlideError
+from wsigen.evaluation.spots import TISSUE_SHARE, Reader, Spot, ahead, readable, spots, tissue_share
 
 
 def test_places_are_on_tissue_and_inside():
@@ -84,3 +85,20 @@ def test_ahead_works_on_several_threads_and_hands_errors_on():
 
     with pytest.raises(ZeroDivisionError):
         list(ahead(fail, range(9), 2))
+
+
+@pytest.mark.parametrize("threads", [None, 3])
+def test_the_rest_is_read_and_each_slide_is_said_once(caplog, threads):
+    def read(job: int) -> int:
+        if job in (2, 3, 7):
+            raise SlideError("a.tif" if job < 5 else "b.tif", f"damaged at {job}")
+        return 10 * job
+
+    warnings: list[str] = []
+    found = readable(read, range(9), "windows", threads=threads, warnings=warnings)
+    assert list(found) == [(job, 10 * job) for job in (0, 1, 4, 5, 6, 8)]
+    assert warnings == [record.getMessage() for record in caplog.records]
+    assert warnings == [
+        "a.tif: windows that cannot be read, left out: 2; the first: damaged at 2",
+        "b.tif: windows that cannot be read, left out: 1; the first: damaged at 7",
+    ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.evaluation.slides import slide_set
-from tests.synthetic import he_image, write_tiff
+from tests.evaluation.slides import written
+from tests.synthetic import he_image
 from wsigen.errors import SlideError
 from wsigen.evaluation import tilings
 from wsigen.evaluation.tilings import common_slides, compare_slides, tiling_rows
@@ -20,10 +20,7 @@ def image():
 
 
 def write(folder, images, mpp=1.0):
-    folder.mkdir()
-    for name, image in images.items():
-        write_tiff(folder / f"{name}.tif", image, mpp, compression="zstd", levels=1)
-    return slide_set(folder.name, folder)
+    return written(folder, images, mpp, levels=1)
 
 
 def changed(image, y, x, by):

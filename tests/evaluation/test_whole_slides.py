@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from tests.evaluation.slides import slide_set, slides
+from tests.evaluation.slides import slide_set, slides, written
 from tests.synthetic import he_image, reduce_by, write_tiff
 from wsigen.evaluation.copies import overview, overview_rows
 from wsigen.evaluation.report.pictures import turn
@@ -29,18 +29,24 @@ def stepped(image: np.ndarray, pitch: int, step: float, phase: int = 0) -> np.nd
 
 
 def write_set(folder, seeds, *, step=0.0, pitch=256, phase=0, facts=None):
-    folder.mkdir()
-    for seed in seeds:
-        image = stepped(he_image(SIDE, seed, mpp=1.0), pitch, step, phase)
-        write_tiff(folder / f"s{seed}_HE.tif", image, 1.0, compression="zstd", levels=3)
-        if facts:
-            (folder / f"s{seed}_HE.json").write_text(json.dumps(facts))
-    return slide_set(folder.name, folder)
+    images = {f"s{s}_HE": stepped(he_image(SIDE, s, mpp=1.0), pitch, step, phase) for s in seeds}
+    return written(folder, images, levels=3, facts=facts and dict.fromkeys(images, facts))
+
+
+def blocky(seeds):
+    """Slides that were JPEGs of low quality."""
+    images = {f"s{seed}": he_image(SIDE, seed, mpp=1.0) for seed in seeds}
+    low = [cv2.IMWRITE_JPEG_QUALITY, 30]
+    return {name: cv2.imdecode(cv2.imencode(".jpg", i, low)[1], 1) for name, i in images.items()}
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     return write_set(tmp_path_factory.mktemp("whole") / "real", range(5))
+
+
+def joints_at(phase):
+    return [{"name": "patches", "pitch": PITCH, "rows": [phase], "cols": [phase]}]
 
 
 def row(rows, key, label=""):
@@ -80,10 +86,8 @@ def test_seams_nobody_knows_are_sought(real, tmp_path, step, far):
 
 
 def test_seams_that_are_named_are_looked_at(real, tmp_path):
-    joints = [{"name": "patches", "pitch": PITCH, "rows": [37], "cols": [37]}]
-    there = write_set(
-        tmp_path / "there", range(20, 22), step=-24, pitch=PITCH, phase=37, facts={"joints": joints}
-    )
+    facts = {"joints": joints_at(37)}
+    there = write_set(tmp_path / "there", range(20, 22), step=-24, pitch=PITCH, phase=37, facts=facts)
     value = score_slide(there.entries[0], SeamGrid("patches", PITCH, (37,), (37,)), 1.0, 0)
     elsewhere = score_slide(there.entries[0], SeamGrid("patches", PITCH, (5,), (5,)), 1.0, 0)
     for found, other, strong in zip(value, elsewhere, (2, 1.8), strict=True):
@@ -94,13 +98,11 @@ def test_seams_that_are_named_are_looked_at(real, tmp_path):
 
 
 def test_seams_lie_elsewhere_on_each_slide_and_are_one_grid(real, tmp_path):
-    (tmp_path / "x").mkdir()
+    images, facts = {}, {}
     for seed, phase in ((20, 11), (21, 42)):
-        image = stepped(he_image(SIDE, seed, mpp=1.0), PITCH, -24, phase)
-        write_tiff(tmp_path / "x" / f"s{seed}_HE.tif", image, 1.0, compression="zstd")
-        joints = [{"name": "patches", "pitch": PITCH, "rows": [phase], "cols": [phase]}]
-        (tmp_path / "x" / f"s{seed}_HE.json").write_text(json.dumps({"joints": joints}))
-    judged = slide_set("x", tmp_path / "x")
+        images[f"s{seed}_HE"] = stepped(he_image(SIDE, seed, mpp=1.0), PITCH, -24, phase)
+        facts[f"s{seed}_HE"] = {"joints": joints_at(phase)}
+    judged = written(tmp_path / "x", images, facts=facts)
     grids = grids_by_name(judged.entries)
     assert {(g.name, g.rows): len(e) for g, e in grids.items()} == {
         ("256 px tiles", (0,)): 2,
@@ -114,13 +116,11 @@ def test_seams_lie_elsewhere_on_each_slide_and_are_one_grid(real, tmp_path):
 
 def test_a_faint_hard_edge_is_seen_by_the_jump_alone(real, tmp_path):
     """One dark line at each joint: strips of 8 px hardly change, the step to the next pixel does."""
-    (tmp_path / "x").mkdir()
-    for seed in (20, 21):
-        image = he_image(SIDE, seed, mpp=1.0)
+    images = {f"s{seed}": he_image(SIDE, seed, mpp=1.0) for seed in (20, 21)}
+    for image in images.values():
         image[::256] = image[::256] * 0.8
         image[:, ::256] = image[:, ::256] * 0.8
-        write_tiff(tmp_path / "x" / f"s{seed}.tif", image, 1.0, compression="zstd")
-    rows, _ = seam_rows(slide_set("x", tmp_path / "x"), real, seed=0)
+    rows, _ = seam_rows(written(tmp_path / "x", images), real, seed=0)
     edge, soft = (row(rows, key, "256 px tiles") for key in ("edge", "seam"))
     assert edge.value.value > 2 * soft.value.value
     assert edge.excess > 1 > soft.excess
@@ -128,16 +128,10 @@ def test_a_faint_hard_edge_is_seen_by_the_jump_alone(real, tmp_path):
 
 def test_real_slides_are_looked_at_where_ours_are_joined(tmp_path):
     """Else the edges of JPEG at multiples of 8 px would be the floor of joints that lie elsewhere."""
-    (tmp_path / "real").mkdir()
-    for seed in range(4):
-        image = he_image(SIDE, seed, mpp=1.0)
-        image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], 1)
-        write_tiff(tmp_path / "real" / f"s{seed}.tif", image, 1.0, compression="zstd")
-    blocky, floors = slide_set("real", tmp_path / "real"), []
+    real, floors = written(tmp_path / "real", blocky(range(4))), []
     for phase in (0, 11):
-        joints = [{"name": "patches", "pitch": PITCH, "rows": [phase], "cols": [phase]}]
-        judged = write_set(tmp_path / f"x{phase}", range(20, 22), facts={"joints": joints})
-        floors.append(row(seam_rows(judged, blocky, seed=0)[0], "edge", "patches").floor.value)
+        judged = write_set(tmp_path / f"x{phase}", range(20, 22), facts={"joints": joints_at(phase)})
+        floors.append(row(seam_rows(judged, real, seed=0)[0], "edge", "patches").floor.value)
     assert floors[0] > 1.3 > 1.1 > floors[1]
 
 
@@ -151,19 +145,15 @@ def test_small_slides_have_no_score(real, tmp_path):
 
 
 def test_real_slides_that_are_too_coarse_are_no_floor(real, tmp_path):
-    write_tiff(tmp_path / "a.tif", he_image(SIDE, 3, mpp=0.25), 0.25, compression="zstd")
-    rows, _ = seam_rows(slide_set("x", tmp_path), real, seed=0)
+    fine = written(tmp_path, {"a": he_image(SIDE, 3, mpp=0.25)}, 0.25)
+    rows, _ = seam_rows(fine, real, seed=0)
     tiles = row(rows, "seam", "256 px tiles")
     assert tiles.floor is None
     assert "no real slide is fine and large enough" in tiles.warnings[0]
 
 
 def test_blocks_of_jpeg(real, tmp_path):
-    for seed in (30, 31):
-        image = he_image(SIDE, seed, mpp=1.0)
-        image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], 1)
-        write_tiff(tmp_path / f"s{seed}.tif", image, 1.0, compression="zstd")
-    jpeg = row(seam_rows(slide_set("x", tmp_path), real, seed=0)[0], "jpeg")
+    jpeg = row(seam_rows(written(tmp_path, blocky((30, 31))), real, seed=0)[0], "jpeg")
     assert jpeg.floor.value == pytest.approx(1, abs=0.1)
     assert jpeg.value.value > 1.3
 
@@ -225,8 +215,7 @@ def test_a_picture_beside_a_slide_that_is_not_synthetic_says_nothing(tmp_path):
 
 
 def test_a_slide_of_one_level_has_nothing_to_compare(real, tmp_path):
-    write_tiff(tmp_path / "a.tif", he_image(SIDE, 3, mpp=1.0), 1.0, levels=1)
-    found = scale_rows(slide_set("x", tmp_path), real, seed=0)
+    found = scale_rows(written(tmp_path, {"a": he_image(SIDE, 3, mpp=1.0)}, levels=1), real, seed=0)
     assert all(r.value is None for r in found)
     assert "not measured: the slides store no overview" in found[0].warnings[0]
 
@@ -234,11 +223,9 @@ def test_a_slide_of_one_level_has_nothing_to_compare(real, tmp_path):
 def test_copied_overviews(real, tmp_path):
     many = slide_set("real", slides(tmp_path / "many", range(12), size=192, mpp=4.0))
     others = slide_set("others", slides(tmp_path / "others", range(50, 53), size=192, mpp=4.0))
-    (tmp_path / "copies").mkdir()
-    for seed in (1, 2):
-        turned = np.ascontiguousarray(np.rot90(he_image(192, seed, mpp=4.0)))
-        write_tiff(tmp_path / "copies" / f"c{seed}.tif", turned, 4.0)
-    for judged, copied in ((slide_set("copies", tmp_path / "copies"), 100), (others, 0)):
+    images = {f"c{seed}": np.rot90(he_image(192, seed, mpp=4.0)).copy() for seed in (1, 2)}
+    copies = written(tmp_path / "copies", images, 4.0, compression="jpeg")
+    for judged, copied in ((copies, 100), (others, 0)):
         (found,), similar = overview_rows(judged, many, None)
         assert found.value.value == copied
         assert found.floor.value == 0

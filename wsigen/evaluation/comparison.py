@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -20,12 +20,18 @@ from wsigen.evaluation.verdict import ANY, Metric
 
 if TYPE_CHECKING:
     from wsigen.evaluation.patches import Patches
+    from wsigen.evaluation.samples import Samples
+    from wsigen.evaluation.stains import Stains
 
 SPLITS = 10
 EVEN = 0.8  # Below this share of the compared patches, a floor of fewer patches comes with a warning
 
-# One or more numbers from the indices of two halves
-Statistic = Callable[[np.ndarray, np.ndarray], Sequence[float] | np.ndarray]
+Numbers = Sequence[float] | np.ndarray
+Statistic = Callable[[np.ndarray, np.ndarray], Numbers]  # Of the indices of two halves
+# Samples of a set, with the slide or case of each in ``groups``
+Data = TypeVar("Data", bound="Patches | Samples | Stains")
+Level = Callable[[Data, np.ndarray], Numbers]  # Of samples and the indices of those that count
+Distance = Callable[[Data, np.ndarray, Data, np.ndarray], Numbers]  # The same of two sides
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ def split_halves(
     # n groups have 2ⁿ⁻¹ - 1 splits into two halves that are not empty
     draws = min(draws, max(1, 2 ** (len(names) - 1) - 1)) if len(names) > 1 else draws
     found: dict[bytes, Halves] = {}
+    # a draw may repeat another or be too uneven: hence more attempts than splits
     for _ in range(20 * draws):
         first = _half_of(labels, rng)
         split = _matched(first, values, counts, rng)
@@ -154,29 +161,33 @@ def turn_of_each(groups: Sequence[str]) -> list[int]:
     return turns
 
 
-class RealSide:
+class RealSide(Generic[Data]):
     """Real samples and their halves; floors are computed once for all sets.
 
     Args:
-        groups: slide or case of each sample.
+        every: all real samples.
         strata: µm/px of each.
         counts: µm/px to the most samples per half.
         seed: of draws.
-        compared: number of real samples that sets are compared with; halves that are much smaller are
-            warned of. None: no warning.
+        compared: those that sets are compared with; halves that are much smaller are warned of. None: all.
     """
 
     def __init__(
         self,
-        groups: Sequence[str],
+        every: Data,
         strata: Sequence[float],
         counts: Mapping[float, int],
         seed: int,
-        compared: int | None = None,
+        compared: Data | None = None,
     ) -> None:
-        self.groups, self.strata, self.counts, self.seed = groups, strata, counts, seed
-        self._compared = compared
+        self.every, self.strata, self.counts, self.seed = every, strata, counts, seed
+        self.compared = every if compared is None else compared
         self._floors: dict[str, Floors] = {}
+
+    @property
+    def groups(self) -> Sequence[str]:
+        """Slide or case of each sample."""
+        return self.every.groups
 
     @property
     def cases(self) -> int:
@@ -211,7 +222,7 @@ class RealSide:
             self._floors[name] = floors, (*notes, *self._uneven(halves))
         return self._floors[name]
 
-    def level(self, name: str, measure: Callable[[np.ndarray], Sequence[float] | np.ndarray]) -> Floors:
+    def level(self, name: str, measure: Callable[[np.ndarray], Numbers]) -> Floors:
         """Return the level of all real samples, with the range that halves of their slides have.
 
         Args:
@@ -221,57 +232,54 @@ class RealSide:
         whole, notes = self.floor(name, lambda i, j: measure(np.concatenate([i, j])))
         return centred(whole, self.halves(name, measure)), notes
 
-    def halves(
-        self, name: str, measure: Callable[[np.ndarray], Sequence[float] | np.ndarray]
-    ) -> Sequence[Estimate] | None:
+    def halves(self, name: str, measure: Callable[[np.ndarray], Numbers]) -> Sequence[Estimate] | None:
         """Return the floors of a measure of single halves; None where there are no halves."""
         return self.floor(f"{name} of halves", lambda i, _: measure(i))[0]
 
     def _uneven(self, halves: Sequence[Halves]) -> tuple[str, ...]:
-        if not halves or self._compared is None:
+        compared = len(self.compared.groups)
+        # all samples are compared on purpose: their halves are always smaller
+        if not halves or self.compared is self.every:
             return ()
         fewest = min(len(h.one) for h in halves)
-        if fewest >= EVEN * self._compared:
+        if fewest >= EVEN * compared:
             return ()
-        return (f"the floor is of {fewest} patches a side, what stands beside it of {self._compared}",)
+        return (f"the floor is of {fewest} patches a side, what stands beside it of {compared}",)
 
 
-class RealPatches(RealSide):
-    """The real patches at one µm/px, or at several together.
+def real_patches(patches: Patches, counts: Mapping[float, int], seed: int) -> RealSide[Patches]:
+    """Take the real patches at one µm/px, or at several together.
+
+    As many are compared as of a set, evenly over the slides.
 
     Args:
         patches: twice as many as are compared, where there are so many.
         counts: µm/px to the number of patches compared.
         seed: of draws.
     """
-
-    def __init__(self, patches: Patches, counts: Mapping[float, int], seed: int) -> None:
-        self.patches = patches
-        chosen = []
-        for mpp in np.unique(patches.mpp):
-            at = np.flatnonzero(patches.mpp == mpp)
-            groups = [patches.groups[i] for i in at]
-            chosen.append(at[evenly_over_groups(groups, counts[float(mpp)], seed=seed)])
-        self.compared = patches.take(np.concatenate(chosen))
-        """As many as of a set, evenly over the slides."""
-        super().__init__(patches.groups, patches.mpp.tolist(), counts, seed, len(self.compared))
+    chosen = []
+    # by µm/px, so that each has its share in a comparison of all together
+    for mpp in np.unique(patches.mpp):
+        at = np.flatnonzero(patches.mpp == mpp)
+        groups = [patches.groups[i] for i in at]
+        chosen.append(at[evenly_over_groups(groups, counts[float(mpp)], seed=seed)])
+    compared = patches.take(np.concatenate(chosen))
+    return RealSide(patches, patches.mpp.tolist(), counts, seed, compared)
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Generic[Data]):
     """One set against the real slides.
 
     Attributes:
-        ours: patches of the set.
+        ours: samples of the set.
         reals: the real ones.
         mpp: µm/px; None for all together.
-        stains: "h-e" or "h-dab".
     """
 
-    ours: Patches
-    reals: RealPatches
+    ours: Data
+    reals: RealSide[Data]
     mpp: float | None
-    stains: str = "h-e"
 
     @property
     def seed(self) -> int:
@@ -279,35 +287,77 @@ class Comparison:
         return self.reals.seed
 
     @property
-    def theirs(self) -> Patches:
-        """The real patches that are compared."""
+    def theirs(self) -> Data:
+        """The real samples that are compared."""
         return self.reals.compared
 
     @property
     def samples(self) -> str:
         """Numbers of patches, in words."""
-        ours, theirs = len(self.ours), len(self.theirs)
+        ours, theirs = len(self.ours.groups), len(self.theirs.groups)
         return f"{ours} patches a side" if ours == theirs else f"{ours} and {theirs} patches"
 
     def rows(
         self,
         metrics: Sequence[Metric],
-        values: Sequence[Estimate] | None,
+        measure: Callable[[], Sequence[Estimate]],
         floors: Floors,
-        warnings: tuple[str, ...] = (),
-        *,
         labels: Sequence[str] | None = None,
     ) -> list[Result]:
-        """Make a row of the report for each metric."""
+        """Run a measure; return a row of the report for each metric, all with its warnings.
+
+        Args:
+            metrics: of the measure's numbers.
+            measure: may warn or fail, as for `run_measure`.
+            floors: of `RealSide`.
+            labels: of the rows.
+        """
+        values, notes = run_measure(measure)
         return make_rows(
             metrics,
             self.mpp,
             values,
             floors,
-            warnings,
+            notes,
             samples=self.samples,
             labels=labels,
             cases=self.reals.cases,
+        )
+
+    def level_rows(self, metrics: Sequence[Metric], name: str, measure: Level[Data]) -> list[Result]:
+        """Compare numbers that each side has by itself, beside those of all real samples."""
+        floors = self.reals.level(name, lambda i: measure(self.reals.every, i))
+        return self.rows(metrics, lambda: self.levels(measure), floors)
+
+    def distance_rows(
+        self,
+        metrics: Sequence[Metric],
+        name: str,
+        measure: Distance[Data],
+        *,
+        draws: int = 20,
+        bounds: tuple[float, float] = ANY,
+        labels: Sequence[str] | None = None,
+    ) -> list[Result]:
+        """Compare numbers between two sides, beside those between halves of the real samples."""
+        every = self.reals.every
+        floors = self.reals.floor(name, lambda i, j: measure(every, i, every, j), bounds)
+        return self.rows(metrics, lambda: self.distances(measure, draws, bounds), floors, labels)
+
+    def levels(self, measure: Level[Data]) -> list[Estimate]:
+        """Return numbers that the set has by itself, with intervals."""
+        return jackknife(lambda i: measure(self.ours, i), (self.ours.groups,), seed=self.seed)
+
+    def distances(
+        self, measure: Distance[Data], draws: int = 20, bounds: tuple[float, float] = ANY
+    ) -> list[Estimate]:
+        """Return numbers between the set and the real samples, with intervals."""
+        return jackknife(
+            lambda i, j: measure(self.ours, i, self.theirs, j),
+            (self.ours.groups, self.theirs.groups),
+            draws=draws,
+            seed=self.seed,
+            bounds=bounds,
         )
 
 

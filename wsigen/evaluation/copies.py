@@ -19,8 +19,7 @@ from wsigen.evaluation.results import Result
 from wsigen.evaluation.search import Matches
 from wsigen.evaluation.sets import SlideSet
 from wsigen.evaluation.signatures import SIDE, nearest_signatures, signature
-from wsigen.evaluation.skipped import readable
-from wsigen.evaluation.spots import Spot
+from wsigen.evaluation.spots import Spot, readable
 from wsigen.evaluation.verdict import Metric
 from wsigen.geometry import Region
 

@@ -18,8 +18,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from wsigen.errors import InvalidValueError
-from wsigen.slide.stains import EOSIN, HAEMATOXYLIN, density_table, unmixing
+from wsigen.slide.stains import EOSIN, HAEMATOXYLIN, density_table, require_rgb, unmixing
 
 BANDS, SMALLEST = 5, 64
 _OPPONENT = (np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])).astype(np.float32)
@@ -66,14 +65,7 @@ class WeightFree:
         Raises:
             InvalidValueError: patches that are too small or not uint8 RGB.
         """
-        if patches.dtype != np.uint8 or patches.ndim != 4 or patches.shape[-1] != 3:
-            raise InvalidValueError(
-                f"patches must be uint8 (n, h, w, 3), got {patches.dtype} {patches.shape}"
-            )
-        if min(patches.shape[1:3]) < SMALLEST:
-            raise InvalidValueError(
-                f"patches must be at least {SMALLEST} px wide and high, got {patches.shape}"
-            )
+        require_rgb(patches, 4, side=SMALLEST, what="patches")
         if self._threads == 1 or len(patches) < 2:
             return np.stack([describe(patch) for patch in patches])
         with ThreadPoolExecutor(self._threads) as pool:
@@ -87,6 +79,7 @@ def describe(patch: np.ndarray) -> np.ndarray:
     pyramid = [(_OPPONENT @ density).reshape(levels.shape)]
     for _ in range(BANDS):
         pyramid.append(np.stack([_halved(plane) for plane in pyramid[-1]]))
+    # the axes are orthonormal: the transpose leads back to density; at a quarter of the size for speed
     quarter = _OPPONENT.T @ pyramid[2].reshape(3, -1)
     parts = [_colour(pyramid[0]), _quantiles(quarter), _stain_vectors(quarter), *_texture(pyramid)]
     return np.concatenate(parts).astype(np.float32)
@@ -157,6 +150,7 @@ def _band(band: np.ndarray) -> np.ndarray:
     """Return energy, skewness, sparsity and correlations of three channels; a band's mean is about 0."""
     moments, planes = _moments(band), band.reshape(3, -1)
     spread = np.sqrt(np.diag(moments)) + _FLOOR
+    # the cube root brings the third moment to the unit of the second's root
     skewness = np.cbrt(np.einsum("cn,cn->c", planes * planes, planes) / planes.shape[1]) / spread
     sparsity = np.log(spread / (np.abs(planes).mean(axis=1) + _FLOOR))
     return np.concatenate([_energies(moments), skewness, 6 * sparsity, _correlations(moments)])

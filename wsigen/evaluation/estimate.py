@@ -104,6 +104,7 @@ def half(side: int | Labels, rng: np.random.Generator) -> np.ndarray:
         return np.sort(rng.choice(side, side // 2, replace=False))
     if not _by_group(side):
         return half(len(side), rng)
+    # patches of one slide are alike: half of the slides, whatever their numbers of patches
     labels, member = np.unique(np.asarray(side), return_inverse=True)
     chosen = rng.choice(len(labels), len(labels) // 2, replace=False)
     return np.flatnonzero(np.isin(member, chosen))
@@ -189,6 +190,7 @@ def different(messages: Iterable[str]) -> tuple[str, ...]:
     """Return the messages in order; of those that differ in numbers alone, the first."""
     found: dict[str, str] = {}
     for message in messages:
+        # the same warning comes from every half, each with its own numbers
         found.setdefault(re.sub(r"[\d.]+", "#", message), message)
     return tuple(found.values())
 

@@ -24,6 +24,7 @@ from torch import nn
 
 from wsigen.errors import InvalidValueError, SnapshotError
 from wsigen.evaluation.descriptor import WeightFree
+from wsigen.slide.stains import require_rgb
 
 Item = TypeVar("Item")
 KINDS = "weight-free, inception, inception:PATH, timm:NAME or transformers:NAME"
@@ -122,7 +123,7 @@ class Inception:
     def __call__(self, patches: np.ndarray) -> np.ndarray:
         """Describe uint8 (n, h, w, 3), resized to 299 px as the original does, by float32 (n, 2048)."""
         with torch.inference_mode():
-            return self._net(_to_tensor(patches, self._device))[0].float().cpu().numpy()
+            return self._net(to_tensor(patches, self._device))[0].float().cpu().numpy()
 
 
 class VisionEncoder:
@@ -159,10 +160,16 @@ class VisionEncoder:
     def __call__(self, patches: np.ndarray) -> np.ndarray:
         """Describe uint8 (n, h, w, 3) by float32 (n, dimensions)."""
         with torch.inference_mode():
-            x = _to_tensor(patches, self._device).float() / 255
+            x = to_tensor(patches, self._device).float() / 255
             if tuple(x.shape[2:]) != self._size:
                 x = F.interpolate(x, self._size, mode="bicubic", antialias=True).clamp(0, 1)
             return self._pool(self._net((x - self._mean) / self._std)).float().cpu().numpy()
+
+
+def to_tensor(patches: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return uint8 (n, h, w, 3) as a tensor (n, 3, h, w)."""
+    require_rgb(patches, 4, what="patches")
+    return torch.from_numpy(np.ascontiguousarray(patches.transpose(0, 3, 1, 2))).to(device)
 
 
 def timm_extractor(name: str, device: str | torch.device = "cpu") -> VisionEncoder:
@@ -223,12 +230,6 @@ def _height_width(size: Any) -> tuple[int, int]:
     if height is None or width is None:
         raise InvalidValueError(f"an encoder must state its input size, its processor says {size}")
     return int(height), int(width)
-
-
-def _to_tensor(patches: np.ndarray, device: torch.device) -> torch.Tensor:
-    if patches.dtype != np.uint8 or patches.ndim != 4 or patches.shape[-1] != 3:
-        raise InvalidValueError(f"patches must be uint8 (n, h, w, 3), got {patches.dtype} {patches.shape}")
-    return torch.from_numpy(np.ascontiguousarray(patches.transpose(0, 3, 1, 2))).to(device)
 
 
 def _require_tensors(weights: Path, url: str) -> None:

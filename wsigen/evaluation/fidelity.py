@@ -14,17 +14,21 @@ a seed of its own.
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wsigen.errors import InvalidValueError
 from wsigen.evaluation.comparison import Comparison
-from wsigen.evaluation.estimate import Estimate, Labels, caution, jackknife, run_measure, sample_labels
+from wsigen.evaluation.estimate import Estimate, Labels, caution, jackknife, sample_labels
 from wsigen.evaluation.results import Result
 from wsigen.evaluation.verdict import ANY, Metric
 
+if TYPE_CHECKING:
+    from wsigen.evaluation.patches import Patches
+
 SUBSETS = 20  # Subsets of KID in the report
-_ROWS = 512
+_ROWS = 512  # Rows of distances at once, so that float64 is needed for these alone
 
 _fidelity, _diversity = partial(Metric, "fidelity"), partial(Metric, "diversity")
 FID = _fidelity(
@@ -79,27 +83,23 @@ OVERLAP = (PRECISION, DENSITY, RECALL, COVERAGE)
 METRICS = (FID, KID, *OVERLAP)
 
 
-def fidelity_rows(c: Comparison) -> list[Result]:
+def fidelity_rows(c: Comparison[Patches]) -> list[Result]:
     """Compare by Fréchet and kernel distance, precision, density, recall and coverage.
 
     Patches are crops of whole slides at one µm/px: with Inception's features the Fréchet distance is what
     Harb et al. 2024 call crop-FID, at every µm/px that the slides have, however much finer than their
     overview.
     """
-    features = c.reals.patches.features
-    ours, theirs = c.ours.features, c.theirs.features
+    every, ours, theirs = c.reals.every.features, c.ours.features, c.theirs.features
     labels = {"generated_slides": c.ours.groups, "real_slides": c.theirs.groups, "seed": c.seed}
-    value, notes = run_measure(lambda: [fid(ours, theirs, **labels)])
-    floors = c.reals.floor("fid", lambda i, j: [frechet_distance(features[i], features[j])], (0, np.inf))
-    rows = c.rows([FID], value, floors, notes)
-    value, notes = run_measure(lambda: [kid(ours, theirs, subsets=SUBSETS, **labels)])
-    floors = c.reals.floor("kid", lambda i, j: [polynomial_mmd(features[i], features[j])])
-    rows += c.rows([KID], value, floors, notes)
-    values, notes = run_measure(lambda: overlap(ours, theirs, **labels))
+    floors = c.reals.floor("fid", lambda i, j: [frechet_distance(every[i], every[j])], (0, np.inf))
+    rows = c.rows([FID], lambda: [fid(ours, theirs, **labels)], floors)
+    floors = c.reals.floor("kid", lambda i, j: [polynomial_mmd(every[i], every[j])])
+    rows += c.rows([KID], lambda: [kid(ours, theirs, subsets=SUBSETS, **labels)], floors)
     floors = c.reals.floor(
-        "overlap", lambda i, j: [e.value for e in overlap(features[i], features[j], draws=2)], (0, np.inf)
+        "overlap", lambda i, j: [e.value for e in overlap(every[i], every[j], draws=2)], (0, np.inf)
     )
-    return rows + c.rows(OVERLAP, values, floors, notes)
+    return rows + c.rows(OVERLAP, lambda: overlap(ours, theirs, **labels), floors)
 
 
 def frechet_distance(generated: np.ndarray, real: np.ndarray) -> float:
@@ -338,6 +338,7 @@ def _within(x: np.ndarray) -> float:
 
 def _overlap(gg: np.ndarray, rr: np.ndarray, gr: np.ndarray, k: int, k_density: int) -> np.ndarray:
     """Return the four numbers from the distances within generated, within real and between them."""
+    # borders as published: balls of precision and recall are closed, those of density are open
     precision = (gr <= _radius(rr, k)).any(axis=1).mean()
     recall = (gr <= _radius(gg, k)[:, None]).any(axis=0).mean()
     inside = gr < _radius(rr, k_density)

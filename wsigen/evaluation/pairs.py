@@ -1,4 +1,8 @@
-"""H&E slides and their IHC slides: nuclei at the same places; stain and quality beside those of real IHC."""
+"""H&E slides and their IHC slides: nuclei at the same places; stain and quality beside those of real IHC.
+
+`domain_differentiation`, as KIN and DN report it: a classifier trained on real source (H&E) and real target
+(IHC) patches judges generated crops; where tiles meet badly, fewer pass for the target.
+"""
 
 from __future__ import annotations
 
@@ -12,39 +16,32 @@ import numpy as np
 
 from wsigen.data.index import SlideEntry
 from wsigen.errors import InvalidValueError
-from wsigen.evaluation.comparison import RealSide, few_groups
-from wsigen.evaluation.estimate import Estimate, jackknife, run_measure
-from wsigen.evaluation.nuclei import nuclei_rows
+from wsigen.evaluation.comparison import Comparison, RealSide, few_groups
+from wsigen.evaluation.estimate import Estimate, caution, jackknife, run_measure
 from wsigen.evaluation.patches import SAMPLES, evenly_chosen
-from wsigen.evaluation.quality import quality_rows
-from wsigen.evaluation.results import Floors, Result, make_rows
-from wsigen.evaluation.samples import RealSamples, Samples, measure_samples
-from wsigen.evaluation.sets import SlideSet, allot
-from wsigen.evaluation.skipped import Skipped, readable
-from wsigen.evaluation.spots import Reader, Spot, ahead, spots
+from wsigen.evaluation.results import Result, make_rows
+from wsigen.evaluation.samples import Samples, measure_samples, real_samples, sample_rows
+from wsigen.evaluation.seam_classifier import CROP, Training, crops_of_slides
+from wsigen.evaluation.sets import SlideSet
+from wsigen.evaluation.spots import Reader, Spot, readable
 from wsigen.evaluation.stains import (
     HAEMATOXYLIN_KL,
     HAEMATOXYLIN_MEAN,
     HAEMATOXYLIN_P90,
+    Stains,
     hue_correlation,
-    percentile,
+    stain_distances,
     stain_divergence,
     stain_level,
+    stain_levels,
 )
 from wsigen.evaluation.verdict import Metric
+from wsigen.evaluation.windows import known_grids
 from wsigen.slide.provenance import beside
-from wsigen.slide.stains import (
-    correlation,
-    density_summary,
-    haematoxylin_correlation,
-    hue_histogram,
-    kl_divergence,
-    stain_densities,
-)
+from wsigen.slide.stains import haematoxylin_correlation, stain_densities
 
-MOST, SHOWN = 200, 6
+MOST, SHOWN, REAL_CROPS = 200, 6, 400
 BLUR, IHC = 2.0, "IHC"
-HAEMATOXYLIN, DAB = 0, 1
 
 _metric = partial(Metric, "pairs")
 CORRELATION = _metric(
@@ -83,8 +80,25 @@ DAB_POSITIVE = _metric(
 )
 DAB_KL = stain_divergence("pairs", "dab_kl", "DAB, KL(real ‖ generated IHC)")
 DAB_HUE = hue_correlation("pairs", "dab_hue", "Hue correlation of the IHC slides")
-METRICS = (CORRELATION, CHANCE, SHIFT)
-STAIN_METRICS = (DAB_MEAN, DAB_P90, DAB_POSITIVE, DAB_KL, DAB_HUE)
+_KIN = "KIN (Ho et al. 2022) and DN: a classifier trained on real H&E and real IHC"
+DIFFERENCE = _metric(
+    "domain_difference",
+    "Domain differentiation, over seams less within tiles",
+    "higher",
+    good="0: below 0 fewer crops pass for real IHC where tiles meet",
+    source=_KIN,
+    bounds=(-1.0, 1.0),
+)
+SHARE = _metric(
+    "domain_share",
+    "Crops over seams that pass for IHC",
+    "higher",
+    good="1: a classifier of H&E and IHC takes them for IHC",
+    source=_KIN,
+    bounds=(0.0, 1.0),
+)
+AGREEMENT = (CORRELATION, CHANCE, SHIFT)
+METRICS = (*AGREEMENT, DIFFERENCE, SHARE, DAB_MEAN, DAB_P90, DAB_POSITIVE, DAB_KL, DAB_HUE)
 LEVELS = (DAB_MEAN, DAB_P90, DAB_POSITIVE, HAEMATOXYLIN_MEAN, HAEMATOXYLIN_P90)
 DISTANCES = (DAB_KL, DAB_HUE, HAEMATOXYLIN_KL)
 
@@ -97,17 +111,6 @@ class StainPair:
 
     he: SlideEntry
     ihc: SlideEntry
-
-
-@dataclass(frozen=True)
-class StainNumbers:
-    """Stains of IHC patches; row i is of patch i. Amounts are of haematoxylin and of DAB, in this order."""
-
-    groups: Sequence[str]
-    counts: np.ndarray
-    means: np.ndarray
-    positive: np.ndarray
-    hues: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -178,8 +181,8 @@ def pair_rows(
     ours: Images = [ihc for _, ihc in pictures], groups
     theirs: Images = [], []
     if real is not None:
-        drawn = places(real, list(real.entries), mpp, patch, 2 * len(pictures))
-        found = list(readable(reader, drawn, "patches"))
+        drawn = real.spots(patch, mpp, 2 * len(pictures))
+        found = list(readable(reader, drawn))
         theirs = [image for _, image in found], [spot.entry.group for spot, _ in found]
         if not drawn:
             warnings.append(f"no slide of --real-pairs serves {patch} px patches at {mpp:g} µm/px")
@@ -190,10 +193,10 @@ def pair_rows(
         mine, others = (
             _sampled(images, most, mpp, threads) for images, most in ((ours, SAMPLES), (theirs, 2 * SAMPLES))
         )
-        beside_real = RealSamples(others, mpp, seed)
-        more = [*quality_rows(mine, beside_real), *nuclei_rows(mine, beside_real)]
-        rows += [replace(r, label=IHC) for r in more]
-    shown = [pictures[i] for i in np.unique(np.linspace(0, len(pictures) - 1, SHOWN).astype(int))]
+        rows += sample_rows(Comparison(mine, real_samples(others, mpp, seed), mpp))
+    # rows of other sections are those of the IHC slides
+    rows = [r if r.metric.section == "pairs" else replace(r, label=IHC) for r in rows]
+    shown = [pictures[i] for i in evenly_chosen(len(pictures), SHOWN)]
     return PairsFound(rows, shown, warnings)
 
 
@@ -203,28 +206,81 @@ def displacement(he: np.ndarray, ihc: np.ndarray) -> float:
         cv2.GaussianBlur(np.ascontiguousarray(stain_densities(image, stains=stains)[..., 0]), (0, 0), BLUR)
         for image, stains in ((he, "h-e"), (ihc, "h-dab"))
     ]
+    # or the borders would be what correlates best
     window = cv2.createHanningWindow(maps[0].shape[::-1], cv2.CV_32F)
     (x, y), _ = cv2.phaseCorrelate(maps[0], maps[1], window)
     return float(np.hypot(y, x))
 
 
-def places(slides: SlideSet, entries: Sequence[SlideEntry], mpp: float, patch: int, count: int) -> list[Spot]:
-    """Share patches out over some of the slides of a set, as for comparisons.
+def domain_rows(
+    pairs: Sequence[StainPair], he: SlideSet, ihc: SlideSet, reader: Reader, training: Training
+) -> list[Result]:
+    """Measure whether a classifier of H&E and IHC takes generated IHC for IHC, over seams as within tiles.
 
     Args:
-        slides: the set.
-        entries: those of its slides that count.
-        mpp: µm/px.
-        patch: side, px.
-        count: largest number of patches.
+        pairs: of which the IHC is judged, at its own µm/px.
+        he: real H&E slides.
+        ihc: real IHC slides.
+        reader: reads the real crops.
+        training: of the network.
     """
-    names = {e.slide for e in entries}
-    groups = {
-        group: [e for e in of_group if e.slide in names]
-        for group, of_group in slides.groups(patch, mpp).items()
-    }
-    usable = {group: found for group, found in groups.items() if found}
-    return spots(entries, allot(usable, patch, mpp, count), mpp, patch)
+    first = pairs[0].ihc
+    grid = [g for g in known_grids(first) if g.rows is not None][-1]
+    over, inside, _ = crops_of_slides([p.ihc for p in pairs], grid, None, training.seed)
+    drawn = [s.spots(CROP, first.mpp, REAL_CROPS) for s in (he, ihc)]
+    crops = [[image for _, image in readable(reader, spots, "crops")] for spots in drawn]
+    if not all(crops):
+        raise InvalidValueError("no crop of the real H&E, or none of the real IHC, can be read")
+    source, target = (np.stack(found) for found in crops)
+    values, notes = run_measure(lambda: domain_differentiation(source, target, over, inside, training))
+    samples = f"{len(over)} crops over seams, {len(inside)} within"
+    labels = [grid.name] * 2
+    return make_rows([DIFFERENCE, SHARE], None, values, (None, ()), notes, samples=samples, labels=labels)
+
+
+def domain_differentiation(
+    source: np.ndarray,
+    target: np.ndarray,
+    over: np.ndarray,
+    inside: np.ndarray,
+    training: Training,
+    *,
+    draws: int = 40,
+) -> list[Estimate]:
+    """Train a classifier of domains on real crops; let it judge generated ones over seams and within tiles.
+
+    Args:
+        source: real crops of the source domain (H&E), uint8 (n, s, s, 3); the last fifth tests the
+            classifier, so order them by slide.
+        target: real crops of the target domain (IHC), the same.
+        over: generated crops over seams, uint8 (k, s, s, 3).
+        inside: generated crops within tiles.
+        training: of the network.
+        draws: halves drawn for the intervals.
+
+    Returns:
+        The share of crops over seams taken for the target less that of inner ones (below 0 = seams are seen);
+        and the share of crops over seams.
+
+    Warns:
+        MeasureWarning: the classifier errs on more than a tenth of real crops, so that its verdict means
+            little.
+    """
+    # crops are in order of slides: the last fifth is of other slides than the rest
+    kept = [max(1, len(real) * 4 // 5) for real in (source, target)]
+    net = training.fit(target[: kept[1]], source[: kept[0]])
+    right = np.concatenate([net.classify(target[kept[1] :]) > 0, net.classify(source[kept[0] :]) <= 0])
+    if right.mean() < 0.9:
+        caution(
+            f"the classifier of domains is right on only {right.mean():.0%} of real crops; "
+            "train it for longer or on more"
+        )
+    passed, within = (net.classify(crops) > 0 for crops in (over, inside))
+
+    def shares(i: np.ndarray, j: np.ndarray) -> list[float]:
+        return [passed[i].mean() - within[j].mean(), passed[i].mean()]
+
+    return jackknife(shares, [len(passed), len(within)], draws=draws, seed=training.seed, bounds=(-1, 1))
 
 
 def _read_pairs(
@@ -240,23 +296,18 @@ def _read_pairs(
     ihc_of: dict[str, list[SlideEntry]] = {}
     for pair in pairs:
         ihc_of.setdefault(pair.he.slide, []).append(pair.ihc)
-    drawn = places(he, [p.he for p in pairs], mpp, patch, MOST)
+    paired = {pair.he.slide: pair.he for pair in pairs}
+    drawn = replace(he, entries=tuple(paired.values())).spots(patch, mpp, MOST)
     jobs = [(spot, other) for spot in drawn for other in ihc_of[spot.entry.slide]]
 
-    skipped = Skipped("patches of pairs")
-
-    def read(job: tuple[Spot, SlideEntry]) -> tuple[np.ndarray, np.ndarray] | None:
+    def read(job: tuple[Spot, SlideEntry]) -> tuple[np.ndarray, np.ndarray]:
         spot, other = job
-        centre = spot.centre(seed)
-        with skipped.guard():
-            return reader(spot), reader.at(other, centre, mpp, patch)
-        return None
+        return reader(spot), reader.at(other, spot.centre(seed), mpp, patch)
 
-    found = [(p, job[0].entry.group) for p, job in zip(ahead(read, jobs, threads), jobs, strict=True) if p]
-    skipped.report()
+    found = list(readable(read, jobs, "patches of pairs", threads=threads))
     if not found:
         raise InvalidValueError(f"no patch of the pairs can be read at {mpp:g} µm/px")
-    return [p for p, _ in found], [group for _, group in found]
+    return [pictures for _, pictures in found], [spot.entry.group for (spot, _), _ in found]
 
 
 def _stem(entry: SlideEntry) -> str:
@@ -280,43 +331,20 @@ def _agreement(
         return [float(np.nanmean(matched[i])), float(np.nanmean(chance[i])), float(np.median(shifts[i]))]
 
     values, notes = run_measure(lambda: jackknife(numbers, [groups], seed=seed))
-    return make_rows(METRICS, mpp, values, (None, ()), notes, samples=f"{len(pictures)} places")
+    return make_rows(AGREEMENT, mpp, values, (None, ()), notes, samples=f"{len(pictures)} places")
 
 
-def _stain_rows(patches: Images, others: Images, mpp: float, seed: int) -> list[Result]:
+def _stain_rows(ours: Images, theirs: Images, mpp: float, seed: int) -> list[Result]:
     """Compare the stain with that of real IHC slides; without them, levels only, and no floors."""
-    ours = _stain_numbers(*patches)
-    values, notes = run_measure(lambda: jackknife(lambda i: _levels(ours, i), [ours.groups], seed=seed))
-    samples = f"{len(ours.groups)} patches"
-    if not others[0]:
-        return _rows(LEVELS, mpp, values, (None, ()), notes, samples=samples)
-    theirs, count = _stain_numbers(*others), len(others[0])
-    real = RealSide(theirs.groups, [mpp] * count, {mpp: max(2, count // 2)}, seed)
-    floors = real.level("levels", lambda i: _levels(theirs, i))
-    rows = _rows(LEVELS, mpp, values, floors, notes, samples=samples, cases=real.cases)
-    distances, notes = run_measure(
-        lambda: jackknife(
-            lambda i, j: _distances(ours, i, theirs, j), [ours.groups, theirs.groups], seed=seed, draws=20
-        )
-    )
-    floors = real.floor("distances", lambda i, j: _distances(theirs, i, theirs, j))
-    samples = f"{len(ours.groups)} and {count} patches"
-    return rows + _rows(DISTANCES, mpp, distances, floors, notes, samples=samples, cases=real.cases)
-
-
-def _rows(
-    metrics: Sequence[Metric],
-    mpp: float,
-    values: Sequence[Estimate] | None,
-    floors: Floors,
-    notes: Sequence[str],
-    *,
-    samples: str,
-    cases: int | None = None,
-) -> list[Result]:
-    """Make rows of the pairs' section; rows of other sections are labelled as those of the IHC slides."""
-    labels = ["" if metric.section == "pairs" else IHC for metric in metrics]
-    return make_rows(metrics, mpp, values, floors, notes, samples=samples, labels=labels, cases=cases)
+    mine, samples = Stains.of(*ours, "h-dab"), f"{len(ours[1])} patches"
+    if not theirs[0]:
+        values, notes = run_measure(lambda: jackknife(lambda i: _levels(mine, i), [ours[1]], seed=seed))
+        return make_rows(LEVELS, mpp, values, (None, ()), notes, samples=samples)
+    count = len(theirs[0])
+    real = RealSide(Stains.of(*theirs, "h-dab"), [mpp] * count, {mpp: max(2, count // 2)}, seed)
+    c = Comparison(mine, real, mpp)
+    rows = [replace(r, samples=samples) for r in c.level_rows(LEVELS, "levels", _levels)]
+    return rows + c.distance_rows(DISTANCES, "distances", _distances)
 
 
 def _sampled(images: Images, most: int, mpp: float, threads: int) -> Samples:
@@ -325,37 +353,11 @@ def _sampled(images: Images, most: int, mpp: float, threads: int) -> Samples:
     return measure_samples(pictures, groups, mpp, stains="h-dab", threads=threads)
 
 
-def _stain_numbers(images: Sequence[np.ndarray], groups: Sequence[str]) -> StainNumbers:
-    found = []
-    for image in images:
-        amounts = stain_densities(image, stains="h-dab")
-        found.append([density_summary(amounts[..., channel]) for channel in (0, 2)])
-    return StainNumbers(
-        groups,
-        np.array([[f.counts for f in both] for both in found]),
-        np.array([[f.mean for f in both] for both in found]),
-        np.array([both[DAB].positive_ratio for both in found]),
-        np.stack([hue_histogram(image) for image in images]),
-    )
+def _levels(seen: Stains, indices: np.ndarray) -> list[float]:
+    mean, p90, dab_mean, dab_p90 = stain_levels(seen, indices)
+    return [dab_mean, dab_p90, 100 * float(seen.positive[indices, 1].mean()), mean, p90]
 
 
-def _levels(seen: StainNumbers, indices: np.ndarray) -> list[float]:
-    counts = seen.counts[indices].sum(axis=0, dtype=np.float64)
-    means = seen.means[indices].mean(axis=0)
-    return [
-        float(means[DAB]),
-        percentile(counts[DAB]),
-        100 * float(seen.positive[indices].mean()),
-        float(means[HAEMATOXYLIN]),
-        percentile(counts[HAEMATOXYLIN]),
-    ]
-
-
-def _distances(a: StainNumbers, i: np.ndarray, b: StainNumbers, j: np.ndarray) -> list[float]:
-    ours, theirs = (d.counts[k].sum(axis=0, dtype=np.float64) for d, k in ((a, i), (b, j)))
-    hues = correlation(a.hues[i].mean(axis=0), b.hues[j].mean(axis=0))
-    return [
-        kl_divergence(theirs[DAB], ours[DAB]),
-        hues,
-        kl_divergence(theirs[HAEMATOXYLIN], ours[HAEMATOXYLIN]),
-    ]
+def _distances(a: Stains, i: np.ndarray, b: Stains, j: np.ndarray) -> list[float]:
+    haematoxylin, dab, hues = stain_distances(a, i, b, j)
+    return [dab, hues, haematoxylin]

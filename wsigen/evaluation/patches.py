@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,10 +12,10 @@ from wsigen.errors import SlideError
 from wsigen.evaluation.features import Extractor, batches
 from wsigen.evaluation.phase import phase
 from wsigen.evaluation.signatures import signature
-from wsigen.evaluation.skipped import Skipped
 from wsigen.evaluation.spectrum import band_powers
-from wsigen.evaluation.spots import Reader, Spot, ahead
-from wsigen.slide.stains import density_summary, hue_histogram, saturation, stain_densities
+from wsigen.evaluation.spots import Reader, Spot, readable
+from wsigen.evaluation.stains import stain_arrays
+from wsigen.slide.stains import saturation
 
 SAMPLES = 48  # Patches of a set at one µm/px that are kept whole while that µm/px is worked on
 BATCH = 32
@@ -128,41 +128,34 @@ def read_patches(
     """
     # evenly over the spots, and so over the slides
     kept = set(evenly_chosen(len(spots), keep))
-    skipped = Skipped()
-    where: list[Spot] = []
-    described: list[Arrays] = []
-    features: list[np.ndarray] = []
+    where, described, features, warnings = [], [], [], []
     samples: dict[int, np.ndarray] = {}
+    done = 0
 
-    def look(spot: Spot) -> tuple[np.ndarray, Arrays] | SlideError:
-        try:
-            image = reader(spot)
-        except SlideError as error:
-            return error
-        return image, _described(spot, image, stains)
+    def look(job: tuple[int, Spot]) -> tuple[np.ndarray, Arrays]:
+        image = reader(job[1])
+        return image, _described(job[1], image, stains)
 
-    def readable() -> Iterator[tuple[int, np.ndarray, Arrays]]:
-        for number, found in enumerate(ahead(look, spots, threads)):
-            if isinstance(found, SlideError):
-                skipped.add(found)
-                progress(1)
-            else:
-                yield number, *found
-
-    for batch in batches(readable(), BATCH):
-        features.append(extractor(np.stack([image for _, image, _ in batch])))
-        for number, image, arrays in batch:
+    for batch in batches(readable(look, enumerate(spots), threads=threads, warnings=warnings), BATCH):
+        features.append(extractor(np.stack([image for _, (image, _) in batch])))
+        for (number, spot), (image, arrays) in batch:
             if number in kept:
                 samples[len(where)] = image
-            where.append(spots[number])
+            where.append(spot)
             described.append(arrays)
-        progress(len(batch))
-    warnings = skipped.report()
+        # those left out in between are done as well
+        before, done = done, batch[-1][0][0] + 1
+        progress(done - before)
+    progress(len(spots) - done)
     if not where:
         raise SlideError(spots[0].entry.path, f"none of {len(spots)} patches can be read ({warnings[0]})")
-    stacked = {name: np.stack([d[name] for d in described]) for name in described[0]}
-    found = {**stacked, "features": np.concatenate(features)}
-    return Patches(spots=tuple(where), **found, samples=samples, warnings=warnings)
+    return Patches(
+        spots=tuple(where),
+        features=np.concatenate(features),
+        **{name: np.stack([d[name] for d in described]) for name in described[0]},
+        samples=samples,
+        warnings=tuple(warnings),
+    )
 
 
 def evenly_chosen(count: int, most: int) -> list[int]:
@@ -171,17 +164,14 @@ def evenly_chosen(count: int, most: int) -> list[int]:
 
 
 def _described(spot: Spot, image: np.ndarray, stains: str) -> Arrays:
-    densities = stain_densities(image, stains=stains)
-    second = 1 if stains == "h-e" else 2  # eosin or DAB, beside haematoxylin
-    amounts = [density_summary(np.ascontiguousarray(densities[..., c])) for c in (0, second)]
+    found = stain_arrays(image, stains)
+    # the middle: what phase costs does not grow with the patch
     y, x = (max(0, n - PHASE_PX) // 2 for n in image.shape[:2])
     middle = np.ascontiguousarray(image[y : y + PHASE_PX, x : x + PHASE_PX])
     return {
         "mpp": np.array(spot.mpp),
         "powers": band_powers(image),
-        "densities": np.stack([a.counts for a in amounts]).astype(np.int32),
-        "amounts": np.array([a.mean for a in amounts]),
-        "hues": hue_histogram(image),
+        **{name: found[name] for name in ("densities", "amounts", "hues")},
         "saturations": np.array(saturation(image)),
         "phases": phase(middle, spot.mpp).as_row(),
         "signatures": signature(image),

@@ -21,6 +21,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -28,11 +29,13 @@ from scipy.fft import dctn, idctn
 
 from wsigen.errors import InvalidValueError
 from wsigen.evaluation.comparison import Comparison
-from wsigen.evaluation.estimate import jackknife, run_measure
 from wsigen.evaluation.results import Result
 from wsigen.evaluation.spectrum import band_names
 from wsigen.evaluation.verdict import Metric
-from wsigen.slide.stains import correlation, mean_density
+from wsigen.slide.stains import correlation, mean_density, require_rgb
+
+if TYPE_CHECKING:
+    from wsigen.evaluation.patches import Patches
 
 PAIRS = 3  # Pairs of neighbouring bands whose edges are compared: 0 and 1 (the finest) to 2 and 3
 SMALLEST = 64  # Side of an image, px: the coarsest band needs room
@@ -100,19 +103,18 @@ def pair_names() -> list[str]:
     return [f"{fine} and {coarse} px" for fine, coarse in pairwise(names[: PAIRS + 1])]
 
 
-def phase_rows(c: Comparison) -> list[Result]:
+def phase_rows(c: Comparison[Patches]) -> list[Result]:
     """Compare mean coherence and edges of the patches, and the relief that they have in common.
 
     Relief is that of all patches together: of each alone it is the largest over directions, which chance
     makes large, and tissue that happens to lie one way. Its floor is therefore that of as many real patches.
     """
-    ours, every = c.ours.phases, c.reals.patches.phases
-    values, notes = run_measure(lambda: jackknife(lambda i: levels(ours[i]), (c.ours.groups,), seed=c.seed))
+    every = c.reals.every.phases
     centre, warnings = c.reals.level("phase", lambda i: levels(every[i]))
     halves = c.reals.halves("phase", lambda i: levels(every[i]))
     floors = None if centre is None or halves is None else [*centre[:-1], halves[-1]]
-    metrics = [COHERENCE, *[EDGES] * PAIRS, RELIEF]
-    return c.rows(metrics, values, (floors, warnings), notes, labels=["", *pair_names(), ""])
+    metrics, labels = [COHERENCE, *[EDGES] * PAIRS, RELIEF], ["", *pair_names(), ""]
+    return c.rows(metrics, lambda: c.levels(lambda p, i: levels(p.phases[i])), (floors, warnings), labels)
 
 
 def levels(phases: np.ndarray) -> list[float]:
@@ -133,8 +135,7 @@ def phase(patch: np.ndarray, mpp: float) -> Phase:
     Raises:
         InvalidValueError: a patch that is too small or not uint8 RGB.
     """
-    if patch.dtype != np.uint8 or patch.ndim != 3 or patch.shape[-1] != 3:
-        raise InvalidValueError(f"phase needs uint8 (h, w, 3), got {patch.dtype} {patch.shape}")
+    require_rgb(patch, 3, what="a patch")
     luminance = mean_density(patch)
     tissue = tissue_of(luminance)
     if np.count_nonzero(tissue) < _FEWEST:
@@ -244,6 +245,7 @@ def relief(moments: np.ndarray) -> float:
     if n < 1 or pp + qq <= 1e-12 * n:
         return math.nan
     # moments of p cos θ + q sin θ, expanded: no pass over the pixels per direction
+    # evenly over the circle, not half of it: skewness changes its sign with the direction
     angle = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
     c, s = np.cos(angle), np.sin(angle)
     second = (c * c * pp + 2 * c * s * pq + s * s * qq) / n

@@ -12,65 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from scipy.special import gamma
+from skimage.util import view_as_blocks
 
 from wsigen.errors import InvalidValueError
-from wsigen.evaluation.estimate import Estimate, jackknife, run_measure
-from wsigen.evaluation.results import Result
-from wsigen.evaluation.verdict import Metric
-
-if TYPE_CHECKING:
-    from wsigen.evaluation.samples import RealSamples, Samples
+from wsigen.slide.stains import require_rgb
 
 Blocks = tuple[np.ndarray, np.ndarray]  # Features and sharpness of the blocks of one patch, see `niqe_blocks`
 
-_FITS = 4  # Halves of the real patches that NIQE is fitted on
 NIQE_BLOCK, SHARP_SHARE = 96, 0.75
 PIQE_BLOCK, PIQE_SEGMENT, PIQE_ACTIVE, PIQE_FLAT = 16, 6, 0.1, 0.1
+# Ratio of moments of a generalised Gaussian by its shape, to look the shape up in
 _SHAPES = np.arange(0.2, 10, 0.001)
 _MOMENT_RATIOS = gamma(2 / _SHAPES) ** 2 / (gamma(1 / _SHAPES) * gamma(3 / _SHAPES))
 _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
-
-_metric = partial(Metric, "quality")
-NIQE = _metric(
-    "niqe",
-    "NIQE (own fit)",
-    "lower",
-    good="as low as between real and real: local contrast is distributed as in real patches",
-    source="after Mittal et al. 2013, in an implementation of wsigen's own whose Gaussian is fitted on the "
-    "real patches: not comparable with NIQE in papers",
-)
-PIQE = _metric(
-    "piqe",
-    "PIQE",
-    good="as in the real slides: higher is blockier or noisier, lower is smoother",
-    source="Venkatanath et al. 2015, as MATLAB's piqe",
-)
-SOBEL = _metric(
-    "sobel",
-    "Sobel gradient",
-    good="as in the real slides: lower is blurred, higher is oversharp",
-    source="as in KIN (Ho et al. 2022): luminance, 3 × 3",
-    unit="grey levels",
-)
-METRICS = (NIQE, PIQE, SOBEL)
-
-
-def quality_rows(ours: Samples, real: RealSamples) -> list[Result]:
-    """Compare NIQE, PIQE and sharpness of sampled patches."""
-    values, notes = run_measure(lambda: jackknife(lambda i: _levels(ours, i), (ours.groups,), seed=real.seed))
-    floors = real.level("quality", lambda i: _levels(real.seen, i))
-    rows = real.rows((PIQE, SOBEL), ours, values, floors, notes)
-    if not ours.blocks or not real.seen.blocks or not real.splits:
-        return rows
-    score, notes = run_measure(lambda: _niqe(ours, real))
-    floors = real.floor("niqe", lambda i, j: [_niqe_between(real.seen, i, j)], splits=real.splits[:_FITS])
-    return [*real.rows([NIQE], ours, score, floors, notes), *rows]
 
 
 def sobel(rgb: np.ndarray) -> float:
@@ -100,7 +58,7 @@ def piqe(rgb: np.ndarray) -> float:
     Returns:
         100 · (Σ counts + 1) / (active blocks + 1), 0 to about 100; low is good. 100 if nothing is active.
     """
-    coefficients = mscn(luminance(rgb))
+    coefficients, _ = mscn(luminance(rgb))
     height, width = coefficients.shape
     coefficients = np.pad(coefficients, ((0, -height % PIQE_BLOCK), (0, -width % PIQE_BLOCK)), "edge")
     blocks = _blocks(coefficients, PIQE_BLOCK)
@@ -193,7 +151,7 @@ def niqe_blocks(patch: np.ndarray) -> Blocks:
     half = cv2.resize(grey.astype(np.float32), (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     features, flat, sharpness = [], False, np.empty(0)
     for scale, image in ((1, grey), (2, half)):
-        coefficients, deviation = _normalised(image)
+        coefficients, deviation = mscn(image)
         blocks = _blocks(coefficients, NIQE_BLOCK // scale)
         sharpness = sharpness if scale == 2 else _blocks(deviation, NIQE_BLOCK).mean(axis=(1, 2))
         flat = flat | (blocks.var(axis=(1, 2)) < 1e-6)
@@ -203,18 +161,19 @@ def niqe_blocks(patch: np.ndarray) -> Blocks:
 
 def luminance(rgb: np.ndarray) -> np.ndarray:
     """Return Y of YCrCb, uint8 (h, w)."""
-    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[-1] != 3:
-        raise InvalidValueError(f"quality is measured of uint8 (h, w, 3), got {rgb.dtype} {rgb.shape}")
+    require_rgb(rgb, 3)
     return np.ascontiguousarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb)[..., 0])
 
 
-def mscn(grey: np.ndarray) -> np.ndarray:
-    """Return mean-subtracted contrast-normalised coefficients, float64 (h, w), of grey levels (h, w)."""
-    return _normalised(grey)[0]
+def mscn(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean-subtracted contrast-normalised coefficients of grey levels, and their local deviation.
 
+    Args:
+        grey: (h, w).
 
-def _normalised(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return MSCN and the local deviation that it was divided by."""
+    Returns:
+        Two of float64 (h, w).
+    """
     image = grey.astype(np.float64)  # single precision would leave noise of 0.06 in bright flat areas
     mean, square = (
         cv2.GaussianBlur(x, (7, 7), 7 / 6, borderType=cv2.BORDER_REPLICATE) for x in (image, image**2)
@@ -224,14 +183,13 @@ def _normalised(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _blocks(image: np.ndarray, side: int) -> np.ndarray:
-    """Cut whole blocks, (blocks, side, side); the rest at right and bottom is dropped."""
-    rows, cols = image.shape[0] // side, image.shape[1] // side
-    grid = image[: rows * side, : cols * side].reshape(rows, side, cols, side)
-    return grid.swapaxes(1, 2).reshape(-1, side, side)
+    """Cut an image of whole blocks into (blocks, side, side)."""
+    return view_as_blocks(image, (side, side)).reshape(-1, side, side)
 
 
 def _impaired(blocks: np.ndarray) -> np.ndarray:
     sides = np.stack([blocks[:, 0], blocks[:, -1], blocks[:, :, 0], blocks[:, :, -1]], axis=1)
+    # any 6 pixels in a row along any of the four sides
     segments = np.lib.stride_tricks.sliding_window_view(sides, PIQE_SEGMENT, axis=2)
     return (segments.std(axis=-1, ddof=1) < PIQE_FLAT).any(axis=(1, 2))
 
@@ -252,6 +210,7 @@ def _natural_scene_statistics(blocks: np.ndarray) -> np.ndarray:
     shape, left, right = _asymmetric_gaussian(blocks)
     parts = [shape, (left + right) / 2]
     for dy, dx in _NEIGHBOURS:
+        # at the block's border the roll wraps round, as in the authors' code
         product = blocks * np.roll(blocks, (dy, dx), axis=(1, 2))
         shape, left, right = _asymmetric_gaussian(product)
         parts += [shape, (right - left) * gamma(2 / shape) / gamma(1 / shape), left, right]
@@ -273,29 +232,3 @@ def _asymmetric_gaussian(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     shape = np.interp(r_hat, _MOMENT_RATIOS, _SHAPES)
     scale = np.sqrt(gamma(1 / shape) / gamma(3 / shape))
     return shape, left * scale, right * scale
-
-
-def _levels(seen: Samples, indices: np.ndarray) -> list[float]:
-    return [float(seen.piqe[indices].mean()), float(seen.sobel[indices].mean())]
-
-
-def _niqe(ours: Samples, real: RealSamples) -> list[Estimate]:
-    """Score a set by Gaussians of several halves of the real samples; the interval is that of the first."""
-    fits = [_fit(real.seen, s.one) for s in real.splits[:_FITS]]
-    value = float(np.mean([fit.score_blocks(ours.blocks) for fit in fits]))
-    return jackknife(
-        lambda i: [fits[0].score_blocks([ours.blocks[k] for k in i])],
-        (ours.groups,),
-        values=[value],
-        draws=20,
-        seed=real.seed,
-        bounds=(0, np.inf),
-    )
-
-
-def _niqe_between(seen: Samples, i: np.ndarray, j: np.ndarray) -> float:
-    return _fit(seen, i).score_blocks([seen.blocks[k] for k in j])
-
-
-def _fit(seen: Samples, indices: np.ndarray) -> Niqe:
-    return Niqe.fit_blocks([seen.blocks[i] for i in indices])

@@ -8,15 +8,20 @@ form, so that the result has no training noise; AUC 0.5 = cannot tell, 1 = alway
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy.stats import mannwhitneyu
 
 from wsigen.errors import InvalidValueError
 from wsigen.evaluation.comparison import Comparison
-from wsigen.evaluation.estimate import Estimate, Labels, caution, jackknife, run_measure, sample_labels
+from wsigen.evaluation.estimate import Estimate, Labels, caution, jackknife, sample_labels
 from wsigen.evaluation.fidelity import as_features
 from wsigen.evaluation.results import Result
 from wsigen.evaluation.verdict import Metric
+
+if TYPE_CHECKING:
+    from wsigen.evaluation.patches import Patches
 
 AUC = Metric(
     "realism",
@@ -30,29 +35,23 @@ AUC = Metric(
 METRICS = (AUC,)
 
 
-def realism_rows(c: Comparison) -> list[Result]:
+def realism_rows(c: Comparison[Patches]) -> list[Result]:
     """Compare by the AUC of a classifier of the set and real patches."""
-    features, groups = c.reals.patches.features, np.asarray(c.reals.groups)
+    every, groups = c.reals.every.features, np.asarray(c.reals.groups)
 
-    def between(i: np.ndarray, j: np.ndarray) -> list[float]:
+    def halves(i: np.ndarray, j: np.ndarray) -> list[float]:
         ours, theirs = groups[i], groups[j]
         found = two_sample_test(
-            features[i], features[j], generated_slides=ours, real_slides=theirs, draws=2, seed=c.seed
+            every[i], every[j], generated_slides=ours, real_slides=theirs, draws=2, seed=c.seed
         )
         return [found.value]
 
-    value, notes = run_measure(
-        lambda: [
-            two_sample_test(
-                c.ours.features,
-                c.theirs.features,
-                generated_slides=c.ours.groups,
-                real_slides=c.theirs.groups,
-                seed=c.seed,
-            )
-        ]
-    )
-    return c.rows([AUC], value, c.reals.floor("auc", between, (0, 1)), notes)
+    def whole() -> list[Estimate]:
+        ours, theirs = c.ours.groups, c.theirs.groups
+        features = c.ours.features, c.theirs.features
+        return [two_sample_test(*features, generated_slides=ours, real_slides=theirs, seed=c.seed)]
+
+    return c.rows([AUC], whole, c.reals.floor("auc", halves, (0, 1)))
 
 
 def two_sample_test(
@@ -116,6 +115,7 @@ class Discriminant:
     """
 
     def __init__(self, positive: np.ndarray, negative: np.ndarray) -> None:
+        # scaled by both sides together, or the scale would tell them apart; constant features stay 0
         both = np.concatenate([positive, negative])
         self._centre, self._scale = both.mean(axis=0), np.maximum(both.std(axis=0), 1e-12)
         x, y = ((s - self._centre) / self._scale for s in (positive, negative))
@@ -174,6 +174,7 @@ def _stratified(
     total, pairs = 0.0, 0
     for fold in np.intersect1d(positive_part, negative_part):
         a, b = positive[positive_part == fold], negative[negative_part == fold]
+        # folds are scored by different rules: scores compare within a fold only
         total, pairs = total + auc(a, b) * len(a) * len(b), pairs + len(a) * len(b)
     return total / pairs if pairs else np.nan
 

@@ -276,7 +276,7 @@ class Report:
             OutputError: there is a report already, or the folder cannot be written to.
         """
         from wsigen.evaluation.inputs import refuse_existing
-        from wsigen.evaluation.report import write_report
+        from wsigen.evaluation.report.page import write_report
 
         refuse_existing(Path(folder), overwrite=overwrite)
         return write_report(self, Path(folder))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
 
 from wsigen.config.evaluate import REAL, TRAIN, EvaluateConfig
-from wsigen.evaluation.comparison import Comparison, RealPatches
+from wsigen.evaluation.comparison import Comparison, real_patches
 from wsigen.evaluation.copies import overview_rows
 from wsigen.evaluation.features import Extractor, load_extractor
 from wsigen.evaluation.fidelity import fidelity_rows
@@ -20,19 +20,17 @@ from wsigen.evaluation.inputs import (
     refuse_existing,
     versions,
 )
-from wsigen.evaluation.nuclei import nuclei_rows
-from wsigen.evaluation.pairs import pair_rows, pair_up
+from wsigen.evaluation.pairs import domain_rows, pair_rows, pair_up
 from wsigen.evaluation.patches import SAMPLES, Patches, join, read_patches
 from wsigen.evaluation.phase import phase_rows
 from wsigen.evaluation.privacy import privacy_rows, unknown_training
-from wsigen.evaluation.quality import quality_rows
 from wsigen.evaluation.realism import realism_rows
-from wsigen.evaluation.report import write_report
-from wsigen.evaluation.report.pictures import neighbour_sheet, overview_sheet, pair_sheet, strip
+from wsigen.evaluation.report.page import write_report
+from wsigen.evaluation.report.pictures import neighbour_sheet, overview_sheet, sheet, strip
 from wsigen.evaluation.results import Report, Result, SetReport
-from wsigen.evaluation.samples import RealSamples, Samples, measure_samples
+from wsigen.evaluation.samples import Samples, measure_samples, real_samples, sample_rows
 from wsigen.evaluation.scales import scale_rows
-from wsigen.evaluation.seam_classifier import Training, domain_rows, visibility_rows
+from wsigen.evaluation.seam_classifier import Training, visibility_rows
 from wsigen.evaluation.seams import seam_rows
 from wsigen.evaluation.sets import ScalePlan, SlideSet
 from wsigen.evaluation.spectrum import spectrum_rows
@@ -92,9 +90,8 @@ def measure(config: EvaluateConfig, *, progress: bool = True) -> Report:
         return Evaluation(inputs, extractor, threads, bar).report()
 
 
-@dataclass
 class Evaluation:
-    """A running evaluation.
+    """A running evaluation: rows, pictures, curves and warnings as they are found.
 
     Args:
         inputs: the slides to compare.
@@ -103,26 +100,19 @@ class Evaluation:
         bar: of progress, by patches.
     """
 
-    inputs: Inputs
-    extractor: Extractor
-    threads: int
-    bar: Any
-    rows: dict[str, list[Result]] = field(default_factory=dict)
-    pictures: dict[str, bytes] = field(default_factory=dict)
-    curves: dict[str, Any] = field(default_factory=dict)
-    captions: dict[str, list[str]] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    read: dict[str, list[Patches]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.config = self.inputs.config
-        self.seed = self.config.seed
+    def __init__(self, inputs: Inputs, extractor: Extractor, threads: int, bar: Any) -> None:
+        self.inputs, self.extractor, self.threads, self.bar = inputs, extractor, threads, bar
+        self.config, self.seed = inputs.config, inputs.config.seed
         self.reader = Reader(self.seed)
         self.stains = "h-e" if self.config.stain == "he" else "h-dab"
         device = choose_device(self.config.device, mps=False)
         self.training = Training(self.config.joint_classifiers, device, self.seed)
-        self.rows = {s.name: [] for s in self.inputs.sets}
-        self.warnings = [*self.inputs.warnings, *(w for p in self.inputs.plans for w in p.warnings)]
+        self.rows: dict[str, list[Result]] = {s.name: [] for s in inputs.sets}
+        self.warnings = [*inputs.warnings, *(w for p in inputs.plans for w in p.warnings)]
+        self.read: dict[str, list[Patches]] = {}
+        self.pictures: dict[str, bytes] = {}
+        self.captions: dict[str, list[str]] = {}
+        self.curves: dict[str, Any] = {}
 
     def report(self) -> Report:
         """Compare everything."""
@@ -139,26 +129,25 @@ class Evaluation:
         """Compare all sets at one µm/px."""
         # twice as many samples, so that either half has as many as a set
         every = self._read(self.inputs.real, plan, 2 * SAMPLES)
-        reals = RealPatches(every, {plan.mpp: plan.count}, self.seed)
+        reals = real_patches(every, {plan.mpp: plan.count}, self.seed)
         train = None
         if self.inputs.train and plan.allotted.get(TRAIN):
             train = self._read(self.inputs.train, plan, 0)
             self._keep(TRAIN, train, plan, None)
-        real_samples = RealSamples(self._samples(every, plan), plan.mpp, self.seed)
+        beside = real_samples(self._samples(every, plan), plan.mpp, self.seed)
         gallery = self._gallery(every, train, plan)
-        self._show(REAL, every, plan)
-        self._keep(REAL, every, plan, real_samples.seen)
+        self._keep(REAL, every, plan, beside.every)
         for one in self.inputs.sets:
             patches = self._read(one, plan, SAMPLES)
             self.bar.set_description(f"{plan.mpp:g} µm/px, comparing {one.name}")
-            comparison = Comparison(patches, reals, plan.mpp, self.stains)
+            comparison = Comparison(patches, reals, plan.mpp)
             samples = self._samples(patches, plan)
             rows = self.rows[one.name]
-            rows += [*fidelity_rows(comparison), *realism_rows(comparison)]
-            rows += [*spectrum_rows(comparison), *phase_rows(comparison), *stain_rows(comparison)]
-            rows += [*quality_rows(samples, real_samples), *nuclei_rows(samples, real_samples)]
+            for measure in (fidelity_rows, realism_rows, spectrum_rows, phase_rows):
+                rows += measure(comparison)
+            rows += stain_rows(comparison, self.stains)
+            rows += sample_rows(Comparison(samples, beside, plan.mpp))
             self._privacy(comparison, gallery, one.name, plan)
-            self._show(one.name, patches, plan)
             self._keep(one.name, patches, plan, samples)
 
     def _compare_together(self) -> None:
@@ -174,10 +163,10 @@ class Evaluation:
             self.warnings.append(
                 f"not pooled, since there is one real slide or case: {', '.join(left)} µm/px"
             )
-        reals = RealPatches(join([self.read[REAL][i] for i in halved]), counts, self.seed)
+        reals = real_patches(join([self.read[REAL][i] for i in halved]), counts, self.seed)
         for one in self.inputs.sets:
             ours = join([self.read[one.name][i] for i in halved])
-            comparison = Comparison(ours, reals, None, self.stains)
+            comparison = Comparison(ours, reals, None)
             self.rows[one.name] += [*fidelity_rows(comparison), *realism_rows(comparison)]
 
     def _whole_slides(self, one: SlideSet) -> None:
@@ -234,7 +223,7 @@ class Evaluation:
         )
         self.rows[he.name] += found.rows
         self.warnings += found.warnings
-        self.pictures["pairs"] = pair_sheet(found.shown)
+        self.pictures["pairs"] = sheet(found.shown)
         seams, profiles = seam_rows(inputs.ihc, he, seed=self.seed)
         self.rows[he.name] += [replace(r, label=f"IHC: {r.label}".rstrip(": ")) for r in seams]
         self.curves["seam profiles"]["IHC"] = profiles
@@ -268,17 +257,17 @@ class Evaluation:
         return measure_samples(images, groups, plan.mpp, stains=self.stains, threads=self.threads)
 
     def _keep(self, name: str, patches: Patches, plan: ScalePlan, samples: Samples | None) -> None:
-        """Keep features for later, and the curves of the finest µm/px."""
+        """Keep features for later, and show the patches of a set, with curves at the finest µm/px."""
         self.read.setdefault(name, []).append(patches.without_samples())
-        if plan is not self.inputs.plans[0] or samples is None:
+        if samples is None:
+            return
+        self.pictures[f"patches {name} {plan.mpp:g}"] = strip(patches, seed=self.seed)
+        if plan is not self.inputs.plans[0]:
             return
         densities = self.curves.setdefault("densities", {"od": DENSITY_CENTRES})
         densities[name] = density_curves(patches)
         if plan.mpp <= COARSEST_MPP:
             self.curves.setdefault("nuclei", {})[name] = [a for n in samples.nuclei for a in n.areas]
-
-    def _show(self, name: str, patches: Patches, plan: ScalePlan) -> None:
-        self.pictures[f"patches {name} {plan.mpp:g}"] = strip(patches, seed=self.seed)
 
     def _assembled(self) -> Report:
         inputs, extractor = self.inputs, self.extractor

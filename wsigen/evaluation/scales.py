@@ -21,7 +21,7 @@ from wsigen.errors import InvalidValueError
 from wsigen.evaluation.estimate import caution, mean_over_groups, run_measure
 from wsigen.evaluation.results import Result, make_rows
 from wsigen.evaluation.sets import SlideSet
-from wsigen.evaluation.skipped import Skipped
+from wsigen.evaluation.spots import readable
 from wsigen.evaluation.verdict import Metric
 from wsigen.evaluation.windows import some_slides, windows
 from wsigen.geometry import Region
@@ -127,6 +127,7 @@ def scale_agreement(fine: np.ndarray, coarse: np.ndarray) -> ScaleAgreement:
     overview = coarse.astype(np.float32)
     apart = (reduced - overview).astype(np.float64)
     error, (red, green, blue) = float(np.square(apart).mean()), apart.mean(axis=(0, 1)).tolist()
+    # channels without their means, which would correlate whatever the picture
     agreement = correlation(*(image - image.mean(axis=(0, 1)) for image in (reduced, overview)))
     if math.isnan(agreement):
         caution("an image without structure has no correlation with its overview")
@@ -171,15 +172,17 @@ def _of_origin(entry: SlideEntry, seed: int) -> list[np.ndarray]:
         return []
     height, width = (side // 2 for side in overview.shape[:2])
     mpp = entry.mpp * entry.height / overview.shape[0] / FINER
-    slide, found, skipped = entry.open(), [], Skipped("quarters")
-    for y in (0, height):
-        for x in (0, width):
-            large = Region(*(round(v * FINER) for v in (y, x, height, width)))
-            with skipped.guard():
-                fine = slide.read_region(large, mpp, entry.background, upsample=True)
-                found.append(_numbers(fine, overview[y : y + height, x : x + width]))
-    skipped.report()
-    return [row for row in found if np.isfinite(row).all()]  # without the quarters that are background
+    slide = entry.open()
+
+    def look(corner: tuple[int, int]) -> np.ndarray:
+        y, x = corner
+        large = Region(*(round(v * FINER) for v in (y, x, height, width)))
+        fine = slide.read_region(large, mpp, entry.background, upsample=True)
+        return _numbers(fine, overview[y : y + height, x : x + width])
+
+    corners = [(y, x) for y in (0, height) for x in (0, width)]
+    # without the quarters that are background
+    return [row for _, row in readable(look, corners, "quarters") if np.isfinite(row).all()]
 
 
 def _of_slide(entry: SlideEntry, seed: int) -> list[np.ndarray]:
@@ -193,15 +196,15 @@ def _of_slide(entry: SlideEntry, seed: int) -> list[np.ndarray]:
     coarser = [v for v in slide.levels if v.downsample >= fine.downsample * STORED_FACTOR]
     coarse = _nearest(coarser, fine.downsample * LARGEST_FACTOR)
     factor = coarse.downsample / fine.downsample
-    found, skipped = [], Skipped("windows for scales")
-    for region in windows(entry, entry.mpp * coarse.downsample, WINDOW, seed=seed, most=4):
-        with skipped.guard():
-            large = Region(*(round(v * factor) for v in (region.y, region.x, region.height, region.width)))
-            image = slide.read_region(large, entry.mpp * fine.downsample, entry.background)
-            overview = slide.read_region(region, entry.mpp * coarse.downsample, entry.background)
-            found.append(_numbers(image, overview))
-    skipped.report()
-    return [row for row in found if np.isfinite(row).all()]
+
+    def look(region: Region) -> np.ndarray:
+        large = Region(*(round(v * factor) for v in (region.y, region.x, region.height, region.width)))
+        image = slide.read_region(large, entry.mpp * fine.downsample, entry.background)
+        return _numbers(image, slide.read_region(region, entry.mpp * coarse.downsample, entry.background))
+
+    regions = windows(entry, entry.mpp * coarse.downsample, WINDOW, seed=seed, most=4)
+    found = readable(look, regions, "windows for scales")
+    return [row for _, row in found if np.isfinite(row).all()]
 
 
 def _numbers(fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:

@@ -1,15 +1,13 @@
 """Seams as a small network sees them: can crops over seams be told from crops within tiles?
 
-- `seam_visibility`: a classifier trained to tell crops over seams from crops within tiles; AUC 0.5 = seams
-  cannot be seen.
-- `domain_differentiation`, as KIN and DN report it: a classifier trained on real source (H&E) and real target
-  (IHC) patches judges generated crops; where tiles meet badly, fewer pass for the target.
+A classifier is trained to tell the two apart; AUC 0.5 = seams cannot be seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -19,26 +17,25 @@ from torch import Tensor, nn
 
 from wsigen.data.index import SlideEntry
 from wsigen.errors import InvalidValueError
-from wsigen.evaluation.estimate import Estimate, Labels, caution, jackknife, run_measure
-from wsigen.evaluation.pairs import StainPair, places
+from wsigen.evaluation.estimate import Estimate, Labels, jackknife, run_measure
+from wsigen.evaluation.features import to_tensor
 from wsigen.evaluation.realism import auc
-from wsigen.evaluation.results import Result, make_rows
+from wsigen.evaluation.results import Result
 from wsigen.evaluation.sets import SlideSet
-from wsigen.evaluation.skipped import Skipped, readable
-from wsigen.evaluation.spots import Reader
+from wsigen.evaluation.spots import readable
 from wsigen.evaluation.verdict import Metric
 from wsigen.evaluation.windows import (
     SeamGrid,
     as_fine,
     grids_by_name,
-    known_grids,
     own_grid,
     some_slides,
     windows,
 )
 from wsigen.nn.images import to_unit
+from wsigen.slide.stains import require_rgb
 
-CROP, CROPS, REGIONS, REAL_CROPS = 64, 24, 8, 400
+CROP, CROPS, REGIONS = 64, 24, 8
 MARGIN = 8  # Distance of inner crops from every seam, px
 
 VISIBILITY = Metric(
@@ -48,25 +45,6 @@ VISIBILITY = Metric(
     "lower",
     good="0.5, as on real slides: crops over seams cannot be told from crops within tiles",
     source="a convolutional network trained on half of the windows and tested on the others, in turn",
-    bounds=(0.0, 1.0),
-)
-_KIN = "KIN (Ho et al. 2022) and DN: a classifier trained on real H&E and real IHC"
-DIFFERENCE = Metric(
-    "pairs",
-    "domain_difference",
-    "Domain differentiation, over seams less within tiles",
-    "higher",
-    good="0: below 0 fewer crops pass for real IHC where tiles meet",
-    source=_KIN,
-    bounds=(-1.0, 1.0),
-)
-SHARE = Metric(
-    "pairs",
-    "domain_share",
-    "Crops over seams that pass for IHC",
-    "higher",
-    good="1: a classifier of H&E and IHC takes them for IHC",
-    source=_KIN,
     bounds=(0.0, 1.0),
 )
 
@@ -100,7 +78,9 @@ class Training:
 
         Determinism: same arguments and machine, same network.
         """
-        crops = [_checked(crops) for crops in (positive, negative)]
+        crops = [positive, negative]
+        for some in crops:
+            require_rgb(some, 4, what="crops")
         if crops[0].shape[1:] != crops[1].shape[1:]:
             raise InvalidValueError(f"crops must be of one size, got {positive.shape} and {negative.shape}")
         # weights follow from the seed alone, and the caller's generator does not move
@@ -113,7 +93,7 @@ class Training:
         for update in range(self.updates):
             optimiser.param_groups[0]["lr"] = 2e-3 * (1 - update / self.updates)
             chosen = np.concatenate([c[rng.integers(len(c), size=half)] for c in crops])
-            logits = net(_to_tensor(_turned(chosen, rng), self.device))
+            logits = net(to_unit(to_tensor(_turned(chosen, rng), self.device)))
             loss = F.binary_cross_entropy_with_logits(logits, labels)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -145,11 +125,12 @@ class CropClassifier(nn.Module):
 
     def classify(self, crops: np.ndarray, batch: int = 64) -> np.ndarray:
         """Return logits, float32 (n,), of crops uint8 (n, h, w, 3)."""
+        require_rgb(crops, 4, what="crops")
         device = next(self.parameters()).device
-        parts = _checked(crops)
         with torch.inference_mode():
             scores = [
-                self(_to_tensor(parts[i : i + batch], device)).cpu() for i in range(0, len(parts), batch)
+                self(to_unit(to_tensor(crops[i : i + batch], device))).cpu()
+                for i in range(0, len(crops), batch)
             ]
         return torch.cat(scores).numpy()
 
@@ -176,231 +157,127 @@ def visibility_rows(ours: SlideSet, real: SlideSet, training: Training, *, mark:
     return rows
 
 
-def domain_rows(
-    pairs: Sequence[StainPair], he: SlideSet, ihc: SlideSet, reader: Reader, training: Training
-) -> list[Result]:
-    """Measure whether a classifier of H&E and IHC takes generated IHC for IHC, over seams as within tiles.
-
-    Args:
-        pairs: of which the IHC is judged, at its own µm/px.
-        he: real H&E slides.
-        ihc: real IHC slides.
-        reader: reads the real crops.
-        training: of the network.
-    """
-    first = pairs[0].ihc
-    grid = [g for g in known_grids(first) if g.rows is not None][-1]
-    over, inside, _ = _crops([p.ihc for p in pairs], grid, None, training.seed)
-    drawn = [places(s, list(s.entries), first.mpp, CROP, REAL_CROPS) for s in (he, ihc)]
-    crops = [[image for _, image in readable(reader, spots, "crops")] for spots in drawn]
-    if not all(crops):
-        raise InvalidValueError("no crop of the real H&E, or none of the real IHC, can be read")
-    source, target = (np.stack(found) for found in crops)
-    values, notes = run_measure(lambda: domain_differentiation(source, target, over, inside, training))
-    samples = f"{len(over)} crops over seams, {len(inside)} within"
-    labels = [grid.name] * 2
-    return make_rows([DIFFERENCE, SHARE], None, values, (None, ()), notes, samples=samples, labels=labels)
-
-
-def domain_differentiation(
-    source: np.ndarray,
-    target: np.ndarray,
-    over: np.ndarray,
-    inside: np.ndarray,
-    training: Training,
-    *,
-    draws: int = 40,
-) -> list[Estimate]:
-    """Train a classifier of domains on real crops; let it judge generated ones over seams and within tiles.
-
-    Args:
-        source: real crops of the source domain (H&E), uint8 (n, s, s, 3); the last fifth tests the
-            classifier, so order them by slide.
-        target: real crops of the target domain (IHC), the same.
-        over: generated crops over seams, uint8 (k, s, s, 3).
-        inside: generated crops within tiles.
-        training: of the network.
-        draws: halves drawn for the intervals.
-
-    Returns:
-        The share of crops over seams taken for the target less that of inner ones (below 0 = seams are seen);
-        and the share of crops over seams.
-
-    Warns:
-        MeasureWarning: the classifier errs on more than a tenth of real crops, so that its verdict means
-            little.
-    """
-    kept = [max(1, len(real) * 4 // 5) for real in (source, target)]
-    net = training.fit(target[: kept[1]], source[: kept[0]])
-    right = np.concatenate([net.classify(target[kept[1] :]) > 0, net.classify(source[kept[0] :]) <= 0])
-    if right.mean() < 0.9:
-        caution(
-            f"the classifier of domains is right on only {right.mean():.0%} of real crops; "
-            "train it for longer or on more"
-        )
-    passed, within = (net.classify(crops) > 0 for crops in (over, inside))
-
-    def shares(i: np.ndarray, j: np.ndarray) -> list[float]:
-        return [passed[i].mean() - within[j].mean(), passed[i].mean()]
-
-    return jackknife(shares, [len(passed), len(within)], draws=draws, seed=training.seed, bounds=(-1, 1))
-
-
 def seam_visibility(
-    over: np.ndarray,
-    inside: np.ndarray,
-    training: Training,
-    *,
-    over_regions: Labels,
-    inside_regions: Labels,
-    draws: int = 40,
+    over: np.ndarray, inside: np.ndarray, regions: Labels, training: Training, *, draws: int = 40
 ) -> Estimate:
     """Return the AUC of a classifier that was trained to tell crops over seams from crops within tiles.
 
-    Two classifiers, each trained on half of the regions and tested on the other. The 95 % interval is that of
-    the test regions; 0.5 = invisible.
+    Two classifiers, each trained on half of the regions and tested on the other, so that training and test
+    share no pixels. The 95 % interval is that of the test regions; 0.5 = invisible.
 
     Args:
         over: crops over seams, uint8 (n, s, s, 3).
-        inside: crops within tiles, uint8 (m, s, s, 3), of the same images.
+        inside: crops within tiles, uint8 (n, s, s, 3), of the same images.
+        regions: slide or region of each crop, the same for both kinds; at least 4 regions.
         training: of the networks.
-        over_regions: slide or region of each crop; no region is both trained and tested on, so that training
-            and test share no pixels. At least 4 regions.
-        inside_regions: the same for the inner crops.
         draws: halves drawn for the interval.
 
     Raises:
-        InvalidValueError: fewer than 4 regions, or a region without crops of both kinds.
+        InvalidValueError: fewer than 4 regions.
     """
-    labels = [np.asarray(over_regions), np.asarray(inside_regions)]
-    regions = np.unique(labels[0])
-    if len(regions) < 4 or not np.array_equal(regions, np.unique(labels[1])):
+    names, member = np.unique(np.asarray(regions), return_inverse=True)
+    if len(names) < 4:
         raise InvalidValueError(
-            f"visible seams need at least 4 regions with crops of both kinds, got {len(regions)} with crops "
-            f"over seams and {len(np.unique(labels[1]))} with inner ones"
+            f"visible seams need crops of at least 4 regions, got {len(names)}; give more or larger slides"
         )
-    folds = [np.searchsorted(regions, label) % 2 for label in labels]
-    scores = [np.empty(len(label), np.float32) for label in labels]
-    for fold in (0, 1):
-        net = training.fit(*(crops[f != fold] for crops, f in zip((over, inside), folds, strict=True)))
-        for crops, score, f in zip((over, inside), scores, folds, strict=True):
-            score[f == fold] = net.classify(crops[f == fold])
+    fold = member % 2
+    scores = np.empty((2, len(member)), np.float32)
+    for tested in (0, 1):
+        held_out = fold == tested
+        net = training.fit(over[~held_out], inside[~held_out])
+        scores[:, held_out] = [net.classify(crops[held_out]) for crops in (over, inside)]
 
     def mean_auc(chosen: np.ndarray) -> list[float]:
-        among = [np.isin(label, regions[chosen]) for label in labels]
-        parts = [
-            auc(*(s[a & (f == fold)] for s, a, f in zip(scores, among, folds, strict=True)))
-            for fold in (0, 1)
-        ]
-        return [float(np.nanmean(parts))]  # a draw may have no region of one fold, never of both
+        among = np.isin(member, chosen)
+        # a draw may have no region of one fold, never of both
+        return [float(np.nanmean([auc(*scores[:, among & (fold == k)]) for k in (0, 1)]))]
 
-    return jackknife(mean_auc, [len(regions)], draws=draws, seed=training.seed, bounds=(0, 1))[0]
+    return jackknife(mean_auc, [len(names)], draws=draws, seed=training.seed, bounds=(0, 1))[0]
 
 
-def crops_over_seams(
-    image: np.ndarray,
-    pitch: int,
-    count: int,
-    *,
-    size: int = CROP,
-    rows: Sequence[int] = (0,),
-    cols: Sequence[int] = (0,),
-    seed: int = 0,
-) -> np.ndarray:
-    """Cut crops with a seam within a quarter of their middle; half of them over seams of either direction.
+def seam_crops(
+    image: np.ndarray, grid: SeamGrid, count: int, *, size: int = CROP, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut crops over seams, and as many within tiles.
+
+    A crop over a seam has it within a quarter of its middle; seams between rows and between columns take
+    turns. A crop within tiles is at least 8 px away from every seam.
 
     Args:
         image: uint8 (height, width, 3).
-        pitch: distance of seams in pixels.
-        count: number of crops.
+        grid: of the seams, in pixels of the image.
+        count: number of crops of either kind.
         size: their side in pixels.
-        rows: phases of the seams between rows.
-        cols: phases of the seams between columns.
         seed: of the places.
 
     Returns:
-        uint8 (count, size, size, 3).
+        Two of uint8 (count, size, size, 3).
 
     Raises:
-        InvalidValueError: no seam has room for a crop.
+        InvalidValueError: no seam has room for a crop, or no crop fits between the seams.
     """
-    rng = np.random.default_rng(seed)
-    crops = []
-    for i in range(count):
-        axis = i % 2
-        seams = _seams(image.shape[axis], pitch, (rows, cols)[axis], size * 3 // 4)
-        if not len(seams):
-            raise InvalidValueError(
-                f"no seam with pitch {pitch} has room for crops of {size} px in an image of {image.shape[:2]}"
-            )
-        corner = [int(rng.integers(side - size + 1)) for side in image.shape[:2]]
-        corner[axis] = int(rng.choice(seams) - size // 2 + rng.integers(-(size // 4), size // 4 + 1))
-        crops.append(_crop(image, corner, size))
-    return np.stack(crops)
-
-
-def inner_crops(
-    image: np.ndarray,
-    pitch: int,
-    count: int,
-    *,
-    size: int = CROP,
-    rows: Sequence[int] = (0,),
-    cols: Sequence[int] = (0,),
-    seed: int = 0,
-) -> np.ndarray:
-    """Cut crops at least 8 px away from every seam. Arguments as for `crops_over_seams`.
-
-    Raises:
-        InvalidValueError: no such crop fits between the seams.
-    """
-    rng = np.random.default_rng(seed)
-    starts = [
-        _inner_starts(side, pitch, phases, size)
-        for side, phases in zip(image.shape[:2], (rows, cols), strict=True)
-    ]
+    extents, phases, pitch = image.shape[:2], (grid.rows or (), grid.cols or ()), grid.pitch
+    seams = [_seams(side, pitch, p, size * 3 // 4) for side, p in zip(extents, phases, strict=True)]
+    if not all(map(len, seams)):
+        raise InvalidValueError(
+            f"no seam with pitch {pitch} has room for crops of {size} px in an image of {extents}"
+        )
+    starts = [_inner_starts(side, pitch, p, size) for side, p in zip(extents, phases, strict=True)]
     if not all(map(len, starts)):
         raise InvalidValueError(
             f"no crop of {size} px fits {MARGIN} px away from seams with pitch {pitch}; take a smaller size"
         )
-    corners = [[int(rng.choice(s)) for s in starts] for _ in range(count)]
-    return np.stack([_crop(image, corner, size) for corner in corners])
+    # the seam's place in its crop varies, or the network would learn the place
+    rng, over = np.random.default_rng(seed), []
+    for i in range(count):
+        corner = [int(rng.integers(side - size + 1)) for side in extents]
+        corner[i % 2] = int(rng.choice(seams[i % 2]) - size // 2 + rng.integers(-(size // 4), size // 4 + 1))
+        over.append(corner)
+    # from the seed again: crops within tiles do not depend on how many are over seams
+    rng = np.random.default_rng(seed)
+    inside = [[int(rng.choice(s)) for s in starts] for _ in range(count)]
+    found = [np.stack([image[y : y + size, x : x + size] for y, x in kind]) for kind in (over, inside)]
+    return found[0], found[1]
+
+
+def crops_of_slides(
+    entries: Sequence[SlideEntry], grid: SeamGrid, mpp: float | None, seed: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Cut crops over seams and within tiles, equally many of each window of some slides.
+
+    Args:
+        entries: the slides.
+        grid: of the seams; the phases are each slide's own where it names them.
+        mpp: µm/px to read at, with the phases of ``grid``, on slides that have no seams; None: their own.
+        seed: of the places.
+
+    Returns:
+        Crops over seams, crops within tiles, and the window that each of either comes from.
+    """
+    over, within, labels = [], [], []
+    for entry in entries:
+        at, lines = (entry.mpp, own_grid(entry, grid)) if mpp is None else (mpp, grid)
+        read = partial(entry.open().read_region, mpp=at, background=entry.background)
+        most = max(2, REGIONS // len(entries))
+        regions = windows(entry, at, 2 * grid.pitch, seed=seed, most=most)
+        for region, image in readable(read, regions, "windows for seams"):
+            rows, cols = (
+                tuple((p - start) % grid.pitch for p in phases or ())
+                for phases, start in ((lines.rows, region.y), (lines.cols, region.x))
+            )
+            crops = seam_crops(image, SeamGrid(grid.name, grid.pitch, rows, cols), CROPS, seed=seed)
+            over.append(crops[0])
+            within.append(crops[1])
+            labels += [f"{entry.slide} {region.y} {region.x}"] * CROPS
+    empty = np.empty((0, CROP, CROP, 3), np.uint8)
+    return np.concatenate([empty, *over]), np.concatenate([empty, *within]), labels
 
 
 def _visibility(
     entries: Sequence[SlideEntry], grid: SeamGrid, mpp: float | None, training: Training
 ) -> Estimate:
-    over, inside, regions = _crops(entries, grid, mpp, training.seed)
-    return seam_visibility(over, inside, training, over_regions=regions, inside_regions=regions)
-
-
-def _crops(
-    entries: Sequence[SlideEntry], grid: SeamGrid, mpp: float | None, seed: int
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Cut crops over seams and within tiles, equally many of each window; return them and their windows.
-
-    The seams are each slide's own; at a given ``mpp``, on slides that have none, those of ``grid``.
-    """
-    over, within, labels, skipped = [], [], [], Skipped("windows for seams")
-    for entry in entries:
-        slide, at = entry.open(), entry.mpp if mpp is None else mpp
-        lines = own_grid(entry, grid) if mpp is None else grid
-        most = max(2, REGIONS // len(entries))
-        for region in windows(entry, at, 2 * grid.pitch, seed=seed, most=most):
-            image = None
-            with skipped.guard():
-                image = slide.read_region(region, at, entry.background)
-            if image is None:
-                continue
-            # phases within the window
-            rows = [(p - region.y) % grid.pitch for p in lines.rows or ()]
-            cols = [(p - region.x) % grid.pitch for p in lines.cols or ()]
-            over.append(crops_over_seams(image, grid.pitch, CROPS, rows=rows, cols=cols, seed=seed))
-            within.append(inner_crops(image, grid.pitch, CROPS, rows=rows, cols=cols, seed=seed))
-            labels += [f"{entry.slide} {region.y} {region.x}"] * CROPS
-    skipped.report()
-    empty = np.empty((0, CROP, CROP, 3), np.uint8)
-    return np.concatenate([empty, *over]), np.concatenate([empty, *within]), labels
+    over, inside, regions = crops_of_slides(entries, grid, mpp, training.seed)
+    return seam_visibility(over, inside, regions, training)
 
 
 def _seams(extent: int, pitch: int, phases: Sequence[int], room: int) -> np.ndarray:
@@ -413,31 +290,15 @@ def _inner_starts(extent: int, pitch: int, phases: Sequence[int], size: int) -> 
     """Return where a crop may start, on one axis, so that it keeps away from every seam."""
     starts = np.arange(max(0, extent - size + 1))
     for phase in phases:
+        # distance from the seam before a crop; the next seam is a pitch after that one
         into = (starts - phase) % pitch
         outside_first = starts + size + MARGIN <= phase % pitch  # before the first seam there is none
         starts = starts[((into >= MARGIN) & (into + size + MARGIN <= pitch)) | outside_first]
     return starts
 
 
-def _crop(image: np.ndarray, corner: list[int], size: int) -> np.ndarray:
-    return image[corner[0] : corner[0] + size, corner[1] : corner[1] + size]
-
-
-def _checked(crops: np.ndarray) -> np.ndarray:
-    if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[-1] != 3 or not len(crops):
-        raise InvalidValueError(f"crops must be uint8 (n ≥ 1, h, w, 3), got {crops.dtype} {crops.shape}")
-    return crops
-
-
 def _turned(crops: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turn each crop to a random one of the 8 orientations (of 4, if it is not square)."""
-    out = np.empty_like(crops)
+    """Turn each crop to a random one of the 8 orientations."""
     turns, flips = rng.integers(4, size=len(crops)), rng.random(len(crops)) < 0.5
-    for i, (crop, k, flip) in enumerate(zip(crops, turns, flips, strict=True)):
-        quarters = k if crop.shape[0] == crop.shape[1] else 2 * (k % 2)
-        out[i] = np.rot90(crop[:, ::-1] if flip else crop, quarters)
-    return out
-
-
-def _to_tensor(crops: np.ndarray, device: torch.device) -> Tensor:
-    return to_unit(torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2))).to(device))
+    each = zip(crops, turns, flips, strict=True)
+    return np.stack([np.rot90(crop[:, ::-1] if flip else crop, k) for crop, k, flip in each])

@@ -20,7 +20,7 @@ from wsigen.errors import InvalidValueError
 from wsigen.evaluation.estimate import Estimate, mean_over_groups
 from wsigen.evaluation.results import Result
 from wsigen.evaluation.sets import SlideSet
-from wsigen.evaluation.skipped import readable
+from wsigen.evaluation.spots import readable
 from wsigen.evaluation.verdict import Metric
 from wsigen.evaluation.windows import (
     WINDOW,
@@ -120,19 +120,22 @@ def score_slide(
     """
     side = min(max(WINDOW, 4 * grid.pitch), LARGEST)
     slide = entry.open()
-    steps = (step8, jump)
-    energies: list[list[list[np.ndarray]]] = [[[], []] for _ in steps]
     places = windows(entry, mpp, side, seed=seed)
     if any(min(region.height, region.width) < grid.pitch + 64 for region in places):
         return None
     read = partial(slide.read_region, mpp=mpp, background=entry.background)
-    for region, image in readable(read, places, "windows for seams"):
-        for step, found in zip(steps, energies, strict=True):
-            for axis, origin in enumerate((region.y, region.x)):
-                found[axis].append(step(image, grid.pitch, axis=axis, origin=origin).energy)
-    if not energies[0][0]:
+    # energies by window, measure, axis and phase
+    energies = [
+        [
+            [step(image, grid.pitch, axis=axis, origin=(region.y, region.x)[axis]).energy for axis in (0, 1)]
+            for step in (step8, jump)
+        ]
+        for region, image in readable(read, places, "windows for seams")
+    ]
+    if not energies:
         return None
-    soft, hard = ([np.sqrt(np.mean(np.square(of_axis), axis=0)) for of_axis in found] for found in energies)
+    # root mean square over windows
+    soft, hard = np.sqrt(np.square(energies).mean(axis=0))
     return _both(soft, grid, entry.group), _both(hard, grid, entry.group)
 
 
@@ -279,6 +282,7 @@ def _steps(values: np.ndarray, strip: int) -> np.ndarray:
 
 def _energy(steps: np.ndarray, pitch: int, first: int) -> np.ndarray:
     """Return the root mean square of the steps by phase; ``first`` is the position of the first line."""
+    # lines of one phase are a pitch apart: bincount sums them
     squares = np.square(steps).mean(axis=1)
     phase = (first + np.arange(len(squares))) % pitch
     return np.sqrt(np.bincount(phase, squares, pitch) / np.bincount(phase, minlength=pitch))
@@ -289,10 +293,8 @@ def _union(same: Sequence[SeamGrid]) -> SeamGrid:
 
     Real slides are scored where ours have their seams: at multiples of 8 px they have edges of JPEG.
     """
-    rows, cols = ([getattr(g, axis) for g in same] for axis in ("rows", "cols"))
-    phases = [
-        None if None in given else tuple(sorted({p for g in given for p in g})) for given in (rows, cols)
-    ]
+    given = [[g.rows for g in same], [g.cols for g in same]]
+    phases = [None if None in axis else tuple(sorted({p for g in axis for p in g or ()})) for axis in given]
     return SeamGrid(same[0].name, same[0].pitch, *phases)
 
 
@@ -355,14 +357,13 @@ def _mean(scores: Sequence[GridScore]) -> Estimate | None:
 
 
 def _blockiness(entries: Sequence[SlideEntry], seed: int) -> Estimate | None:
-    ratios: list[float] = []
-    groups: list[str] = []
+    ratios, groups = [], []
     for entry in entries:
-        slide = entry.open()
-        read = partial(slide.read_region, mpp=entry.mpp, background=entry.background)
+        read = partial(entry.open().read_region, mpp=entry.mpp, background=entry.background)
         places = windows(entry, entry.mpp, WINDOW // 2, seed=seed, most=4)
         for region, image in readable(read, places, "windows for blocks"):
             if min(image.shape[:2]) >= 64:
+                # JPEG's blocks begin at the slide's corner, not at the window's
                 ratios.append(jpeg_grid(image, origin=(region.y % BLOCKS, region.x % BLOCKS)))
                 groups.append(entry.group)
     return mean_over_groups(np.array(ratios), groups)[0] if ratios else None

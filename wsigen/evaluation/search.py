@@ -106,12 +106,9 @@ def search_slides(
         chosen = np.arange(count) if own is None else np.flatnonzero(own != entry.group)
         if not len(chosen):
             return None
-        try:
-            picture = entry.open().read_region(region, area.cell_mpp, entry.background)
-        except SlideError:
-            return None  # patches there cannot be read either, which is said for them
-        tissue = _tissue(entry, region, area.cell_mpp)
-        overview = np.where(tissue, local_contrast(picture), np.float32(0))
+        overview = _overview(entry, region, area.cell_mpp)
+        if overview is None:
+            return None
         nearest, place = search_overviews(queries[chosen], [overview])
         centre = (place + np.array([region.y, region.x]) + SIDE / 2) * area.cell_mpp
         return number, chosen, Matches(nearest.distance, nearest.index, centre, nearest.orientation)
@@ -180,6 +177,7 @@ def candidates(every: np.ndarray, overview: np.ndarray) -> tuple[np.ndarray, np.
         best = alike.argmax(axis=1)
         values.append(alike[np.arange(len(alike)), best])
         where.append(start + best)
+    # (strips, orientations, queries) to one row per query: columns run over orientations, then strips
     shape = (len(values), ORIENTATIONS, every.shape[1])
     value, at = (np.stack(v).reshape(shape).transpose(2, 1, 0).reshape(shape[2], -1) for v in (values, where))
     chosen = np.argsort(-value, axis=1, kind="stable")[:, :CANDIDATES]
@@ -191,6 +189,7 @@ def _places(overview: np.ndarray) -> tuple[np.ndarray, int]:
     """Return the coarse signature of every second place, float32 (places, 64), and the places per row."""
     mean = cv2.blur(overview, (COARSE, COARSE), anchor=(0, 0))[::STRIDE, ::STRIDE]
     apart, cells = COARSE // STRIDE, SIDE // COARSE
+    # every 8 × 8 grid of means, 4 cells apart, that begins at a second cell
     windows = sliding_window_view(mean, (apart * (cells - 1) + 1,) * 2)[..., ::apart, ::apart]
     rows, cols = ((side - SIDE) // STRIDE + 1 for side in overview.shape)
     return _unit(windows[:rows, :cols]), cols
@@ -210,6 +209,7 @@ def _exactly(
     y, x = (max(0, int(c) - STRIDE) for c in corner)
     around = overview[y : corner[0] + SIDE + STRIDE, x : corner[1] + SIDE + STRIDE]
     match = cv2.matchTemplate(around, query, cv2.TM_CCORR)
+    # a signature has mean 0 and length 1: over the window's length, the product is the correlation
     match /= lengths[y : y + match.shape[0], x : x + match.shape[1]]
     _, value, _, (across, down) = cv2.minMaxLoc(match)
     return value, (y + down, x + across)
@@ -226,6 +226,15 @@ def _lengths(overview: np.ndarray) -> np.ndarray:
     )
     energy = square - total**2 / SIDE**2
     return np.where(energy > BLANK**2, np.sqrt(np.maximum(energy, BLANK**2)), np.inf).astype(np.float32)
+
+
+def _overview(entry: SlideEntry, region: Region, cell: float) -> np.ndarray | None:
+    """Read the contrast of a block where there is tissue; None where the slide is damaged."""
+    try:
+        picture = entry.open().read_region(region, cell, entry.background)
+    except SlideError:
+        return None  # patches there cannot be read either, which is said for them
+    return np.where(_tissue(entry, region, cell), local_contrast(picture), np.float32(0))
 
 
 def _blocks(area: SearchArea) -> Iterator[tuple[int, Region]]:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from wsigen.data.domains import expand
 from wsigen.data.find import Failure
-from wsigen.data.index import SlideEntry, SlideIndex
+from wsigen.data.index import FINEST, SlideEntry, SlideIndex
 from wsigen.data.summary import independent_patches
 from wsigen.data.survey import TABLE_FIX, entries_of, survey_slides
 from wsigen.errors import InvalidValueError
 from wsigen.evaluation.comparison import few_groups
+from wsigen.evaluation.spots import Spot, spots
 
 # Patches of one slide may overlap by half: number of places per side of a patch along either axis
 STRIDES = 2
@@ -42,6 +43,10 @@ class SlideSet:
         for entry in sorted(SlideIndex(self.entries).usable(patch, mpp), key=lambda e: (e.group, e.slide)):
             usable.setdefault(entry.group, []).append(entry)
         return usable
+
+    def spots(self, patch: int, mpp: float, count: int) -> list[Spot]:
+        """Return the places of at most ``count`` patches, shared out as `allot` does."""
+        return spots(self.entries, allot(self.groups(patch, mpp), patch, mpp, count), mpp, patch)
 
     def room(self, patch: int, mpp: float) -> int:
         """Return how many different patches its slides may give."""
@@ -144,6 +149,7 @@ def capacity(entry: SlideEntry, patch: int, mpp: float) -> int:
     """Return how many patches a slide may give: places half a patch apart on its tissue, at least 1."""
     extent = patch * mpp
     sides = (entry.height * entry.mpp, entry.width * entry.mpp)
+    # a slide of exactly so many strides has a place at either end: 1e-6 guards against rounding
     places = math.prod(math.floor(abs(side - extent) / extent * STRIDES + 1e-6) + 1 for side in sides)
     # a patch is at least half tissue: twice as many places as tissue
     return max(1, math.floor(places * min(1.0, 2 * entry.tissue_fraction)))
@@ -182,6 +188,7 @@ def level(room: Mapping[str, int], count: int) -> dict[str, int]:
     water = max((h for h in range(count + 1) if sum(min(r, h) for r in room.values()) <= count), default=0)
     shares = {name: min(most, water) for name, most in room.items()}
     left = count - sum(shares.values())
+    # no name comes first because of its letters
     order = sorted(room, key=lambda name: sha256(name.encode()).hexdigest())
     for name in [n for n in order if room[n] > water][:left]:
         shares[name] += 1
@@ -209,7 +216,7 @@ def _unserved(sets: Sequence[SlideSet], patch: int, mpp: float) -> str | None:
             finest = min(e.mpp for e in one.entries)
             why = (
                 f"the finest has {finest:g} µm/px, and nothing is enlarged"
-                if finest * 0.95 > mpp
+                if finest * FINEST > mpp
                 else f"{patch} px there are {patch * mpp:g} µm, wider than the slides"
             )
             return f"no slide of {one.name} serves {patch} px patches at it ({why})"
@@ -252,6 +259,7 @@ def _proportional(weights: Mapping[str, float], room: Mapping[str, int], count: 
     given = dict.fromkeys(weights, 0)
     for _ in range(count):
         waiting = [n for n in given if given[n] < room[n]]
+        # Webster's rule: the half makes shares round to the nearest number
         best = min(waiting, key=lambda n: ((given[n] + 0.5) / max(weights[n], 1e-9), n))
         given[best] += 1
     return given

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from wsigen.errors import InvalidValueError
-from wsigen.slide.stains import mean_density
+from wsigen.slide.stains import mean_density, require_rgb
 
 SIDE, SMOOTH, SURROUNDINGS = 32, 1.0, 4.0
 ORIENTATIONS = 8
@@ -68,8 +68,7 @@ def local_contrast(rgb: np.ndarray) -> np.ndarray:
     Returns:
         float32 (h, w).
     """
-    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[-1] != 3:
-        raise InvalidValueError(f"signatures are of uint8 (h, w, 3), got {rgb.dtype} {rgb.shape}")
+    require_rgb(rgb, 3)
     density = mean_density(rgb)
     smooth = cv2.GaussianBlur(density, (0, 0), SMOOTH)
     apart = smooth - cv2.GaussianBlur(smooth, (0, 0), SURROUNDINGS)

@@ -8,15 +8,17 @@ Nyquist frequency, an octave; band 0 reaches to the corner of the spectrum.
 from __future__ import annotations
 
 from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsigen.errors import InvalidValueError
 from wsigen.evaluation.comparison import Comparison
-from wsigen.evaluation.estimate import jackknife, run_measure
 from wsigen.evaluation.results import Result
 from wsigen.evaluation.verdict import Metric
-from wsigen.slide.stains import mean_density
+from wsigen.slide.stains import mean_density, require_rgb
+
+if TYPE_CHECKING:
+    from wsigen.evaluation.patches import Patches
 
 BANDS = 6
 # The checkerboard's band: frequencies within 3 lines of the highest row or column of the spectrum
@@ -43,19 +45,16 @@ def band_names() -> list[str]:
     return [f"{2 ** (k + 1) if k else 1.4:g}–{2 ** (k + 2)} px" for k in range(BANDS)]
 
 
-def spectrum_rows(c: Comparison) -> list[Result]:
+def spectrum_rows(c: Comparison[Patches]) -> list[Result]:
     """Compare the power in each band, and that of the checkerboard."""
-    ours, theirs, powers = c.ours, c.theirs, c.reals.patches.powers
-    values, notes = run_measure(
-        lambda: jackknife(
-            lambda i, j: power_ratios(ours.powers[i], theirs.powers[j]),
-            (ours.groups, theirs.groups),
-            seed=c.seed,
-            bounds=(0, np.inf),
-        )
+    return c.distance_rows(
+        [POWER] * BANDS + [CHECKERBOARD],
+        "spectrum",
+        lambda a, i, b, j: power_ratios(a.powers[i], b.powers[j]),
+        draws=40,
+        bounds=(0, np.inf),
+        labels=[*band_names(), ""],
     )
-    floors = c.reals.floor("spectrum", lambda i, j: power_ratios(powers[i], powers[j]), (0, np.inf))
-    return c.rows([POWER] * BANDS + [CHECKERBOARD], values, floors, notes, labels=[*band_names(), ""])
 
 
 def band_powers(patch: np.ndarray) -> np.ndarray:
@@ -71,10 +70,7 @@ def band_powers(patch: np.ndarray) -> np.ndarray:
     Raises:
         InvalidValueError: a patch that is too small or not uint8 RGB.
     """
-    if patch.dtype != np.uint8 or patch.ndim != 3 or patch.shape[-1] != 3 or min(patch.shape[:2]) < 64:
-        raise InvalidValueError(
-            f"a spectrum needs uint8 (h, w, 3) of at least 64 px, got {patch.dtype} {patch.shape}"
-        )
+    require_rgb(patch, 3, side=64, what="a patch")
     density = mean_density(patch)
     window, bands, weights = _geometry(*density.shape)
     power = np.square(np.abs(np.fft.rfft2((density - density.mean()) * window))) / np.square(window).sum()

@@ -1,7 +1,11 @@
-"""Places of patches on slides as a function of (seed, slide, µm/px, number), and reading them ahead."""
+"""Places of patches on slides as a function of (seed, slide, µm/px, number), and reading them.
+
+What a slide cannot give, because it is damaged there, is left out with a warning.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +21,8 @@ from wsigen.data.patches import place
 from wsigen.errors import SlideError
 from wsigen.geometry import Size
 from wsigen.slide.read import WholeSlide
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS = 12
 # Least share of tissue of a patch; where no attempt reaches it, the one with most tissue counts
@@ -145,3 +151,46 @@ def ahead(work: Callable[[Job], Output], jobs: Iterable[Job], threads: int) -> I
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def readable(
+    read: Callable[[Job], Output],
+    jobs: Iterable[Job],
+    what: str = "patches",
+    *,
+    threads: int | None = None,
+    warnings: list[str] | None = None,
+) -> Iterator[tuple[Job, Output]]:
+    """Read what can be read; in the end, log a warning for each slide that is damaged somewhere.
+
+    Args:
+        read: may raise a `SlideError`.
+        jobs: of it.
+        what: they are: "patches".
+        threads: that read ahead; None: one job after the other, as they are needed.
+        warnings: takes the warnings as well.
+
+    Yields:
+        A job and what was read.
+    """
+    errors: dict[Path, list[SlideError]] = {}
+
+    def attempt(job: Job) -> Output | SlideError:
+        try:
+            return read(job)
+        except SlideError as error:
+            return error
+
+    jobs = list(jobs)
+    results = map(attempt, jobs) if threads is None else ahead(attempt, jobs, threads)
+    for job, found in zip(jobs, results, strict=True):
+        if isinstance(found, SlideError):
+            errors.setdefault(found.path, []).append(found)
+        else:
+            yield job, found
+    for path, failed in errors.items():
+        first = failed[0].reason
+        said = f"{path}: {what} that cannot be read, left out: {len(failed)}; the first: {first}"
+        log.warning("%s", said)
+        if warnings is not None:
+            warnings.append(said)

@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wsigen.evaluation.comparison import Comparison
-from wsigen.evaluation.estimate import jackknife, run_measure
-from wsigen.evaluation.patches import Patches
 from wsigen.evaluation.results import Result
 from wsigen.evaluation.verdict import ANY, Metric
-from wsigen.slide.stains import DENSITY_BINS, DENSITY_TOP, correlation, kl_divergence
+from wsigen.slide.stains import (
+    DENSITY_BINS,
+    DENSITY_TOP,
+    correlation,
+    density_summary,
+    hue_histogram,
+    kl_divergence,
+    stain_densities,
+)
+
+if TYPE_CHECKING:
+    from wsigen.evaluation.patches import Patches
 
 # Middle of each bin of `density_curves`, OD
 DENSITY_CENTRES = (np.arange(DENSITY_BINS) + 0.5) * DENSITY_TOP / DENSITY_BINS
-RUIFROK = "Ruifrok & Johnston 2001"
-KL = "Kullback-Leibler divergence of density histograms, nats"
-HUES = "histogram correlation of KIN (Ho et al. 2022) and DN: HSV hue, 10 bins"
-REAL_AGAINST_REAL = "as low as between real and real"
 _SHADE = "as in the real slides: neither paler nor deeper"
 
-stain_level = partial(Metric, source=RUIFROK, unit="OD", bounds=ANY)
-stain_divergence = partial(Metric, better="lower", good=REAL_AGAINST_REAL, source=KL, unit="nats", bad=0.5)
+stain_level = partial(Metric, source="Ruifrok & Johnston 2001", unit="OD", bounds=ANY)
+stain_divergence = partial(
+    Metric,
+    better="lower",
+    good="as low as between real and real",
+    source="Kullback-Leibler divergence of density histograms, nats",
+    unit="nats",
+    bad=0.5,
+)
 hue_correlation = partial(
     Metric,
     better="higher",
     good="as high as between real and real, about 1",
-    source=HUES,
+    source="histogram correlation of KIN (Ho et al. 2022) and DN: HSV hue, 10 bins",
     bounds=(-1.0, 1.0),
     bad=0.5,
 )
@@ -57,27 +72,72 @@ METRICS = (
 OTHER_STAIN = {"h-e": (EOSIN_MEAN, EOSIN_P90, EOSIN_KL), "h-dab": (BROWN_MEAN, BROWN_P90, BROWN_KL)}
 
 
-def stain_rows(c: Comparison) -> list[Result]:
-    """Compare amounts of the two stains, their distributions, and hues."""
-    ours, theirs, every = c.ours, c.theirs, c.reals.patches
-    mean, p90, kl = OTHER_STAIN[c.stains]
-    levels, notes = run_measure(lambda: jackknife(lambda i: _levels(ours, i), (ours.groups,), seed=c.seed))
-    rows = c.rows(
-        [HAEMATOXYLIN_MEAN, HAEMATOXYLIN_P90, mean, p90, SATURATION],
-        levels,
-        c.reals.level("levels", lambda i: _levels(every, i)),
-        notes,
-    )
-    distances, notes = run_measure(
-        lambda: jackknife(
-            lambda i, j: _distances(ours, i, theirs, j),
-            (ours.groups, theirs.groups),
-            seed=c.seed,
-            draws=20,
-        )
-    )
-    floors = c.reals.floor("stain distances", lambda i, j: _distances(every, i, every, j))
-    return rows + c.rows([HAEMATOXYLIN_KL, kl, HUE], distances, floors, notes)
+@dataclass(frozen=True)
+class Stains:
+    """Two stains of patches; row i is of patch i.
+
+    Attributes:
+        groups: slide or case of each.
+        densities: int32 (n, 2, 256), histograms of their amounts.
+        amounts: float64 (n, 2), mean amount of each, OD.
+        positive: float64 (n, 2), share of the pixels from 0.2 OD on.
+        hues: float64 (n, 10), see `hue_histogram`.
+    """
+
+    groups: Sequence[str]
+    densities: np.ndarray
+    amounts: np.ndarray
+    positive: np.ndarray
+    hues: np.ndarray
+
+    @classmethod
+    def of(cls, images: Sequence[np.ndarray], groups: Sequence[str], stains: str) -> Stains:
+        """Measure patches, uint8 (h, w, 3) each; ``stains`` as for `stain_arrays`."""
+        found = [stain_arrays(image, stains) for image in images]
+        return cls(groups, **{name: np.stack([f[name] for f in found]) for name in found[0]})
+
+
+def stain_arrays(image: np.ndarray, stains: str) -> dict[str, np.ndarray]:
+    """Measure the stains of a patch.
+
+    Args:
+        image: uint8 (h, w, 3).
+        stains: "h-e" for haematoxylin and eosin, "h-dab" for haematoxylin and DAB.
+
+    Returns:
+        ``densities``, ``amounts``, ``positive`` and ``hues``: a row of those of `Stains`.
+    """
+    densities = stain_densities(image, stains=stains)
+    second = 1 if stains == "h-e" else 2
+    both = [density_summary(np.ascontiguousarray(densities[..., c])) for c in (0, second)]
+    return {
+        "densities": np.stack([one.counts for one in both]).astype(np.int32),
+        "amounts": np.array([one.mean for one in both]),
+        "positive": np.array([one.positive_ratio for one in both]),
+        "hues": hue_histogram(image),
+    }
+
+
+def stain_rows(c: Comparison[Patches], stains: str = "h-e") -> list[Result]:
+    """Compare amounts of the two stains ("h-e" or "h-dab"), their distributions, and hues."""
+    mean, p90, kl = OTHER_STAIN[stains]
+    metrics = [HAEMATOXYLIN_MEAN, HAEMATOXYLIN_P90, mean, p90, SATURATION]
+    rows = c.level_rows(metrics, "levels", lambda p, i: [*stain_levels(p, i), float(p.saturations[i].mean())])
+    return rows + c.distance_rows([HAEMATOXYLIN_KL, kl, HUE], "stain distances", stain_distances)
+
+
+def stain_levels(p: Patches | Stains, indices: np.ndarray) -> list[float]:
+    """Return mean and 90th percentile of the first stain in some of the patches, and of the second."""
+    counts = p.densities[indices].sum(axis=0, dtype=np.float64)
+    means = p.amounts[indices].mean(axis=0)
+    return [float(means[0]), percentile(counts[0]), float(means[1]), percentile(counts[1])]
+
+
+def stain_distances(a: Patches | Stains, i: np.ndarray, b: Patches | Stains, j: np.ndarray) -> list[float]:
+    """Return the KL divergence of real ``b`` from ``a`` for both stains, and their hues' correlation."""
+    ours, theirs = (p.densities[k].sum(axis=0, dtype=np.float64) for p, k in ((a, i), (b, j)))
+    hues = correlation(a.hues[i].mean(axis=0), b.hues[j].mean(axis=0))
+    return [*(kl_divergence(theirs[s], ours[s]) for s in (0, 1)), hues]
 
 
 def density_curves(patches: Patches) -> np.ndarray:
@@ -91,17 +151,3 @@ def percentile(counts: np.ndarray, share: float = 0.9) -> float:
     cumulative = np.cumsum(counts) / counts.sum()
     # a bin's cumulative share is reached at its upper edge
     return float(np.interp(share, cumulative, DENSITY_CENTRES + DENSITY_TOP / DENSITY_BINS / 2))
-
-
-def _levels(patches: Patches, indices: np.ndarray) -> list[float]:
-    counts = patches.densities[indices].sum(axis=0, dtype=np.float64)
-    means = patches.amounts[indices].mean(axis=0)
-    amounts = [float(means[0]), percentile(counts[0]), float(means[1]), percentile(counts[1])]
-    return [*amounts, float(patches.saturations[indices].mean())]
-
-
-def _distances(a: Patches, i: np.ndarray, b: Patches, j: np.ndarray) -> list[float]:
-    """Return the KL divergence of real ``b`` from ``a`` for both stains, and their hues' correlation."""
-    ours, theirs = (p.densities[k].sum(axis=0, dtype=np.float64) for p, k in ((a, i), (b, j)))
-    hues = correlation(a.hues[i].mean(axis=0), b.hues[j].mean(axis=0))
-    return [*(kl_divergence(theirs[s], ours[s]) for s in (0, 1)), hues]

@@ -71,6 +71,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> Difference:
     """
     if a.shape != b.shape or a.ndim not in (2, 3) or not a.size:
         raise InvalidValueError(f"renderings must be of one image, got shapes {a.shape} and {b.shape}")
+    # wide enough for the difference of two 8-bit values
     wide = np.float64 if a.dtype.kind == "f" else np.int32
     apart = np.abs(a.astype(wide) - b.astype(wide)).reshape(*a.shape[:2], -1)
     worst = apart.max(axis=2)

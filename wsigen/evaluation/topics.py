@@ -5,12 +5,11 @@ from __future__ import annotations
 from wsigen.evaluation import (
     copies,
     fidelity,
-    nuclei,
     pairs,
     phase,
     privacy,
-    quality,
     realism,
+    samples,
     scales,
     seam_classifier,
     seams,
@@ -25,10 +24,10 @@ METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
         *(*fidelity.METRICS, *realism.METRICS, *spectrum.METRICS, *phase.METRICS, *stains.METRICS),
-        *(*quality.METRICS, *nuclei.METRICS, *scales.METRICS),
+        *(*samples.METRICS, *scales.METRICS),
         *(seams.SEAM, seams.EDGE, seams.STRONGEST_LINE, seam_classifier.VISIBILITY, seams.JPEG),
         *(*tilings.METRICS, copies.COPIES, *privacy.METRICS, copies.OVERVIEW_COPIES),
-        *(*pairs.METRICS, seam_classifier.DIFFERENCE, seam_classifier.SHARE, *pairs.STAIN_METRICS),
+        *pairs.METRICS,
     )
 }
 

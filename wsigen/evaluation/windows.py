@@ -131,6 +131,7 @@ def _is_grid(joints: Any) -> bool:
 
 def _tissue(entry: SlideEntry, window: Region, mpp: float) -> float:
     factor = mpp / entry.mask_mpp
+    # at least one cell of the mask, however small the window
     rows = slice(int(window.y * factor), max(int(window.y * factor) + 1, int(window.y1 * factor)))
     cols = slice(int(window.x * factor), max(int(window.x * factor) + 1, int(window.x1 * factor)))
     part = entry.mask[rows, cols]

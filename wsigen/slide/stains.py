@@ -55,7 +55,7 @@ def stain_densities(
     Raises:
         InvalidValueError: not uint8 RGB, an unknown set of stains, or a background that is not a colour.
     """
-    _require_rgb(rgb)
+    require_rgb(rgb)
     if stains not in _STAINS:
         raise InvalidValueError(f"stains must be one of {', '.join(_STAINS)}, got {stains!r}")
     if len(background) != 3 or not all(0 < level <= 255 for level in background):
@@ -247,7 +247,7 @@ def hue_histogram(rgb: np.ndarray) -> np.ndarray:
     Returns:
         float64 (10,), of length 1.
     """
-    _require_rgb(rgb)
+    require_rgb(rgb)
     hue = cv2.cvtColor(rgb.reshape(1, -1, 3), cv2.COLOR_RGB2HSV)[..., 0]  # many short rows would be slow
     by_hue = np.bincount(hue.ravel(), minlength=256)  # ten times as fast as the histogram of all pixels
     counts, _ = np.histogram(np.arange(256), HUE_BINS, (0, HUE_TOP), weights=by_hue)
@@ -260,7 +260,7 @@ def saturation(rgb: np.ndarray) -> float:
     Args:
         rgb: uint8 (..., 3).
     """
-    _require_rgb(rgb)
+    require_rgb(rgb)
     return float(cv2.cvtColor(rgb.reshape(1, -1, 3), cv2.COLOR_RGB2HSV)[..., 1].mean()) / 255
 
 
@@ -317,6 +317,20 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.clip(a @ b / math.sqrt((a @ a) * (b @ b)), -1, 1))
 
 
-def _require_rgb(rgb: np.ndarray) -> None:
-    if rgb.dtype != np.uint8 or rgb.ndim < 1 or rgb.shape[-1] != 3 or not rgb.size:
-        raise InvalidValueError(f"an image must be uint8 (..., 3), got {rgb.dtype} {rgb.shape}")
+def require_rgb(image: np.ndarray, axes: int | None = None, *, side: int = 1, what: str = "an image") -> None:
+    """Require 8-bit RGB.
+
+    Args:
+        image: to check.
+        axes: 3 for one image, 4 for several of one size; None: any number.
+        side: least width and height of ``axes`` 3 and 4, px.
+        what: it is, for the message.
+
+    Raises:
+        InvalidValueError: it is of another type or shape, too small, or empty.
+    """
+    shape = {None: "(..., 3)", 3: "(h, w, 3)", 4: "(n, h, w, 3)"}[axes]
+    fits = image.dtype == np.uint8 and image.shape[-1:] == (3,) and axes in (None, image.ndim) and image.size
+    if not fits or (axes and min(image.shape[-3:-1]) < side):
+        least = f" of at least {side} px" if side > 1 else ""
+        raise InvalidValueError(f"{what} must be uint8 {shape}{least}, got {image.dtype} {image.shape}")

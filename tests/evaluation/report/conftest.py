@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.evaluation.report.reports import report
-from wsigen.evaluation.report import illustrated
+from wsigen.evaluation.report.plots import illustrated
 from wsigen.evaluation.results import Report
 
 

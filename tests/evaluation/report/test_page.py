@@ -12,7 +12,7 @@ import pytest
 
 from tests.evaluation.report.reports import ODD, SCALES, report, row
 from wsigen.evaluation.report.page import number, render
-from wsigen.evaluation.report.pictures import row as strip_of
+from wsigen.evaluation.report.pictures import sheet
 from wsigen.evaluation.results import SetReport
 from wsigen.evaluation.topics import INTRODUCTIONS, METRICS, SECTIONS
 
@@ -47,7 +47,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(pictured):
-    strip = strip_of([np.zeros((32, 32, 3), np.uint8)])
+    strip = sheet([[np.zeros((32, 32, 3), np.uint8)]])
     names = ("real", "good", "bad<i>")
     pictures = {f"patches {n} {m:g}": strip for n in names for m in SCALES}
     pictures |= {"neighbours good 0.5": strip, "overviews bad<i>": strip, "pairs": strip}

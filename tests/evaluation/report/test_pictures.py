@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.evaluation.report.reports import report, row
-from tests.evaluation.slides import slide_set, slides
-from tests.synthetic import he_image, write_tiff
+from tests.evaluation.slides import slide_set, slides, written
+from tests.synthetic import he_image
 from wsigen.evaluation.copies import Neighbour, SimilarSlides, overview
 from wsigen.evaluation.descriptor import WeightFree
 from wsigen.evaluation.patches import read_patches
@@ -99,16 +99,16 @@ def patch(grey: int, side: int = 64) -> np.ndarray:
 
 
 def test_a_row_of_patches_side_by_side():
-    image = decoded(pictures.row([patch(40), patch(120), patch(200)]))
+    image = decoded(pictures.sheet([[patch(level)] for level in (40, 120, 200)]))
     assert image.shape == (64, 3 * 64 + 2 * pictures.GAP, 3)
     for i, grey in enumerate((40, 120, 200)):
         middle = i * (64 + pictures.GAP) + 32
         assert image[32, middle] == pytest.approx([grey] * 3, abs=3)
-    assert decoded(pictures.row([patch(9, 600)])).shape == (pictures.CELL, pictures.CELL, 3)
+    assert decoded(pictures.sheet([[patch(9, 600)]])).shape == (pictures.CELL, pictures.CELL, 3)
 
 
 def test_pairs_above_one_another():
-    image = decoded(pictures.pair_sheet([(patch(40), patch(80)), (patch(120), patch(160))]))
+    image = decoded(pictures.sheet([(patch(40), patch(80)), (patch(120), patch(160))]))
     side, gap = 64, pictures.GAP
     assert image.shape == (2 * side + gap, 2 * side + gap, 3)
     for y, x, grey in ((0, 0, 40), (1, 0, 80), (0, 1, 120), (1, 1, 160)):
@@ -136,9 +136,8 @@ def test_neighbours_are_turned_until_they_match(tmp_path, orientation):
     undone = next(
         k for k in range(8) if np.array_equal(pictures.turn(pictures.turn(image, orientation), k), image)
     )
-    for name, one in (("real", image), ("copy", pictures.turn(image, orientation))):
-        write_tiff(tmp_path / f"{name}.tif", one, 1.0, compression="zstd", levels=1)
-    copy, real = slide_set("x", tmp_path).entries
+    images = {"real": image, "copy": pictures.turn(image, orientation)}
+    copy, real = written(tmp_path, images, levels=1).entries
     spot = Spot(copy, 1.0, 192, 0)
     assert copy.slide == "copy.tif"
     middle = (96.0, 96.0)
@@ -153,8 +152,7 @@ def test_neighbours_are_turned_until_they_match(tmp_path, orientation):
 
 
 def test_whole_slides_keep_their_shape(tmp_path):
-    write_tiff(tmp_path / "a.tif", he_image((128, 256), 3, mpp=1.0), 1.0, compression="zstd")
-    (entry,) = slide_set("x", tmp_path).entries
+    (entry,) = written(tmp_path, {"a": he_image((128, 256), 3, mpp=1.0)}).entries
     assert overview(entry).shape == (128, 256, 3)
     shown = decoded(pictures.overview_sheet([SimilarSlides(entry, entry, 0, 0.0)]))
     assert shown.shape == (2 * pictures.CELL + pictures.GAP, pictures.CELL, 3)

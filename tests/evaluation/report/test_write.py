@@ -8,8 +8,9 @@ import pytest
 
 from tests.evaluation.report.reports import report, row
 from wsigen.errors import OutputError
-from wsigen.evaluation import report as files
-from wsigen.evaluation.report import illustrated, write_report
+from wsigen.evaluation.report import page as files
+from wsigen.evaluation.report.page import write_report
+from wsigen.evaluation.report.plots import illustrated
 from wsigen.evaluation.results import SetReport
 from wsigen.evaluation.topics import SECTIONS
 
@@ -28,21 +29,8 @@ def test_page_and_values_side_by_side(tmp_path, pictured, monkeypatch):
     for one in found["sets"]:
         for result in one["results"]:
             assert set(result) == {
-                *(
-                    "measure",
-                    "title",
-                    "label",
-                    "mpp",
-                    "value",
-                    "floor",
-                    "better",
-                    "excess",
-                    "verdict",
-                    "why",
-                    "cases",
-                    "samples",
-                ),
-                "warnings",
+                *("measure", "title", "label", "mpp", "value", "floor", "better", "excess", "verdict", "why"),
+                *("cases", "samples", "warnings"),
             }
             assert set(result["value"]) == {"value", "low", "high", "method"}
             assert result["value"]["low"] <= result["value"]["value"] <= result["value"]["high"]
@@ -53,15 +41,7 @@ def test_page_and_values_side_by_side(tmp_path, pictured, monkeypatch):
 def test_every_section_that_has_numbers_over_scales_has_a_plot(pictured):
     pictures = pictured.pictures
     plotted = {
-        "fidelity",
-        "diversity",
-        "realism",
-        "quality",
-        "nuclei",
-        "spectrum",
-        "seams",
-        "privacy",
-        "stain",
+        *("fidelity", "diversity", "realism", "quality", "nuclei", "spectrum", "seams", "privacy", "stain")
     }
     assert set(pictures) == {f"plot {s}" for s in plotted}
     assert plotted < set(SECTIONS)

@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing else: no network, no script, pictures inside."""
+"""The report as values and as one page that needs nothing else: no network, no script, pictures inside."""
 
 from __future__ import annotations
 
@@ -6,13 +6,37 @@ import json
 import math
 from base64 import b64encode
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from wsigen.evaluation.estimate import Estimate
+from wsigen.evaluation.inputs import PAGE, VALUES
+from wsigen.evaluation.report.plots import illustrated
 from wsigen.evaluation.results import Report, SetReport, warned
 from wsigen.evaluation.topics import INTRODUCTIONS, METRICS, SECTIONS, of_section
+from wsigen.files import write_bytes
+
+
+def write_report(report: Report, folder: Path) -> Path:
+    """Write ``report.json`` and ``index.html``, each whole or not at all.
+
+    Args:
+        report: to write.
+        folder: created where missing.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+    """
+    values = json.dumps(report.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    page = render(illustrated(report))
+    write_bytes(folder / VALUES, values.encode())
+    write_bytes(folder / PAGE, page)
+    return folder / PAGE
 
 
 def render(report: Report) -> bytes:
@@ -79,6 +103,7 @@ def data_url(picture: bytes) -> str:
 def notes(report: Report) -> list[str]:
     """Return what to bear in mind: warnings, slides left out, and warnings of rows."""
     left_out = [f"{s.name}: left out {r}" for s in (*report.references, *report.sets) for r in s.left_out]
+    # warning to set to rows: sets often share a warning
     found: dict[str, dict[str, list[str]]] = {}
     for one in report.sets:
         for warning, rows in warned(one.results).items():

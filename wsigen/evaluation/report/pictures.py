@@ -24,27 +24,27 @@ def strip(patches: Patches, *, seed: int, shown: int = SHOWN) -> bytes:
     order = np.random.default_rng([seed, 0x57]).permutation(sorted(patches.samples))
     turns = turn_of_each([patches.groups[i] for i in order])
     chosen = [int(order[i]) for i in np.argsort(turns, kind="stable")[:shown]]
-    return row([patches.samples[i] for i in chosen])
+    return sheet([[patches.samples[i]] for i in chosen])
 
 
-def row(images: Sequence[np.ndarray]) -> bytes:
-    """Put square pictures side by side, each 256 px or less."""
-    side = min(CELL, max(i.shape[0] for i in images))
-    cells = [_fit(i, side) for i in images]
-    gap = np.full((side, GAP, 3), 255, np.uint8)
-    line = [part for cell in cells for part in (cell, gap)][:-1]
-    return to_jpeg(np.concatenate(line, axis=1))
+def sheet(columns: Sequence[Sequence[np.ndarray]]) -> bytes:
+    """Put columns of square pictures side by side, each picture 256 px or less."""
+    side = min(CELL, max(image.shape[0] for column in columns for image in column))
+    gap = ((0, GAP), (0, GAP), (0, 0))
+    cells = [[np.pad(_fit(image, side), gap, constant_values=255) for image in column] for column in columns]
+    # without the gap behind the last column and row
+    return to_jpeg(np.concatenate([np.concatenate(column) for column in cells], axis=1)[:-GAP, :-GAP])
 
 
 def neighbour_sheet(neighbours: Sequence[Neighbour], slides: Sequence[SlideEntry], reader: Reader) -> bytes:
     """Show patches in the upper row, turned as they match, and the real place below each."""
-    return pair_sheet([_pair(n, slides[n.slide], reader) for n in neighbours])
+    return sheet([_pair(n, slides[n.slide], reader) for n in neighbours])
 
 
 def overview_sheet(similar: Sequence[SimilarSlides]) -> bytes:
     """Show whole slides in the upper row, turned as they match; below each the real slide most like it."""
     pairs = [(turn(overview(one.ours), one.orientation), overview(one.theirs)) for one in similar]
-    return pair_sheet([(_square(upper), _square(lower)) for upper, lower in pairs])
+    return sheet([(_square(upper), _square(lower)) for upper, lower in pairs])
 
 
 def turn(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -57,20 +57,9 @@ def _square(image: np.ndarray) -> np.ndarray:
     scale = CELL / max(image.shape[:2])
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    y, x = (CELL - height) // 2, (CELL - width) // 2
-    out = np.full((CELL, CELL, 3), 255, np.uint8)
-    out[y : y + height, x : x + width] = cv2.resize(image, (width, height), interpolation=how)
-    return out
-
-
-def pair_sheet(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> bytes:
-    """Show pairs of square pictures, one above the other."""
-    side = min(CELL, pairs[0][0].shape[0])
-    beside, between = (np.full(s, 255, np.uint8) for s in ((2 * side + GAP, GAP, 3), (GAP, side, 3)))
-    line: list[np.ndarray] = []
-    for upper, lower in pairs:
-        line += [np.concatenate([_fit(upper, side), between, _fit(lower, side)]), beside]
-    return to_jpeg(np.concatenate(line[:-1], axis=1))
+    y, x = CELL - height, CELL - width
+    white = ((y // 2, y - y // 2), (x // 2, x - x // 2), (0, 0))
+    return np.pad(cv2.resize(image, (width, height), interpolation=how), white, constant_values=255)
 
 
 def _pair(neighbour: Neighbour, slide: SlideEntry, reader: Reader) -> tuple[np.ndarray, np.ndarray]:

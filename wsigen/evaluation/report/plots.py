@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib as mpl
@@ -13,8 +14,9 @@ from matplotlib.figure import Figure
 
 from wsigen.evaluation.results import Report, Result, SetReport
 from wsigen.evaluation.spectrum import band_names
-from wsigen.evaluation.topics import METRICS
+from wsigen.evaluation.topics import METRICS, of_section
 
+PLOTTED = ("fidelity", "diversity", "realism", "quality", "nuclei")
 COLOURS = ("#1d6fa5", "#c4532f", "#4c8a57", "#85569b", "#b98a1d", "#4a4a4a")
 REAL, INK, RULE = "#9a9a9a", "#2b2b2b", "#dcdcdc"
 _STYLE: Any = {
@@ -40,15 +42,39 @@ _STYLE: Any = {
 _PANEL, _HEIGHT, _ACROSS = 2.9, 2.45, 4
 
 
+def illustrated(report: Report) -> Report:
+    """Return the report with its plots among the pictures."""
+    names = [s.name for s in report.sets]
+    found: dict[str, bytes] = {}
+    for section in PLOTTED:
+        keys = [k for k in of_section(section) if has(report.sets, k)]
+        if keys:
+            found[f"plot {section}"] = by_scale(report, keys)
+    if has(report.sets, "power"):
+        found["plot spectrum"] = spectrum(report)
+    profiles = report.curves.get("seam profiles")
+    if profiles and any(profiles.values()):
+        found["plot seams"] = seam_profiles(profiles)
+    if "nearest" in report.curves:
+        found["plot privacy"] = distributions(
+            report.curves["nearest"],
+            f"distance to the nearest real patch, {report.scales[0]:g} µm/px",
+            "1 - correlation of signatures",
+            top=1.2,
+        )
+    if "densities" in report.curves:
+        other = "eosin" if report.config["stain"] == "he" else "brown"
+        titles = [METRICS[f"{k}_mean"].title.partition(",")[0] for k in ("haematoxylin", other)]
+        found["plot stain"] = densities(report.curves["densities"], names, titles)
+    return replace(report, pictures={**report.pictures, **found})
+
+
 def by_scale(report: Report, keys: Sequence[str]) -> bytes:
     """Plot measures over µm/px: a point with its interval for each set, the floor as a grey bar."""
 
     def draw(axes: Axes, key: str) -> None:
         scales = report.scales
-        _floor_bars(axes, [_first(report, key, mpp) for mpp in scales])
-        for i, one in enumerate(report.sets):
-            shift = (i - (len(report.sets) - 1) / 2) * 0.16
-            _points(axes, [one.find(key, mpp) for mpp in scales], shift, COLOURS[i % len(COLOURS)], one.name)
+        _values(axes, report.sets, [[one.find(key, mpp) for mpp in scales] for one in report.sets])
         axes.set_title(METRICS[key].title)
         axes.set_xticks(range(len(scales)), [f"{m:g}" for m in scales])
         axes.set_xlabel("µm/px")
@@ -64,10 +90,7 @@ def spectrum(report: Report) -> bytes:
 
     def draw(axes: Axes, mpp: float) -> None:
         found = [[s.find("power", mpp, name) for name in names] for s in report.sets]
-        _floor_bars(axes, found[0])
-        for i, (one, results) in enumerate(zip(report.sets, found, strict=True)):
-            shift = (i - (len(found) - 1) / 2) * 0.16
-            _points(axes, results, shift, COLOURS[i % len(COLOURS)], one.name, joined=True)
+        _values(axes, report.sets, found, joined=True)
         axes.axhline(1, color=REAL, linewidth=0.8)
         axes.set_yscale("log", base=2)
         axes.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
@@ -164,46 +187,37 @@ def _svg(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def _first(report: Report, key: str, mpp: float | None) -> Result | None:
-    return next((r for s in report.sets if (r := s.find(key, mpp)) is not None), None)
-
-
-def _floor_bars(axes: Axes, results: Sequence[Result | None]) -> None:
-    for i, result in enumerate(results):
-        if result is not None and result.floor is not None:
-            low, high = result.floor.low, result.floor.high
-            axes.bar(
-                i,
-                high - low,
-                0.62,
-                low,
-                color=REAL,
-                alpha=0.35,
-                linewidth=0,
-                label="real against real" if i == 0 else None,
-            )
-            axes.plot([i - 0.31, i + 0.31], [result.floor.value] * 2, color=REAL, linewidth=1.2)
-
-
-def _points(
-    axes: Axes,
-    results: Sequence[Result | None],
-    shift: float,
-    colour: str,
-    name: str,
-    *,
-    joined: bool = False,
+def _values(
+    axes: Axes, sets: Sequence[SetReport], found: Sequence[Sequence[Result | None]], *, joined: bool = False
 ) -> None:
-    known = [(i + shift, r.value) for i, r in enumerate(results) if r is not None and r.value is not None]
-    if not known:
-        return
-    x = [place for place, _ in known]
-    y = np.array([e.value for _, e in known])
-    error = np.array([[max(0.0, e.value - e.low), max(0.0, e.high - e.value)] for _, e in known]).T
-    style = "o-" if joined else "o"
-    axes.errorbar(
-        x, y, error, fmt=style, color=colour, markersize=4, linewidth=1, elinewidth=1.1, capsize=2, label=name
-    )
+    """Draw the results of each set side by side over their places, and their floors below."""
+    for i, results in enumerate(zip(*found, strict=True)):
+        # all sets have the same floor
+        floor = next((r.floor for r in results if r is not None), None)
+        if floor is not None:
+            label = "real against real" if i == 0 else None
+            height = floor.high - floor.low
+            axes.bar(i, height, 0.62, floor.low, color=REAL, alpha=0.35, linewidth=0, label=label)
+            axes.plot([i - 0.31, i + 0.31], [floor.value] * 2, color=REAL, linewidth=1.2)
+    for k, (one, results) in enumerate(zip(sets, found, strict=True)):
+        shift = (k - (len(sets) - 1) / 2) * 0.16
+        known = [(i + shift, r.value) for i, r in enumerate(results) if r is not None and r.value is not None]
+        if not known:
+            continue
+        y = np.array([e.value for _, e in known])
+        error = np.array([[max(0.0, e.value - e.low), max(0.0, e.high - e.value)] for _, e in known]).T
+        axes.errorbar(
+            [place for place, _ in known],
+            y,
+            error,
+            fmt="o-" if joined else "o",
+            color=COLOURS[k % len(COLOURS)],
+            markersize=4,
+            linewidth=1,
+            elinewidth=1.1,
+            capsize=2,
+            label=one.name,
+        )
 
 
 def _profile(axes: Axes, profile: np.ndarray, colour: str, name: str) -> None:
