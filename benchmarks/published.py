@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from wsigen.errors import InvalidValueError
 from wsigen.stain.normalise.field import Axis, Field, Positions
 from wsigen.stain.normalise.layers import NormLayers
-from wsigen.stain.normalise.norm import KernelKind, Table, kernel_average
+from wsigen.stain.normalise.tables import KernelKind, Table, kernel_average
 
 PublishedKind = Literal["in", "tin", "kin", "dn", "dn-paper"]
 

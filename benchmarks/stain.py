@@ -34,8 +34,8 @@ from wsigen.evaluation.seams import seam_ratio
 from wsigen.geometry import Region, Size
 from wsigen.runtime import choose_device, choose_dtype, keep_freed_memory
 from wsigen.slide.read import open_slide
-from wsigen.stain.engine.batches import Compute
 from wsigen.stain.engine.plan import plan_translation
+from wsigen.stain.engine.render import Compute
 from wsigen.stain.engine.statistics import prepare_constant
 from wsigen.stain.engine.stream import StreamTranslator
 from wsigen.stain.networks.generator import Generator

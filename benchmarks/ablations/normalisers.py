@@ -29,7 +29,8 @@ from wsigen.evaluation.quality import Niqe, piqe, sobel
 from wsigen.evaluation.sets import allot, load_set
 from wsigen.evaluation.spots import Reader, spots
 from wsigen.evaluation.tilings import difference
-from wsigen.stain.normalise.norm import KernelKind, Norm
+from wsigen.stain.normalise.norm import Norm
+from wsigen.stain.normalise.tables import KernelKind
 
 IHC = Path("../shared/data/ihc")
 IHC_PATTERN = "bs25_*_SYN_roi*.tif"

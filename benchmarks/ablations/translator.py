@@ -18,14 +18,14 @@ from wsigen.evaluation.quality import luminance
 from wsigen.geometry import Region, Size
 from wsigen.slide.stains import hue_correlation
 from wsigen.stain.engine.background import BackgroundMap
-from wsigen.stain.engine.batches import Compute, to_network, to_pixels
-from wsigen.stain.engine.render import Constant, prepare
+from wsigen.stain.engine.render import Compute, Constant, prepare, to_network, to_pixels
 from wsigen.stain.engine.statistics import prepare_constant
 from wsigen.stain.engine.stream import StreamTranslator
 from wsigen.stain.networks.blocks import initialise
 from wsigen.stain.networks.generator import Generator
 from wsigen.stain.normalise import Axis, Field, LayerStats
-from wsigen.stain.normalise.norm import KernelKind, Norm
+from wsigen.stain.normalise.norm import Norm
+from wsigen.stain.normalise.tables import KernelKind
 from wsigen.stain.stainer import bundled_markers, load_stainer
 
 RANDOM = "random"

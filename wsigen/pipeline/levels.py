@@ -16,8 +16,8 @@ from wsigen.sampling.lazy import LazyCascade
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.read import WholeSlide
 from wsigen.stain.engine.background import AnyBackground
-from wsigen.stain.engine.batches import Compute
 from wsigen.stain.engine.local import LocalTranslator
+from wsigen.stain.engine.render import Compute
 
 if TYPE_CHECKING:
     from wsigen.pipeline.outputs import HEOutput

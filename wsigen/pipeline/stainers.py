@@ -19,8 +19,8 @@ from wsigen.pipeline.outputs import IHCOutput, Stain
 from wsigen.pipeline.source import open_source, source_facts, source_name
 from wsigen.slide.read import WholeSlide
 from wsigen.stain.engine.background import BackgroundMap
-from wsigen.stain.engine.batches import Compute
 from wsigen.stain.engine.plan import TileSize
+from wsigen.stain.engine.render import Compute
 from wsigen.stain.engine.statistics import ReadRegion, prepare_constant
 from wsigen.stain.engine.stream import StreamTranslator
 from wsigen.stain.networks.generator import Generator

@@ -68,8 +68,9 @@ def test_the_first_region_that_is_read_is_no_different(whole, region):
     )
 
 
-def test_without_glass_and_with_blocks_of_statistics():
-    norm = Norm("dn", granularity=4)
+@pytest.mark.parametrize("name", ["dn-4", "kin-gaussian-5"])
+def test_without_glass_and_with_other_norms(name):
+    norm = Norm.parse(name)
     (out,) = translate([OneNorm()], IMAGE, norm=norm, pitch=64, tile=128)
     part = local(OneNorm(), norm=norm, pitch=64)
     for region in (Region(100, 200, 70, 90), Region(440, 501, 60, 99)):
@@ -116,8 +117,8 @@ def test_a_window_of_the_glass_says_what_the_map_says(y, x, h, w):
     assert np.array_equal(window.opacity(region), MAP.opacity(region))
 
 
-def test_only_fields_of_nodes_are_local():
-    with pytest.raises(InvalidValueError, match="norm dn alone, got tin"):
+def test_statistics_of_the_whole_slide_are_not_local():
+    with pytest.raises(InvalidValueError, match="statistics of nodes, which norm tin has none of"):
         local(OneNorm(), norm=Norm("tin"))
     with pytest.raises(InvalidValueError, match="stats_pitch must be a multiple of 4"):
         local(OneNorm(), pitch=70)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from wsigen.stain.engine.batches import Compute, to_network, to_pixels
+from wsigen.stain.engine.render import Compute, to_network, to_pixels
 from wsigen.stain.engine.statistics import tissue_like
 
 

@@ -15,7 +15,6 @@ from torch import nn
 from tests.stain.translations import Blur, OneNorm, generator
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Size
-from wsigen.stain.engine.batches import GPU_LOAD
 from wsigen.stain.engine.plan import (
     activation_bytes,
     norm_channels,
@@ -23,6 +22,7 @@ from wsigen.stain.engine.plan import (
     plan_translation,
     weight_bytes,
 )
+from wsigen.stain.engine.render import GPU_LOAD
 from wsigen.stain.engine.stream import Norm, StreamTranslator
 from wsigen.stain.networks.generator import Generator
 
@@ -130,7 +130,7 @@ import numpy as np
 from tests.stain.translations import generator
 from wsigen.geometry import Size
 from wsigen.stain.engine.stream import Norm, StreamTranslator
-from wsigen.stain.engine.batches import GPU_LOAD
+from wsigen.stain.engine.render import GPU_LOAD
 from wsigen.stain.engine.plan import plan_translation
 
 def status(name):

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from wsigen.geometry import Size
-from wsigen.stain.engine.nodes import NodeGrid
-from wsigen.stain.engine.tables import NodeRow, TableWindow, finish, side_by_side
+from wsigen.stain.engine.nodes import NodeGrid, NodeRow, TableWindow, side_by_side
 from wsigen.stain.normalise import LayerStats
-from wsigen.stain.normalise.fill import fill_nodes
-from wsigen.stain.normalise.norm import Norm, kernel_average
+from wsigen.stain.normalise.norm import Norm
+from wsigen.stain.normalise.tables import fill_nodes, kernel_average
 
 CHANNELS = (2, 3)
 GRID = NodeGrid.of(Size(9 * 128, 6 * 128), 128)
@@ -40,7 +39,7 @@ def test_fields_of_a_window_are_rows_of_those_of_the_whole_table(norm):
     norm, rows = Norm.parse(norm), node_rows()
     whole = table(norm, rows, 0, 9).fields(0, 9)
     for first, stop in ((0, 2), (3, 5), (4, 6), (7, 9)):
-        held = max(0, first - norm.reach), min(9, stop + norm.reach)
+        held = max(0, first - norm.normaliser.reach), min(9, stop + norm.normaliser.reach)
         part = table(norm, rows, *held).fields(first, stop)
         for one, other in zip(part, whole, strict=True):
             assert torch.equal(one.mean, other.mean[first:stop])
@@ -73,11 +72,12 @@ def test_nodes_without_tissue_are_filled_before_the_kernel():
         torch.stack([getattr(r, name) for r in rows]) for name in ("mean", "inv_std", "confidence")
     )
     filled = fill_nodes(mean, inv_std, confidence)
-    for done, expected in zip(finish(mean, inv_std, confidence, Norm()), filled, strict=True):
+    for done, expected in zip(Norm().normaliser.finish(mean, inv_std, confidence), filled, strict=True):
         assert torch.equal(done, expected)
     everywhere = torch.ones_like(confidence)
     kernel = kernel_average(*fill_nodes(mean, inv_std, everywhere), size=5)
-    for done, expected in zip(finish(mean, inv_std, everywhere, Norm("kin", size=5)), kernel, strict=True):
+    found = Norm("kin", size=5).normaliser.finish(mean, inv_std, everywhere)
+    for done, expected in zip(found, kernel, strict=True):
         torch.testing.assert_close(done, expected)
 
 
@@ -85,7 +85,7 @@ def test_far_glass_does_not_enter_a_kernel():
     mean, inv_std = torch.zeros(1, 9, 1), torch.full((1, 9, 1), 300.0)
     confidence = torch.zeros(1, 9)
     mean[0, 0], inv_std[0, 0], confidence[0, 0] = 2.0, 0.5, 1.0
-    centre, scale = finish(mean, inv_std, confidence, Norm("kin", size=7))
+    centre, scale = Norm("kin", size=7).normaliser.finish(mean, inv_std, confidence)
     # the node beside is filled; those within three nodes of either are averages of these two alone
     assert centre[0, :, 0].tolist() == pytest.approx([2, 2, 2, 2, 2, 0, 0, 0, 0])
     assert scale[0, :, 0].tolist() == pytest.approx([0.5] * 5 + [300] * 4, rel=1e-5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsigen.stain.normalise.fill import FLOOR, fill_nodes
+from wsigen.stain.normalise.tables import FLOOR, fill_nodes
 
 GLASS = 316.0  # 1/σ of a blank patch: 1 / sqrt(1e-5)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsigen.errors import InvalidValueError
-from wsigen.stain.normalise.norm import kernel_average, kernel_weights
+from wsigen.stain.normalise.tables import kernel_average, kernel_weights
 
 
 def tables(rows: int = 9, cols: int = 14, channels: int = 3) -> tuple[Tensor, Tensor]:

@@ -18,12 +18,10 @@ from torch import Tensor, nn
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region, Size
 from wsigen.stain.engine.background import AnyBackground
-from wsigen.stain.engine.batches import Compute
-from wsigen.stain.engine.nodes import PATCH, NodeGrid
+from wsigen.stain.engine.nodes import PATCH, NodeGrid, NodeRow, fields_of, nodes_around
 from wsigen.stain.engine.plan import check_grid, padded_size
-from wsigen.stain.engine.render import Branch, RowRenderer, halo_of, place, prepare, stride_of
+from wsigen.stain.engine.render import Branch, Compute, RowRenderer, halo_of, place, prepare, stride_of
 from wsigen.stain.engine.statistics import NodeMeter
-from wsigen.stain.engine.tables import NodeRow, fields_of, nodes_around
 from wsigen.stain.engine.tiles import Schedule, Tile, TileAxis
 from wsigen.stain.normalise import Field, NormLayers
 from wsigen.stain.normalise.norm import Norm
@@ -42,8 +40,8 @@ class LocalTranslator:
         net: the generator, see `wsigen.stain.engine.stream.StreamTranslator`; changed as there.
         size: of the slide in pixels.
         read: pixels of any region inside the slide: uint8 (height, width, 3).
-        norm: how it is normalised: "dn", a field between the statistics of nodes; None to render a network
-            without norm layers as it is.
+        norm: how it is normalised, with statistics of nodes; None to render a network without norm layers as
+            it is.
         background: where the slide is bare background, which is copied; None to translate all of it.
         pitch: distance of the nodes, px.
         tile: side of what is rendered at once, px, at most.
@@ -71,9 +69,10 @@ class LocalTranslator:
         tile: int = PATCH,
         machine: Compute | None = None,
     ) -> None:
-        if norm is not None and norm.kind != "dn":
+        if norm is not None and not norm.is_local:
             raise InvalidValueError(
-                f"a part of a slide is normalised with norm dn alone, got {norm.kind}; translate all of it"
+                f"a part of a slide is normalised with the statistics of nodes, which norm {norm.kind} has "
+                "none of; take norm dn, or translate the whole slide"
             )
         machine, stride = machine or Compute(), stride_of(net)
         check_grid(size, tile, pitch, stride)
@@ -132,9 +131,9 @@ class LocalTranslator:
     @torch.inference_mode()
     def _fields(self, read: Region, norm: Norm, layers: NormLayers) -> list[Field]:
         """Fields that normalise a region of network input."""
-        grid, margin = self._grid, norm.granularity * self._stride if norm.granularity > 1 else 0
-        first, stop = grid.rows.bracket(read.y - margin, read.y1 + margin)
-        left, right = grid.cols.bracket(read.x - margin, read.x1 + margin)
+        grid = self._grid
+        first, stop = grid.rows.needed(read.y, read.y1, norm)
+        left, right = grid.cols.needed(read.x, read.x1, norm)
         wanted = Region(first, left, stop - first, right - left)
         held = nodes_around(wanted, grid, norm)
         rows = [self._row(row, range(held.x, held.x1)) for row in range(held.y, held.y1)]

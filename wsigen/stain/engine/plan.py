@@ -16,9 +16,8 @@ from torch.utils._pytree import tree_leaves
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Size
 from wsigen.runtime import format_bytes
-from wsigen.stain.engine.batches import GPU_LOAD
 from wsigen.stain.engine.nodes import PATCH, NodeGrid
-from wsigen.stain.engine.render import common_stride, halo_of
+from wsigen.stain.engine.render import GPU_LOAD, common_stride, halo_of
 from wsigen.stain.engine.tiles import Schedule, rows_alive
 from wsigen.stain.normalise.norm import Norm
 

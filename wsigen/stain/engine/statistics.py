@@ -1,7 +1,6 @@
 """Statistics of a slide: of its nodes, measured ahead of rendering, or the same ones for the whole slide.
 
-Of the latter, "tin" takes those of a thumbnail (Chen et al. 2022, URST); "kin-inf" averages those of all
-patches.
+The latter are those of a thumbnail (Chen et al. 2022, URST), or averages over all nodes.
 """
 
 from __future__ import annotations
@@ -18,11 +17,16 @@ from torch import Tensor, nn
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region, Size
 from wsigen.stain.engine.background import AnyBackground, BackgroundMap
-from wsigen.stain.engine.batches import Compute, ReadInto, to_network
-from wsigen.stain.engine.nodes import PATCH, NodeGrid, contrast_confidence, tissue_confidence
+from wsigen.stain.engine.nodes import (
+    PATCH,
+    NodeGrid,
+    NodeRow,
+    contrast_confidence,
+    side_by_side,
+    tissue_confidence,
+)
 from wsigen.stain.engine.plan import padded_size
-from wsigen.stain.engine.render import Constant, common_stride, prepare
-from wsigen.stain.engine.tables import NodeRow, side_by_side
+from wsigen.stain.engine.render import Compute, Constant, ReadInto, common_stride, prepare, to_network
 from wsigen.stain.normalise import Axis, Field, LayerStats, NormLayers
 from wsigen.stain.normalise.norm import Norm
 
@@ -157,15 +161,15 @@ def prepare_constant(
     pitch: int = PATCH,
     machine: Compute | None = None,
 ) -> list[Constant]:
-    """Measure the statistics of the whole slide that `StreamTranslator` needs for "tin" and "kin-inf".
+    """Measure the statistics of the whole slide that `StreamTranslator` needs for a norm that is constant.
 
     Args:
         nets: the generators; their instance norms are taken over, as there.
         read: the slide.
         size: of the slide.
         norm: one that is the same for the whole slide.
-        background: where the slide is background; patches of "kin-inf" without tissue do not count.
-        pitch: distance of the patches of "kin-inf", px.
+        background: where the slide is background; nodes without tissue do not count.
+        pitch: distance of the nodes, px.
         machine: that runs the networks.
 
     Returns:
@@ -177,23 +181,23 @@ def prepare_constant(
         InvalidValueError: another norm.
     """
     if not norm.is_constant:
-        raise InvalidValueError(f"norm {norm.kind} is not the same for a whole slide; tin and kin-inf are")
+        raise InvalidValueError(f"norm {norm.kind} is not the same for a whole slide: nothing to prepare")
     machine = machine or Compute()
     layers = [prepare(net, machine.device, machine.dtype) for net in nets]
-    if norm.kind == "tin":
+
+    def thumbnail() -> list[list[LayerStats]]:
         pixels = torch.from_numpy(read_thumbnail(read, size, common_stride(nets)))
         x = to_network(pixels[None].to(machine.device), machine.dtype)
-        return [[_everywhere(layer) for layer in own.measure(x)] for own in layers]
-    padded = padded_size(size, nets)
-    meter = NodeMeter(layers, NodeGrid.of(padded, pitch, common_stride(nets)), background, machine)
-    means = _mean_of_nodes(meter, _padded(read, size))
-    return [
-        [
-            _everywhere(LayerStats(*part))
-            for part in zip(*(t.split(own.channels, 1) for t in mean), strict=True)
-        ]
-        for mean, own in zip(means, layers, strict=True)
-    ]
+        return [own.measure(x) for own in layers]
+
+    def nodes() -> list[list[LayerStats]]:
+        grid = NodeGrid.of(padded_size(size, nets), pitch, common_stride(nets))
+        means = _mean_of_nodes(NodeMeter(layers, grid, background, machine), _padded(read, size))
+        parts = [[t.split(own.channels, 1) for t in mean] for mean, own in zip(means, layers, strict=True)]
+        return [[LayerStats(m, s) for m, s in zip(*part, strict=True)] for part in parts]
+
+    stats = norm.normaliser.whole_slide(thumbnail, nodes)
+    return [[_everywhere(layer) for layer in own] for own in stats]
 
 
 def read_thumbnail(read: ReadRegion, size: Size, stride: int = 4) -> np.ndarray:

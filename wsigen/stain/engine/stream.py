@@ -16,11 +16,12 @@ from torch import nn
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region, Size
 from wsigen.stain.engine.background import BackgroundMap
-from wsigen.stain.engine.batches import GPU_LOAD, Compute
 from wsigen.stain.engine.nodes import PATCH, NodeGrid
 from wsigen.stain.engine.plan import MEMORY, TileSize, check_grid, padded_size, plan_translation
 from wsigen.stain.engine.render import (
+    GPU_LOAD,
     Branch,
+    Compute,
     Constant,
     RowRenderer,
     check_channels,
@@ -47,13 +48,13 @@ class StreamTranslator:
         size: of the slide in pixels.
         norm: how they are normalised; None to render networks without norm layers as they are.
         background: where the slide is bare background, which is copied; None to translate all of it.
-        pitch: distance of the nodes where statistics are measured, px; for "in", the side of the patches.
+        pitch: distance of the nodes where statistics are measured, px; of patches where each has its own.
         tile: side of the tiles, px; "auto" chooses by the device and the memory.
         device: that runs the networks.
         dtype: of their weights and features.
         batch: tiles per network call, at most; None gives a GPU enough to do. On the CPU always 1.
         start: first row of the output that is wanted.
-        constant: for "tin" and "kin-inf": each network's statistics (`wsigen.stain.engine.statistics`).
+        constant: each network's statistics, for a norm that is constant (`wsigen.stain.engine.statistics`).
         memory: bytes of host memory that ``tile="auto"`` may plan for.
 
     Memory: `wsigen.stain.engine.plan.plan_translation`; independent of the slide's height.

@@ -172,11 +172,11 @@ class Schedule:
             padded: size of the slide, a multiple of ``stride``.
             halo: of the network.
             norm: how it is normalised.
-            tile: side of the tiles; "in" has one for each patch instead.
+            tile: side of the tiles; those of a norm with the scope "tile" are the patches instead.
             pitch: of the nodes.
             stride: of the network.
         """
-        if norm is not None and norm.kind == "in":
+        if norm is not None and norm.normaliser.scope == "tile":
             return cls(TileGrid.of_cells(padded, pitch, halo), None, norm, stride)
         nodes = NodeGrid.of(padded, pitch, stride).rows if norm is not None and norm.is_local else None
         return cls(TileGrid.of(padded, tile, halo, stride), nodes, norm, stride)
@@ -185,19 +185,15 @@ class Schedule:
         """Return the rows of nodes [first, stop) of the fields of a row of tiles."""
         assert self.nodes is not None
         assert self.norm is not None
-        start, end = self.tiles.rows.read(row)
-        if self.norm.kind == "kin":
-            return self.nodes.cells(start, end)
-        # a block of feature pixels may have its centre beyond the tile
-        margin = self.norm.granularity * self.stride if self.norm.granularity > 1 else 0
-        return self.nodes.bracket(start - margin, end + margin)
+        return self.nodes.needed(*self.tiles.rows.read(row), self.norm)
 
     def measured(self, row: int) -> tuple[int, int]:
         """Return the rows of nodes [first, stop) that these fields depend on."""
         if self.nodes is None or self.norm is None:
             return 0, 0
         first, stop = self.fields(row)
-        return max(0, first - self.norm.reach), min(self.nodes.count, stop + self.norm.reach)
+        reach = self.norm.normaliser.reach
+        return max(0, first - reach), min(self.nodes.count, stop + reach)
 
     def first_source(self, row: int) -> int:
         """Return the first row of the slide that a row of tiles depends on."""

@@ -1,8 +1,7 @@
-"""Which statistics normalise a pixel of a slide: its patch's, those of patches around it, the whole slide's.
+"""Kinds of normalisation: which statistics normalise a pixel of a slide.
 
-The kernel is that of KIN (Ho et al. 2022, "Kernelized instance normalization"): each node's mean and σ become
-weighted averages over the nodes around it. Size 1 leaves the table as it is (IN); an infinite one averages
-all nodes, which is close to the statistics of a thumbnail (TIN).
+A kind is one class in `NORMALISERS`. The engine, the plan, ``--norm`` and the provenance ask it for all that
+differs between kinds; nothing else names one.
 
 The statistics themselves are those of training: biased variance, and the layers' own ε = 1e-5 added to it.
 The authors of KIN, TIN (URST) and dense normalisation take the unbiased variance, KIN no ε, and dense
@@ -11,30 +10,32 @@ normalisation adds 1e-7 to σ. A generator has learned on the former, and withou
 
 from __future__ import annotations
 
-import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from wsigen.errors import InvalidValueError
+from wsigen.stain.normalise.field import Interpolation
+from wsigen.stain.normalise.tables import KernelKind, Table, fill_nodes, kernel_average, kernel_weights
 
-NormKind = Literal["dn", "kin", "tin", "in"]
+Scope = Literal["tile", "nodes", "slide"]
+"""What statistics are measured on: each tile by itself, nodes ahead of rendering, or the whole slide."""
 
-_TEXT = re.compile(r"(dn|kin|tin|in)(?:-(constant|gaussian))?(?:-(\d+|inf))?")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Norm:
-    """How a slide is normalised.
+    """How a slide is normalised: a kind and its options, recorded in the provenance.
 
     Args:
-        kind: "dn" a field, linear between the patches' statistics (Ho et al. 2024); "kin" averages of the
-            patches around, by patch (Ho et al. 2022); "tin" those of a thumbnail (Chen et al. 2022), its
-            longer side 512 px; "in" those of each patch with its halo alone, which shows seams.
+        kind: a name in `NORMALISERS`.
         kernel: "constant" or "gaussian", of "kin".
         size: of that kernel, patches, odd; or "inf" for the whole slide. 3 is what the authors of KIN use.
         granularity: "dn" interpolates once for so many feature pixels a side.
@@ -43,14 +44,14 @@ class Norm:
         InvalidValueError: a value out of range.
     """
 
-    kind: NormKind = "dn"
+    kind: str = "dn"
     kernel: KernelKind = "constant"
     size: int | Literal["inf"] = 3
     granularity: int = 1
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(NormKind):
-            raise InvalidValueError(f"norm must be one of {', '.join(get_args(NormKind))}, got {self.kind!r}")
+        if self.kind not in NORMALISERS:
+            raise InvalidValueError(f"norm must be one of {', '.join(NORMALISERS)}, got {self.kind!r}")
         if self.size != "inf":
             kernel_weights(self.kernel, self.size)
         if self.granularity < 1:
@@ -58,106 +59,165 @@ class Norm:
 
     @classmethod
     def parse(cls, text: str) -> Norm:
-        """Parse a name: in, tin, kin, kin-5, kin-gaussian-7, kin-inf, dn, or dn-8 (granularity 8).
+        """Parse a name: of a kind, and its options after hyphens, such as kin-gaussian-7.
 
         Raises:
             InvalidValueError: no such name.
         """
-        match = _TEXT.fullmatch(text)
-        kind, kernel, number = match.groups() if match else (None, None, None)
-        extra = kernel is not None or number is not None
-        plain = kind == "kin" or (kind == "dn" and not kernel and number != "inf") or not extra
-        if match is None or not plain:
-            raise InvalidValueError(
-                f"norm must be such as in, tin, kin, kin-5, kin-gaussian-7, kin-inf, dn or dn-8, got {text!r}"
-            )
-        if kind == "dn":
-            return cls("dn", granularity=int(number or 1))
-        size = "inf" if number == "inf" else int(number or 3)
-        return cls(kind, kernel or "constant", size)  # type: ignore[arg-type]
+        for kind, normaliser in NORMALISERS.items():
+            match = re.fullmatch(kind + normaliser.pattern, text)
+            if match:
+                given = {name: value for name, value in match.groupdict().items() if value is not None}
+                return cls(kind, **{n: int(v) if v.isdecimal() else v for n, v in given.items()})
+        names = [name for normaliser in NORMALISERS.values() for name in normaliser.names]
+        raise InvalidValueError(f"norm must be such as {', '.join(names[:-1])} or {names[-1]}, got {text!r}")
+
+    @property
+    def normaliser(self) -> Normaliser:
+        """What the engine asks."""
+        return NORMALISERS[self.kind](self)
 
     @property
     def is_constant(self) -> bool:
         """Whether the whole slide has the same statistics, which must be known before it is translated."""
-        return self.kind == "tin" or (self.kind == "kin" and self.size == "inf")
+        return self.normaliser.scope == "slide"
 
     @property
     def is_local(self) -> bool:
         """Whether statistics are measured at nodes, ahead of rendering."""
-        return self.kind in ("dn", "kin") and not self.is_constant
+        return self.normaliser.scope == "nodes"
+
+
+class Normaliser:
+    """A kind of normalisation: by default, a pixel has the statistics of the node whose cell holds it.
+
+    Args:
+        norm: with the options of this kind.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ()
+    """Examples of what `Norm.parse` takes, for messages."""
+
+    pattern: ClassVar[str] = ""
+    """Regular expression of what may follow the kind; its groups are fields of `Norm`."""
+
+    interpolation: ClassVar[Interpolation] = "nearest"
+    """How a pixel's statistics follow from the nodes around it."""
+
+    def __init__(self, norm: Norm) -> None:
+        self.norm = norm
+
+    @property
+    def scope(self) -> Scope:
+        """What statistics are measured on."""
+        return "nodes"
 
     @property
     def reach(self) -> int:
-        """Nodes to either side that a node's final statistics depend on: one by filling, more by a kernel."""
-        return 1 + (int(self.size) // 2 if self.kind == "kin" and self.size != "inf" else 0)
+        """Nodes to either side that a node's final statistics depend on: one, since it may be filled."""
+        return 1
+
+    def finish(
+        self, mean: Table, inv_std: Table, confidence: Float[Tensor, "rows cols"]
+    ) -> tuple[Table, Table]:
+        """Return the final statistics of nodes: filled from those beside them where there is no tissue.
+
+        Args:
+            mean: of all layers, as measured. It may be a window of a taller table: rows nearer than `reach`
+                to an end of the window are right only where that is the table's own.
+            inv_std: 1/σ, likewise.
+            confidence: of the nodes.
+        """
+        return fill_nodes(mean, inv_std, confidence)
+
+    def whole_slide(self, thumbnail: Callable[[], T], nodes: Callable[[], T]) -> T:
+        """Return the statistics of a slide, for the scope "slide": call one of the two.
+
+        Args:
+            thumbnail: measures a thumbnail, its longer side 512 px.
+            nodes: averages mean and σ of all nodes by their confidence.
+        """
+        raise NotImplementedError
 
 
-KernelKind = Literal["constant", "gaussian"]
+class Patchwise(Normaliser):
+    """Each patch with its halo by itself, which shows seams (IN)."""
 
-Table = Float[Tensor, "rows cols c"]
+    names = ("in",)
 
-GAUSSIAN_STD = 3.0
-"""Standard deviation of the Gaussian kernel, nodes; the same for every size, as in the code of KIN."""
-
-
-def kernel_weights(kind: KernelKind, size: int) -> list[float]:
-    """Return the weights of a kernel along one axis, which sum to 1.
-
-    The Gaussian is exp(-i²/(2·3²)), i nodes from the centre, cut off at the size and then normalised: with 3
-    or 5 nodes it is nearly constant.
-
-    Args:
-        kind: "constant" or "gaussian".
-        size: odd, in nodes.
-
-    Raises:
-        InvalidValueError: an unknown kind, or a size that is not odd and positive.
-    """
-    if kind not in ("constant", "gaussian"):
-        raise InvalidValueError(f"a kernel is constant or gaussian, got {kind!r}")
-    if size < 1 or size % 2 != 1:
-        raise InvalidValueError(f"the size of a kernel must be odd (or infinite), got {size}")
-    if kind == "constant":
-        return [1 / size] * size
-    weights = [math.exp(-0.5 * ((i - size // 2) / GAUSSIAN_STD) ** 2) for i in range(size)]
-    return [weight / sum(weights) for weight in weights]
+    @property
+    def scope(self) -> Scope:
+        """The tiles, of which there is one for each patch."""
+        return "tile"
 
 
-def kernel_average(
-    mean: Table, inv_std: Table, *, kind: KernelKind = "constant", size: float = 3
-) -> tuple[Table, Table]:
-    """Average mean and σ of a table's nodes with a kernel; beyond its edges, the table is replicated.
+class Thumbnail(Normaliser):
+    """The statistics of a thumbnail (Chen et al. 2022, URST)."""
 
-    Args:
-        mean: float32 (rows, cols, channels), at the nodes. It may be a window of a taller table: rows
-            nearer than ``size // 2`` to an end of the window are right only where that is the table's own.
-        inv_std: 1/σ, likewise.
-        kind: "constant" or "gaussian"; both the same where the size is infinite.
-        size: odd number of nodes, or ``math.inf``.
+    names = ("tin",)
 
-    Returns:
-        Averaged mean and 1/σ, of the same shape; for size 1 the very same.
+    @property
+    def scope(self) -> Scope:
+        """The slide."""
+        return "slide"
 
-    Determinism: nodes are added in a fixed order, so windows and whole tables agree bit for bit.
-
-    Raises:
-        InvalidValueError: an unknown kind, or a size that is neither odd nor infinite.
-    """
-    if size == 1:
-        return mean, inv_std
-    if math.isinf(size):
-        averages = (t.mean(dim=(0, 1), dtype=torch.float64).float() for t in (mean, 1 / inv_std))
-        centre, std = (a.expand_as(mean) for a in averages)
-    else:
-        weights = kernel_weights(kind, int(size) if size == int(size) else 0)
-        centre, std = (_convolve(_convolve(t, weights, 0), weights, 1) for t in (mean, 1 / inv_std))
-    return centre, 1 / std
+    def whole_slide(self, thumbnail: Callable[[], T], nodes: Callable[[], T]) -> T:
+        """Return the statistics of the thumbnail."""
+        return thumbnail()
 
 
-def _convolve(table: Table, weights: list[float], axis: int) -> Table:
-    count, reach = table.shape[axis], len(weights) // 2
-    total = torch.zeros_like(table)
-    for offset, weight in enumerate(weights):
-        index = (torch.arange(count, device=table.device) + (offset - reach)).clamp_(0, count - 1)
-        total += table.index_select(axis, index) * weight  # two kernels, which round alike for every width
-    return total
+class Kernelised(Normaliser):
+    """Averages of the patches around, by patch (Ho et al. 2022)."""
+
+    names = ("kin", "kin-5", "kin-gaussian-7", "kin-inf")
+    pattern = r"(?:-(?P<kernel>constant|gaussian))?(?:-(?P<size>\d+|inf))?"
+
+    @property
+    def scope(self) -> Scope:
+        """The nodes, or the slide where the kernel is infinite."""
+        return "slide" if self.norm.size == "inf" else "nodes"
+
+    @property
+    def reach(self) -> int:
+        """One node by filling, and half of the kernel."""
+        return 1 + (0 if self.norm.size == "inf" else self.norm.size // 2)
+
+    def finish(
+        self, mean: Table, inv_std: Table, confidence: Float[Tensor, "rows cols"]
+    ) -> tuple[Table, Table]:
+        """Fill, then average over nodes that are filled or measured on tissue; leave nodes far from any."""
+        mean, inv_std = fill_nodes(mean, inv_std, confidence)
+        assert self.norm.size != "inf"
+        if self.norm.size == 1:
+            return mean, inv_std
+        # known: nodes with tissue, and their eight neighbours, which were filled
+        known = max_pool2d((confidence > 0).float()[None], 3, stride=1, padding=1)[0] > 0
+        share = known[:, :, None].to(mean)
+        weighted = torch.cat([mean * share, share / inv_std, share], 2)
+        # σ of 1 everywhere: the kernel averages values as it averages means
+        sums, _ = kernel_average(
+            weighted, torch.ones_like(weighted), kind=self.norm.kernel, size=self.norm.size
+        )
+        centre, std, weight = sums.split([mean.shape[2], mean.shape[2], 1], dim=2)
+        return torch.where(weight > 0, centre / weight, mean), torch.where(weight > 0, weight / std, inv_std)
+
+    def whole_slide(self, thumbnail: Callable[[], T], nodes: Callable[[], T]) -> T:
+        """Return the average over all nodes."""
+        return nodes()
+
+
+class Dense(Normaliser):
+    """A field, linear between the patches' statistics (Ho et al. 2024)."""
+
+    names = ("dn", "dn-8")
+    pattern = r"(?:-(?P<granularity>\d+))?"
+    interpolation = "linear"
+
+
+NORMALISERS: dict[str, type[Normaliser]] = {
+    "in": Patchwise,
+    "tin": Thumbnail,
+    "kin": Kernelised,
+    "dn": Dense,
+}
+"""All kinds by name."""
