@@ -106,8 +106,11 @@ def test_published_settings_are_the_published_ones() -> None:
     assert (fast.loss.lambda_nce, fast.loss.lambda_identity) == (10, 0)
     assert (cycle.loss.lambda_cycle, cycle.loss.lambda_identity, cycle.loss.pool) == (10, 0.5, 50)
     assert (lsesim.loss.lambda_spatial, lsesim.loss.places, lsesim.loss.learned) == (10, 256, True)
+    assert (lsesim.loss.patch, lsesim.loss.strongest, lsesim.loss.pool) == (64, 0.25, 50)
     for config in (cut, fast, cycle, lsesim):
-        assert (config.optim.lr, config.optim.betas) == (2e-4, (0.5, 0.999))
+        rate = 1e-4 if config is lsesim else 2e-4
+        assert (config.optim.rate("G"), config.optim.rate("D")) == (rate, rate)
+        assert config.optim.betas == (0.5, 0.999)
         assert (config.generator.width, config.generator.blocks, config.discriminator.width) == (64, 9, 64)
     assert (cut.kimg, fast.kimg, cycle.kimg) == (400, 200, 200)
     assert (cut.optim.constant, fast.optim.constant, cycle.optim.constant) == (0.5, 0.75, 0.5)

@@ -12,7 +12,8 @@ import tifffile
 
 from tests.evaluation.slides import slide_set, slides, written
 from tests.synthetic import he_image, reduce_by, write_tiff
-from wsigen.evaluation.copies import overview, overview_rows
+from wsigen.evaluation.copies import nearest_slide_rows, overview, overview_rows, whole_slide
+from wsigen.evaluation.descriptor import WeightFree
 from wsigen.evaluation.report.pictures import turn
 from wsigen.evaluation.scales import MADE_FROM, origin, scale_rows
 from wsigen.evaluation.seams import score_slide, seam_rows
@@ -237,6 +238,43 @@ def test_copied_overviews(real, tmp_path):
     (found,), _ = overview_rows(others, real, None)
     assert found.value is None
     assert "needs at least 10 real patches, got 5" in found.warnings[0]
+
+
+def test_nearest_slides_by_features(real, tmp_path):
+    (tmp_path / "copies").mkdir()
+    for seed in (1, 3):
+        image = he_image(SIDE, seed, mpp=1.0)
+        write_tiff(tmp_path / "copies" / f"c{seed}.tif", image, 1.0, compression="zstd")
+    copies = slide_set("copies", tmp_path / "copies")
+    (found,), similar = nearest_slide_rows(copies, real, None, WeightFree())
+    assert {(a.ours.slide, a.theirs.slide, a.orientation) for a in similar} == {
+        ("c1.tif", "s1_HE.tif", 0),
+        ("c3.tif", "s3_HE.tif", 0),
+    }
+    assert similar[0].distance <= similar[1].distance
+    assert found.value.value == pytest.approx(np.mean([a.distance for a in similar]), abs=1e-6)
+    assert found.value.value < 1e-3 < 0.1 < found.floor.value
+    assert (found.samples, found.cases) == ("2 slides, 5 real ones", 5)
+    (trained,), _ = nearest_slide_rows(real, real, copies, WeightFree())
+    assert trained.value == trained.floor  # the same slides, beside those that were trained on
+    assert trained.samples == "5 slides, 2 real ones"
+    alone = replace(real, entries=real.entries[:1])
+    (none,), similar = nearest_slide_rows(copies, alone, None, WeightFree())
+    assert none.value is None
+    assert "fewer than two real slides" in none.warnings[0]
+    assert similar == []
+
+
+def test_a_whole_slide_lies_in_the_middle_of_its_background(tmp_path):
+    image = he_image((128, 256), 3, mpp=1.0)
+    write_tiff(tmp_path / "a.tif", image, 1.0, compression="zstd")
+    (entry,) = slide_set("x", tmp_path).entries
+    picture = whole_slide(entry)
+    assert picture.shape == (512, 512, 3)
+    assert np.array_equal(picture[192:320, 128:384], image)
+    assert (picture[:192] == entry.background).all()
+    assert whole_slide(entry, 128).shape == (128, 128, 3)
+    assert (whole_slide(entry, 128)[:32] == entry.background).all()  # reduced by half, in the middle rows
 
 
 def test_an_overview_is_never_enlarged(real):

@@ -82,6 +82,11 @@ class StainOptimConfig:
         check(all(0 <= b < 1 for b in self.betas), "optim.betas", self.betas, "in [0, 1)")
         check(0 < self.ema_sigma_rel <= 0.28, "optim.ema_sigma_rel", self.ema_sigma_rel, "in (0, 0.28]")
 
+    def rate(self, network: str) -> float:
+        """Return the learning rate of the first part for a network, named as in `Method.optimizers`."""
+        del network
+        return self.lr
+
 
 @dataclass(frozen=True, kw_only=True)
 class StainRunConfig:

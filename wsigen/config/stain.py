@@ -59,18 +59,44 @@ class DiscriminatorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GanOptimConfig(StainOptimConfig):
+    """Adam with a constant, then linearly decaying learning rate.
+
+    Args:
+        lr: learning rate of the first part.
+        discriminator_lr: learning rate of the discriminators; by default lr, as published.
+        constant: share of the run with these rates.
+        betas: Adam's running-average coefficients.
+        ema_sigma_rel: relative width of the weight average (Karras et al. 2024, section 3.1).
+    """
+
+    discriminator_lr: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fits = self.discriminator_lr is None or self.discriminator_lr > 0
+        check(fits, "optim.discriminator_lr", self.discriminator_lr, "> 0, or null for optim.lr")
+
+    def rate(self, network: str) -> float:
+        """Return the learning rate of the first part: the discriminators' for "D"."""
+        return self.discriminator_lr if network == "D" and self.discriminator_lr else self.lr
+
+
+@dataclass(frozen=True, kw_only=True)
 class CutLossConfig:
     """Adversarial and PatchNCE losses (Park et al. 2020, eq. 5); the defaults are CUT's.
 
     Args:
         lambda_gan: weight of the least-squares adversarial loss.
-        lambda_nce: λ_X, weight of PatchNCE between input and output.
-        lambda_identity: λ_Y, weight of PatchNCE between a target image and its translation; 0 skips that
-            translation.
+        lambda_nce: λ_X, weight of PatchNCE between input and output: 1 in the paper, 0.5 in CUT's code.
+        lambda_identity: λ_Y, weight of PatchNCE between a target image and its translation: 1 in the paper,
+            0.5 in CUT's code; 0 skips that translation.
         layers: layers of the generator's encoder whose features are compared.
         tau: temperature of the softmax.
         places: locations compared per image and layer.
         heads: hidden units of the projection head of each layer.
+        all_negatives: take negatives from all images of a process's batch, not only from the query's own
+            (nce_includes_all_negatives_from_minibatch of CUT's code).
         flip_equivariance: flip half of the inputs and flip the features of their outputs back (FastCUT).
     """
 
@@ -81,6 +107,7 @@ class CutLossConfig:
     tau: float = 0.07
     places: int = 256
     heads: int = 256
+    all_negatives: bool = False
     flip_equivariance: bool = False
 
     def __post_init__(self) -> None:
@@ -101,11 +128,13 @@ class StainTrainConfig(StainRunConfig):
         marker: marker of the target stain, such as "SYN"; recorded in the snapshot.
         generator: shape of the generator.
         discriminator: shape of the discriminator.
+        optim: optimiser.
     """
 
     marker: str | None = None
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    optim: GanOptimConfig = field(default_factory=GanOptimConfig)
 
 
 def _blurred() -> DiscriminatorConfig:
@@ -140,7 +169,7 @@ class FastCutConfig(StainTrainConfig):
         default_factory=lambda: CutLossConfig(lambda_nce=10.0, lambda_identity=0.0, flip_equivariance=True)
     )
     discriminator: DiscriminatorConfig = field(default_factory=_blurred)
-    optim: StainOptimConfig = field(default_factory=lambda: StainOptimConfig(constant=0.75))
+    optim: GanOptimConfig = field(default_factory=lambda: GanOptimConfig(constant=0.75))
     kimg: float = 200.0
 
 
@@ -182,18 +211,23 @@ class CycleGanConfig(StainTrainConfig):
 class LSeSimLossConfig:
     """Adversarial and spatially correlative losses (Zheng et al. 2021).
 
+    Where the paper leaves a number open, the default is that of its code.
+
     Args:
         lambda_gan: weight of the least-squares adversarial loss.
         lambda_spatial: weight of the spatially correlative loss.
         learned: train heads on the features (LSeSim), or use the features as they are (FSeSim).
         vgg: "torchvision" to download its VGG16 weights, or a file that holds them.
         layers: VGG16's layers whose self-similarity is compared.
-        width: channels of the heads.
+        width: channels of the heads; by default a quarter of their layer's, at least 32.
         places: locations compared per image and layer.
         patch: side of the window that a location is compared with, in feature pixels of each layer.
+        strongest: share of each window that is compared: the places most similar to its centre in the output.
         tau: temperature of the heads' contrastive loss.
+        other_negatives: take negatives of the heads' loss from an image of the other domain too.
         distance: "cosine" or "l1".
         strength: strength of the colour augmentation that heads are trained with, in [0, 1).
+        pool: past generated images that the discriminator is shown; 0 for none.
     """
 
     lambda_gan: float = 1.0
@@ -201,18 +235,23 @@ class LSeSimLossConfig:
     learned: bool = True
     vgg: str = "torchvision"
     layers: tuple[str, ...] = ("relu3_1", "relu4_1", "relu4_3")
-    width: int = 256
+    width: int | None = None
     places: int = 256
-    patch: int = 32
+    patch: int = 64
+    strongest: float = 0.25
     tau: float = 0.07
+    other_negatives: bool = True
     distance: Literal["cosine", "l1"] = "cosine"
     strength: float = 0.4
+    pool: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("lambda_gan", "lambda_spatial"):
+        for name in ("lambda_gan", "lambda_spatial", "pool"):
             check(getattr(self, name) >= 0, f"loss.{name}", getattr(self, name), ">= 0")
-        for name, least in (("width", 1), ("places", 2), ("patch", 2)):
+        for name, least in (("places", 2), ("patch", 2)):
             check(getattr(self, name) >= least, f"loss.{name}", getattr(self, name), f">= {least}")
+        check(self.width is None or self.width >= 1, "loss.width", self.width, ">= 1, or null")
+        check(0 < self.strongest <= 1, "loss.strongest", self.strongest, "in (0, 1]")
         check(len(self.layers) > 0, "loss.layers", self.layers, "at least one layer")
         check(self.tau > 0, "loss.tau", self.tau, "> 0")
         check(0 <= self.strength < 1, "loss.strength", self.strength, "in [0, 1)")
@@ -230,6 +269,7 @@ class LSeSimConfig(StainTrainConfig):
     method: Literal["lsesim"] = "lsesim"
     loss: LSeSimLossConfig = field(default_factory=LSeSimLossConfig)
     discriminator: DiscriminatorConfig = field(default_factory=_blurred)
+    optim: GanOptimConfig = field(default_factory=lambda: GanOptimConfig(lr=1e-4))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,10 @@ import numpy as np
 from wsigen.data.index import SlideEntry
 from wsigen.errors import InvalidValueError
 from wsigen.evaluation.comparison import Comparison
-from wsigen.evaluation.estimate import caution, percentage, run_measure
-from wsigen.evaluation.gallery import Gallery
-from wsigen.evaluation.patches import Patches
+from wsigen.evaluation.estimate import caution, mean_over_groups, percentage, run_measure
+from wsigen.evaluation.features import Extractor, batches
+from wsigen.evaluation.gallery import Gallery, feature_distances
+from wsigen.evaluation.patches import BATCH, Patches
 from wsigen.evaluation.results import Result
 from wsigen.evaluation.search import Matches
 from wsigen.evaluation.sets import SlideSet
@@ -24,7 +25,7 @@ from wsigen.evaluation.verdict import Metric
 from wsigen.geometry import Region
 
 COPY_SHARE, COPY_DISTANCE, SUSPICIOUS_NULL = 0.6, 0.3, 0.25
-OVERVIEW_PX = 256
+OVERVIEW_PX, DESCRIBED_PX = 256, 512
 MOST_OVERVIEWS, SHOWN = 500, 6
 
 _metric = partial(Metric, "privacy", better="lower", unit="%", bounds=(0.0, 100.0))
@@ -41,7 +42,15 @@ OVERVIEW_COPIES = _metric(
     good="0: no slide as a whole is a copy of a real one",
     source="signatures of overviews, threshold as for copies",
 )
-METRICS = (COPIES, OVERVIEW_COPIES)
+NEAR_SLIDES = Metric(
+    "privacy",
+    "near_slides",
+    "Distance to the nearest real slide, features",
+    "higher",
+    good="no less than between real slides of different cases",
+    source="mean Euclidean distance of standardised features of whole slides, each in a square of 512 px",
+)
+METRICS = (COPIES, OVERVIEW_COPIES, NEAR_SLIDES)
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class SimilarSlides:
         ours: of the set.
         theirs: the real one.
         orientation: how ours is turned to match, as of `Nearest`.
-        distance: 1 - correlation of signatures.
+        distance: 1 - correlation of signatures, or distance of features.
     """
 
     ours: SlideEntry
@@ -180,6 +189,56 @@ def overview_rows(
     return [Result(OVERVIEW_COPIES, None, value, floor, samples, notes)], similar
 
 
+def nearest_slide_rows(
+    ours: SlideSet, real: SlideSet, train: SlideSet | None, extractor: Extractor
+) -> tuple[list[Result], list[SimilarSlides]]:
+    """Find the nearest real slide to each slide of a set, by the features of whole slides.
+
+    Args:
+        ours: the set.
+        real: held-out slides.
+        train: slides the model learnt from; None: the nearest of ``real`` are looked for.
+        extractor: of features.
+
+    Returns:
+        A row of the report, whose floor is the distance of real slides to the nearest of another case; and
+        the slides that are nearest to a real one, nearest first, upright.
+    """
+    mine, seen = _described(ours.entries, extractor)
+    theirs, known = _described((real if train is None else train).entries, extractor)
+    others, held = (theirs, known) if train is None else _described(real.entries, extractor)
+    if not seen or not held or len(known) < 2:
+        note = "not measured: fewer than two real slides, or none of the set, can be read"
+        return [Result(NEAR_SLIDES, None, None, None, "", (note,))], []
+    scale = theirs.std(axis=0, dtype=np.float64)
+    distances = feature_distances(np.concatenate([mine, others]), theirs, scale)
+    near, apart = np.split(distances, [len(mine)])
+    if train is None:
+        labels = np.array([entry.group for entry in known])
+        apart[labels[:, None] == labels[None]] = np.inf
+    null = apart.min(axis=1)
+    usable = np.flatnonzero(np.isfinite(null))
+    index, nearest = near.argmin(axis=1), near.min(axis=1)
+    value = mean_over_groups(nearest, [entry.group for entry in seen])[0]
+    cases = [held[i].group for i in usable]
+    floor = mean_over_groups(null[usable], cases)[0] if cases else None
+    similar = [
+        SimilarSlides(seen[i], known[int(index[i])], 0, float(nearest[i]))
+        for i in np.argsort(nearest, kind="stable")[:SHOWN]
+    ]
+    samples = f"{len(seen)} slides, {len(known)} real ones"
+    return [Result(NEAR_SLIDES, None, value, floor, samples, cases=len(set(cases)))], similar
+
+
+def whole_slide(entry: SlideEntry, side: int = DESCRIBED_PX) -> np.ndarray:
+    """Read the whole slide into the middle of a square of its background, uint8 (side, side, 3)."""
+    picture = overview(entry, side)
+    y, x = ((side - n) // 2 for n in picture.shape[:2])
+    out = np.full((side, side, 3), entry.background, np.uint8)
+    out[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+    return out
+
+
 def overview(entry: SlideEntry, longest: int = OVERVIEW_PX) -> np.ndarray:
     """Read the whole slide, its longer side at most ``longest`` px; never enlarged."""
     mpp = max(entry.mpp, entry.mpp * max(entry.height, entry.width) / longest)
@@ -195,6 +254,15 @@ def _overviews(entries: Sequence[SlideEntry]) -> tuple[np.ndarray, list[SlideEnt
             signatures.append(signature(picture))
             seen.append(entry)
     return np.stack(signatures) if signatures else np.empty((0, SIDE, SIDE), np.float32), seen
+
+
+def _described(entries: Sequence[SlideEntry], extractor: Extractor) -> tuple[np.ndarray, list[SlideEntry]]:
+    """Return features of whole slides, (n, dimensions), and the slides that can be read."""
+    features, seen = [np.empty((0, extractor.dimensions), np.float32)], []
+    for batch in batches(readable(whole_slide, entries[:MOST_OVERVIEWS], "overviews"), BATCH):
+        features.append(extractor(np.stack([picture for _, picture in batch])))
+        seen += [entry for entry, _ in batch]
+    return np.concatenate(features), seen
 
 
 def _neighbours(ours: Patches, found: Matches, order: np.ndarray) -> list[Neighbour]:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from wsigen.config.evaluate import REAL, TRAIN, EvaluateConfig
 from wsigen.evaluation.comparison import Comparison, real_patches
-from wsigen.evaluation.copies import overview_rows
+from wsigen.evaluation.copies import SimilarSlides, nearest_slide_rows, overview_rows
 from wsigen.evaluation.features import Extractor, load_extractor
 from wsigen.evaluation.fidelity import fidelity_rows
 from wsigen.evaluation.gallery import Gallery
@@ -176,16 +176,19 @@ class Evaluation:
         rows += [*seams, *scale_rows(one, real, seed=self.seed)]
         rows += [] if self.inputs.train else unknown_training()
         found, similar = overview_rows(one, real, self.inputs.train)
-        rows += found
-        if similar:
-            self.pictures[f"overviews {one.name}"] = overview_sheet(similar)
-            self.captions[f"overviews {one.name}"] = [
-                f"{s.ours.slide}: {s.theirs.slide}, {s.distance:.2f}" for s in similar
-            ]
+        near, nearest = nearest_slide_rows(one, real, self.inputs.train, self.extractor)
+        rows += [*found, *near]
+        self._show_slides(f"overviews {one.name}", similar)
+        self._show_slides(f"nearest slides {one.name}", nearest)
         if one is not self.inputs.sets[0]:
             rows += tiling_rows(one, self.inputs.sets[0])
         self.curves.setdefault("seam profiles", {})[one.name] = profiles
         self._visibility(one, real, one.name)
+
+    def _show_slides(self, key: str, similar: Sequence[SimilarSlides]) -> None:
+        if similar:
+            self.pictures[key] = overview_sheet(similar)
+            self.captions[key] = [f"{s.ours.slide}: {s.theirs.slide}, {s.distance:.2f}" for s in similar]
 
     def _gallery(self, real: Patches, train: Patches | None, plan: ScalePlan) -> Gallery:
         self.bar.set_description(f"{plan.mpp:g} µm/px, neighbours of real patches")

@@ -26,7 +26,7 @@ METRICS: dict[str, Metric] = {
         *(*fidelity.METRICS, *realism.METRICS, *spectrum.METRICS, *phase.METRICS, *stains.METRICS),
         *(*samples.METRICS, *scales.METRICS),
         *(seams.SEAM, seams.EDGE, seams.STRONGEST_LINE, seam_classifier.VISIBILITY, seams.JPEG),
-        *(*tilings.METRICS, copies.COPIES, *privacy.METRICS, copies.OVERVIEW_COPIES),
+        *(*tilings.METRICS, copies.COPIES, *privacy.METRICS, copies.OVERVIEW_COPIES, copies.NEAR_SLIDES),
         *pairs.METRICS,
     )
 }

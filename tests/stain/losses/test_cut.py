@@ -28,6 +28,26 @@ def test_by_hand():
     torch.testing.assert_close(info_nce(query, key, tau=0.5), torch.tensor([expected]))
 
 
+def test_other_negatives_by_hand():
+    # cosines: v·k = 0.6 and 0.8 (own: 0.6), v·o = 0, k·o = 0.8 for the first query
+    query, key = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[[0.6, 0.8], [0.8, 0.6]]])
+    others = torch.tensor([[[0.0, 1.0]]])
+    terms = [math.exp(2 * c) for c in (0.6, 0.8, 0.0, 0.8)]
+    second = [math.exp(2 * c) for c in (0.6, 0.8, 1.0, 0.6)]
+    expected = [-math.log(terms[0] / sum(terms)), -math.log(second[0] / sum(second))]
+    torch.testing.assert_close(info_nce(query, key, 0.5, others), torch.tensor([expected]))
+
+
+def test_negatives_of_all_images():
+    own, everyone = nce(), nce(all_negatives=True)
+    numbers = {"seed": 0, "image_numbers": [0, 1]}
+    places = [draw_places(0, [0, 1], layer, m[0, 0].numel(), 16) for layer, m in enumerate(maps())]
+    pairs = zip(own.projector(maps(), places), own.projector(maps(1), places), strict=True)
+    together = [info_nce(v.reshape(1, 32, 8), k.reshape(1, 32, 8)).mean() for v, k in pairs]
+    torch.testing.assert_close(everyone(maps(), maps(1), **numbers), sum(together) / 2)
+    assert everyone(maps(), maps(1), **numbers) > own(maps(), maps(1), **numbers)
+
+
 @pytest.mark.parametrize("tau", [0.07, 1.0])
 def test_query_that_is_its_key_among_orthogonal_ones(tau):
     vectors = torch.eye(5)[None]

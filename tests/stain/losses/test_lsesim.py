@@ -94,6 +94,14 @@ def test_distances_by_hand():
     torch.testing.assert_close(distance(-wanted, wanted), torch.tensor(2.0))
 
 
+def test_distances_over_the_strongest_by_hand():
+    # the two of four places where the output is most similar to the centre: 0 and 2
+    made, wanted = torch.tensor([[[0.8, -0.9, 0.6, 0.1]]]), torch.tensor([[[0.6, 1.0, -0.8, 0.5]]])
+    torch.testing.assert_close(distance(made, wanted, "l1", 0.5), torch.tensor((0.2 + 1.4) / 2))
+    torch.testing.assert_close(distance(made, wanted, "cosine", 0.5), torch.tensor(1.0))
+    torch.testing.assert_close(distance(made, wanted, "l1", 0.1), torch.tensor(0.2))  # one at least
+
+
 @pytest.mark.parametrize("kind", ["cosine", "l1"])
 @pytest.mark.parametrize("learned", [False, True])
 def test_loss_of_an_image_with_itself_is_zero(kind, learned):
@@ -166,6 +174,10 @@ def test_contrast_by_hand():
     expected = -math.log(math.e / (math.e + math.exp(-1) + 2))  # cosines with the four places: 1, -1, 0, 0
     value = loss.contrast([f], [3 * f], seed=0, image_numbers=[0])
     torch.testing.assert_close(value, torch.tensor(expected))
+    # the same image as further negatives: each of the four cosines counts three times
+    value = loss.contrast([f], [3 * f], [2 * f], seed=0, image_numbers=[0])
+    expected = -math.log(math.e / (3 * (math.e + math.exp(-1) + 2)))
+    torch.testing.assert_close(value, torch.tensor(expected))
 
 
 def test_heads_learn_to_find_places_again_in_other_colours():
@@ -195,6 +207,14 @@ def test_heads_are_registered_before_use():
     assert sum(p.numel() for p in loss.parameters()) == (4 + 6) * 5 + 2 * (5 + 25 + 5)
 
 
+def test_heads_have_a_quarter_of_the_channels():
+    heads = SpatialCorrelation((256, 64), learned=True).heads
+    assert [[c.weight.shape[:2] for c in head if hasattr(c, "weight")] for head in heads] == [
+        [(64, 256), (64, 64)],
+        [(32, 64), (32, 32)],
+    ]
+
+
 def test_autocast_computes_similarities_in_float32():
     loss = SpatialCorrelation((4,), places=20, patch=4)
     exact = loss([features()], [features(1)], **NUMBERS)
@@ -219,6 +239,7 @@ def test_constant_output_stays_finite():
         ({"places": 1}, "places must be at least 2"),
         ({"patch": 1}, "patch must be at least 2"),
         ({"width": 0}, "width must be at least 1"),
+        ({"strongest": 0.0}, r"strongest must be in \(0, 1\]"),
         ({"tau": -1}, "tau must be positive"),
         ({"kind": "l2"}, "no distance 'l2'; choose from cosine, l1"),
     ],

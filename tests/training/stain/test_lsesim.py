@@ -14,10 +14,11 @@ from tests.training.stain.conftest import options
 from wsigen.config import LSeSimConfig, LSeSimLossConfig
 from wsigen.errors import InvalidValueError, SnapshotError
 from wsigen.stain.losses import vgg
-from wsigen.stain.losses.adversarial import discriminator_loss, generator_loss
+from wsigen.stain.losses.adversarial import ImagePool, discriminator_loss, generator_loss
 from wsigen.stain.losses.lsesim import photometric
 from wsigen.training.processes import Processes
 from wsigen.training.stain.lsesim import LSeSim
+from wsigen.training.stain.method import Batch
 
 LAYERS = ("relu1_2", "relu2_1")
 
@@ -48,10 +49,14 @@ def test_losses_are_those_of_the_paper(processes, batch, weights):
         run.vgg,
     )
     x, y, numbers = batch
-    contrast = []
-    for image, seed in ((x, 3), (y, 3 ^ 2**62)):
-        other = photometric(image, seed=seed, image_numbers=numbers, strength=0.3)
-        contrast.append(H.contrast(features(image), features(other), seed=seed, image_numbers=numbers))
+    recoloured = [
+        features(photometric(image, seed=seed, image_numbers=numbers, strength=0.3))
+        for image, seed in ((x, 3), (y, 3 ^ 2**62))
+    ]
+    contrast = [
+        H.contrast(features(x), recoloured[0], recoloured[1], seed=3, image_numbers=numbers),
+        H.contrast(features(y), recoloured[1], recoloured[0], seed=3 ^ 2**62, image_numbers=numbers),
+    ]
     made = G(x).detach()
     judged = discriminator_loss(D(y), D(made))
     found = run.update(batch)
@@ -67,8 +72,42 @@ def test_losses_are_those_of_the_paper(processes, batch, weights):
     assert list(found) == ["loss", "gan", "spatial", "discriminator", "contrast"]
 
 
+def test_without_negatives_of_the_other_domain(processes, batch, weights):
+    run = make(processes, weights, other_negatives=False)
+    H, features, contrast = copy.deepcopy(run.spatial), run.vgg, []
+    for image, seed in ((batch.source, 3), (batch.target, 3 ^ 2**62)):
+        numbers = {"seed": seed, "image_numbers": batch.numbers}
+        other = features(photometric(image, **numbers, strength=0.4))
+        contrast.append(H.contrast(features(image), other, **numbers))
+    found = run.update(batch)["contrast"]
+    torch.testing.assert_close(found, torch.stack(contrast).mean().detach())
+
+
+def test_strongest_of_a_window_are_compared(processes, batch, weights):
+    few, every = make(processes, weights, lambda_spatial=1.0), make(processes, weights, strongest=1.0)
+    with torch.no_grad():
+        maps = [few.vgg(batch.source), few.vgg(batch.target)]
+        values = [run.spatial(*maps, seed=0, image_numbers=[0, 1]) for run in (few, every)]
+    assert few.spatial.strongest == 0.25
+    assert values[0] != values[1]
+
+
+def test_discriminator_sees_images_of_the_past(processes, batch, weights):
+    run = make(processes, weights, pool=2)
+    first = run.generator(batch.source).detach()
+    run.update(batch)
+    torch.testing.assert_close(run.memory["pool"].state_dict()["images"], first)  # the pool is full
+    second, shown = run.generator(batch.source).detach(), []
+    run.discriminator.register_forward_pre_hook(lambda _, given: shown.append(given[0]))
+    run.update(Batch(batch.source, batch.target, [12, 13]))
+    past = ImagePool(2, seed=3)
+    past.exchange(first, [0, 1])
+    torch.testing.assert_close(shown[0][2:], past.exchange(second, [12, 13]))
+    assert (shown[0][2:] - second).abs().amax(dim=(1, 2, 3)).max() > 1e-3
+
+
 def test_heads_learn_to_find_structures_again(processes, batch, weights):
-    run = make(processes, weights)
+    run = make(processes, weights, other_negatives=False)
     run.optimizers["H"].param_groups[0]["lr"] = 2e-3
     losses = [run.update(batch)["contrast"].item() for _ in range(70)]
     assert min(losses) < 0.75 * losses[0]  # not the last: at so high a rate a single update may be off

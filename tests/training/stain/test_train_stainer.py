@@ -28,6 +28,7 @@ from wsigen.config import (
     CycleGanConfig,
     CycleGanLossConfig,
     FastCutConfig,
+    GanOptimConfig,
     LSeSimConfig,
     LSeSimLossConfig,
     StainOptimConfig,
@@ -171,6 +172,14 @@ def test_learning_rate_is_constant_and_then_falls_to_nothing(config):
         (group,) = optimizers[name]["param_groups"]
         assert group["lr"] == pytest.approx(0.25e-3)
         assert tuple(group["betas"]) == (0.5, 0.999)
+
+
+def test_discriminator_has_a_learning_rate_of_its_own(config):
+    optim = GanOptimConfig(lr=1e-3, discriminator_lr=4e-4, constant=0.5)
+    train_stainer(replace(config, optim=optim, kimg=0.008))
+    optimizers = torch.load(config.run_dir / CHECKPOINT, weights_only=True)
+    rates = {name: optimizers[f"optimizer_{name}"]["param_groups"][0]["lr"] for name in "GD"}
+    assert rates == pytest.approx({"G": 0.5e-3, "D": 0.2e-3})
 
 
 def test_training_learns_the_colour(stains, tmp_path):

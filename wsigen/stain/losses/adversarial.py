@@ -5,9 +5,10 @@ Mao et al. 2017, eq. 2 with a = 0, b = c = 1:
     L_D = ½ (E[(D(real) − 1)²] + E[D(fake)²])        L_G = E[(D(fake) − 1)²]
 
 E is the mean over images and over the places that a PatchGAN judges. CycleGAN (Zhu et al. 2017, section 4)
-leaves out the generator's ½, so that the discriminator learns at half its pace. Both are 0 at their optimum;
-a discriminator that cannot tell answers ½ everywhere and has L_D = L_G = ¼. Both are computed in float32,
-also under autocast.
+leaves out the generator's ½, to slow the discriminator down; so does the code of CUT and LSeSim. Adam divides
+by the size of the gradients, so that the ½ slows nothing down; the discriminator's learning rate does. Both
+losses are 0 at their optimum; a discriminator that cannot tell answers ½ everywhere and has L_D = L_G = ¼
+without the generator's ½. Both are computed in float32, also under autocast.
 
 CycleGAN (eq. 2, sections 4 and 5.2): G makes target from source images, F source from target images:
 

@@ -6,7 +6,9 @@ among those of the S places of the same image:
 
     ℓ(v_s, k) = −log( exp(v_s·k_s / τ) / Σ_t exp(v_s·k_t / τ) )
 
-PatchNCE is the mean of ℓ over l, s and images. CUT's objective (eq. 5) is LSGAN + λ_X PatchNCE(x, G(x)) +
+PatchNCE is the mean of ℓ over l, s and images. The authors' code can also take the negatives from all images
+of a batch (nce_includes_all_negatives_from_minibatch), and halves both PatchNCE terms where there are two:
+λ_X = λ_Y = ½ in the words of the paper. CUT's objective (eq. 5) is LSGAN + λ_X PatchNCE(x, G(x)) +
 λ_Y PatchNCE(y, G(y)) with λ_X = λ_Y = 1; FastCUT has λ_X = 10, λ_Y = 0. τ = 0.07, S = 256, H_l has two layers
 of 256 units, and the layers are 0, 4, 8, 12, 16 of the generator. No gradient flows through the keys.
 """
@@ -64,7 +66,10 @@ def take_places(features: Float[Tensor, "b c h w"], places: Int[Tensor, "b n"]) 
 
 
 def info_nce(
-    query: Float[Tensor, "b n c"], key: Float[Tensor, "b n c"], tau: float = 0.07
+    query: Float[Tensor, "b n c"],
+    key: Float[Tensor, "b n c"],
+    tau: float = 0.07,
+    others: Float[Tensor, "b m c"] | None = None,
 ) -> Float[Tensor, "b n"]:
     """Return ℓ of each query (eq. 2), ≥ 0; log n where all keys are equal. Float32, also under autocast.
 
@@ -72,9 +77,16 @@ def info_nce(
         query: n unit vectors of each image.
         key: n unit vectors of each image, the s-th the positive of the s-th query, the others its negatives.
         tau: temperature τ > 0.
+        others: m unit vectors that neither a query nor its key should resemble: the sum over t also runs over
+            v_s·o_t and k_s·o_t, as in the code of Zheng et al. 2021.
     """
     with torch.autocast(query.device.type, enabled=False):
-        logits = query.float() @ key.float().transpose(1, 2) / tau
+        v, k = query.float(), key.float()
+        logits = v @ k.transpose(1, 2)
+        if others is not None:
+            o = others.float().transpose(1, 2)
+            logits = torch.cat([logits, v @ o, k @ o], dim=2)
+        logits = logits / tau
         own = torch.arange(query.shape[1], device=query.device).expand(query.shape[:2])
         return F.cross_entropy(logits.transpose(1, 2), own, reduction="none")
 
@@ -126,6 +138,7 @@ class PatchNCE(nn.Module):
         width: units of H and length of the vectors.
         places: S, places per image and layer.
         tau: temperature τ.
+        all_negatives: take negatives from all images of the batch, not only from the query's own.
 
     Raises:
         InvalidValueError: a number is out of its range.
@@ -141,6 +154,7 @@ class PatchNCE(nn.Module):
         width: int = 256,
         places: int = 256,
         tau: float = 0.07,
+        all_negatives: bool = False,
     ) -> None:
         super().__init__()
         if places < 2:
@@ -150,6 +164,7 @@ class PatchNCE(nn.Module):
         self.projector = PatchProjector(channels, width)
         self.places = places
         self.tau = tau
+        self.all_negatives = all_negatives
 
     def forward(
         self,
@@ -176,5 +191,7 @@ class PatchNCE(nn.Module):
         with torch.no_grad():
             keys = self.projector(key, places)
         queries = self.projector(query, places)
+        if self.all_negatives:
+            queries, keys = ([v.flatten(0, 1)[None] for v in vectors] for vectors in (queries, keys))
         losses = [info_nce(v, k, self.tau).mean() for v, k in zip(queries, keys, strict=True)]
         return torch.stack(losses).mean()

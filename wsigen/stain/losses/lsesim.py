@@ -17,6 +17,10 @@ colours, among those of all N places, with τ = 0.07:
 
 The generator is trained with LSGAN + λ times the distance above, λ = 10, N = 256, on relu3_1, relu4_1 and
 relu4_3 of VGG16.
+
+From the authors' code, where the paper leaves them open: windows of p = 64; distances over the quarter of a
+window that is most similar to its centre in the output; heads of a quarter of a layer's channels, at least
+32; similarities of an image of the other domain as further negatives, both of S_i and of S⁺_i.
 """
 
 from __future__ import annotations
@@ -77,7 +81,10 @@ def self_similarity(
 
 
 def distance(
-    made: Float[Tensor, "b n p"], wanted: Float[Tensor, "b n p"], kind: str = "cosine"
+    made: Float[Tensor, "b n p"],
+    wanted: Float[Tensor, "b n p"],
+    kind: str = "cosine",
+    strongest: float = 1.0,
 ) -> Float[Tensor, ""]:
     """Return the difference of structure, 0 (none) to 2.
 
@@ -85,7 +92,12 @@ def distance(
         made: self-similarities S of the output.
         wanted: of the input, the same places.
         kind: "cosine" or "l1".
+        strongest: share in (0, 1] of each window that is compared: where the output is most similar to the
+            window's centre. Which places these are has no gradient.
     """
+    if strongest < 1:
+        compared = made.topk(max(1, int(strongest * made.shape[2])), dim=2).indices
+        made, wanted = made.gather(2, compared), wanted.gather(2, compared)
     if kind == "l1":
         return (made - wanted).abs().mean()
     return (1 - F.cosine_similarity(made, wanted, dim=2)).mean()
@@ -97,11 +109,12 @@ class SpatialCorrelation(nn.Module):
     Args:
         channels: of the features of each layer, in order.
         learned: put trained heads on the features.
-        width: channels of the heads.
+        width: channels of the heads; None for a quarter of their layer's, at least 32.
         places: N, places per image and layer.
         patch: p, side of the windows, in places of each layer.
         tau: temperature τ of ``contrast``.
         kind: distance, "cosine" or "l1".
+        strongest: share of each window that the distance is taken over.
 
     Raises:
         InvalidValueError: a value is out of its range.
@@ -116,26 +129,27 @@ class SpatialCorrelation(nn.Module):
         channels: Sequence[int],
         *,
         learned: bool = False,
-        width: int = 256,
+        width: int | None = None,
         places: int = 256,
-        patch: int = 32,
+        patch: int = 64,
         tau: float = 0.07,
         kind: str = "cosine",
+        strongest: float = 1.0,
     ) -> None:
         super().__init__()
         for name, value, least in (("places", places, 2), ("patch", patch, 2), ("width", width, 1)):
-            if value < least:
+            if value is not None and value < least:
                 raise InvalidValueError(f"{name} must be at least {least}, got {value}")
         if tau <= 0:
             raise InvalidValueError(f"tau must be positive (0.07 in LSeSim), got {tau}")
+        if not 0 < strongest <= 1:
+            raise InvalidValueError(f"strongest must be in (0, 1], got {strongest}")
         if kind not in DISTANCES:
             raise InvalidValueError(f"no distance {kind!r}; choose from {', '.join(DISTANCES)}")
         self.channels = tuple(channels)
-        self.places, self.patch, self.tau, self.kind = places, patch, tau, kind
-        self.heads = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1))
-            for c in (self.channels if learned else ())
-        )
+        self.places, self.patch, self.tau = places, patch, tau
+        self.kind, self.strongest = kind, strongest
+        self.heads = nn.ModuleList(_head(c, width) for c in (self.channels if learned else ()))
         initialise(self.heads, kind="normal")
 
     def forward(
@@ -158,12 +172,14 @@ class SpatialCorrelation(nn.Module):
         with torch.no_grad():
             wanted = self._similarities(source, places, train=False)
         found = self._similarities(made, places, train=False)
-        return torch.stack([distance(s, t, self.kind) for s, t in zip(found, wanted, strict=True)]).mean()
+        pairs = zip(found, wanted, strict=True)
+        return torch.stack([distance(s, t, self.kind, self.strongest) for s, t in pairs]).mean()
 
     def contrast(
         self,
         features: Sequence[Float[Tensor, "b _c _h _w"]],
         recoloured: Sequence[Float[Tensor, "b _c _h _w"]],
+        others: Sequence[Float[Tensor, "b _c _h _w"]] | None = None,
         *,
         seed: int,
         image_numbers: Sequence[int],
@@ -173,6 +189,7 @@ class SpatialCorrelation(nn.Module):
         Args:
             features: of an image; get no gradient.
             recoloured: of the same image with other colours (``photometric``); get no gradient.
+            others: of another image, for more negatives at the same places; get no gradient.
             seed: the run's seed.
             image_numbers: running number of each image of the batch.
 
@@ -184,11 +201,12 @@ class SpatialCorrelation(nn.Module):
                 "the fixed spatially correlative loss has nothing to train; set learned=True"
             )
         places = self._places(features, seed, image_numbers)
-        both = [
+        unit = [
             [F.normalize(s, dim=2, eps=1e-7) for s in self._similarities(maps, places, train=True)]
-            for maps in ([f.detach() for f in features], [f.detach() for f in recoloured])
+            for maps in ([f.detach() for f in m] for m in (features, recoloured, others) if m is not None)
         ]
-        return torch.stack([info_nce(v, k, self.tau).mean() for v, k in zip(*both, strict=True)]).mean()
+        losses = [info_nce(v, k, self.tau, *more).mean() for v, k, *more in zip(*unit, strict=True)]
+        return torch.stack(losses).mean()
 
     def _places(self, maps: Sequence[Tensor], seed: int, image_numbers: Sequence[int]) -> list[Tensor]:
         return [
@@ -207,6 +225,11 @@ class SpatialCorrelation(nn.Module):
             self_similarity(_apply(head, f, train), p, self.patch)
             for head, f, p in zip(heads, maps, places, strict=True)
         ]
+
+
+def _head(channels: int, width: int | None) -> nn.Module:
+    width = width or max(32, channels // 4)
+    return nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1))
 
 
 def _apply(head: nn.Module | None, features: Tensor, train: bool) -> Tensor:

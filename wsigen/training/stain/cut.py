@@ -44,6 +44,7 @@ class Cut(Method):
                 width=self.loss.heads,
                 places=self.loss.places,
                 tau=self.loss.tau,
+                all_negatives=self.loss.all_negatives,
             ),
             config.seed + 2,
         )

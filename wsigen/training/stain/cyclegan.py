@@ -57,19 +57,14 @@ class CycleGan(Method):
         total = self._total(losses)
         self.processes.apply(total, self.optimizers["G"])
         with self.processes.autocast():
-            losses["discriminator"] = self._judge(self.D_Y, y, self._past(self.pool_Y, made_y, numbers))
-            losses["discriminator_back"] = self._judge(self.D_X, x, self._past(self.pool_X, made_x, numbers))
+            losses["discriminator"] = self._judge(self.D_Y, y, self.past(self.pool_Y, made_y, numbers))
+            losses["discriminator_back"] = self._judge(self.D_X, x, self.past(self.pool_X, made_x, numbers))
         self.processes.apply(losses["discriminator"] + losses["discriminator_back"], self.optimizers["D"])
         return {name: value.detach() for name, value in {"loss": total, **losses}.items()}
 
     def _translate(self, net: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         """The translation of ``x`` and, where identity counts, that of ``y``, which should stay as it is."""
         return net(torch.cat([x, y])).chunk(2) if self.loss.lambda_identity else (net(x),)
-
-    def _past(self, pool: ImagePool, made: Tensor, numbers: list[int]) -> Tensor:
-        """Generated images, some of the past, for this process."""
-        everyones = self.processes.gather(made.detach())
-        return self.processes.share(pool.exchange(everyones, self.processes.gather_numbers(numbers)))
 
     def _judge(self, discriminator: nn.Module, real: Tensor, made: Tensor) -> Tensor:
         return discriminator_loss(*discriminator(torch.cat([real, made.to(real)])).chunk(2))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wsigen.config.stain import LSeSimConfig
-from wsigen.stain.losses.adversarial import discriminator_loss, generator_loss
+from wsigen.stain.losses.adversarial import ImagePool, discriminator_loss, generator_loss
 from wsigen.stain.losses.lsesim import SpatialCorrelation, photometric
 from wsigen.stain.losses.vgg import VGG, load_vgg
 from wsigen.training.loop import Scalars
@@ -45,7 +45,10 @@ class LSeSim(Method):
             patch=self.loss.patch,
             tau=self.loss.tau,
             kind=self.loss.distance,
+            strongest=self.loss.strongest,
         )
+        self.pool = ImagePool(self.loss.pool, config.seed)
+        self.memory = {"pool": self.pool}
         self.nets = nn.ModuleDict({"G": self.generator, "D": self.discriminator, "H": self.spatial})
         self.optimizers = {"G": adam(config, self.generator), "D": adam(config, self.discriminator)}
         if self.loss.learned:
@@ -61,7 +64,8 @@ class LSeSim(Method):
         with self.processes.autocast():
             fake = self.generator(batch.source)
             wanted = self.vgg(batch.source)
-            real, made = self.discriminator(torch.cat([batch.target, fake.detach()])).chunk(2)
+            shown = self.past(self.pool, fake, batch.numbers).to(batch.target)
+            real, made = self.discriminator(torch.cat([batch.target, shown])).chunk(2)
         losses = {"discriminator": discriminator_loss(real, made)}
         self.processes.apply(losses["discriminator"], self.optimizers["D"])
         if self.loss.learned:
@@ -77,18 +81,21 @@ class LSeSim(Method):
 
     def _train_heads(self, batch: Batch, source: list[Tensor]) -> Tensor:
         """One step of the heads: structures of both domains must be found again in other colours."""
-        losses = []
-        for images, features, seed in (
-            (batch.source, source, self.seed),
-            (batch.target, None, self.seed ^ _TARGET),
-        ):
-            with self.processes.autocast(), torch.no_grad():
-                recoloured = photometric(
-                    images, seed=seed, image_numbers=batch.numbers, strength=self.loss.strength
+        seeds = self.seed, self.seed ^ _TARGET
+        with self.processes.autocast(), torch.no_grad():
+            features = source, self.vgg(batch.target)
+            recoloured = [
+                self.vgg(
+                    photometric(images, seed=seed, image_numbers=batch.numbers, strength=self.loss.strength)
                 )
-                pair = features or self.vgg(images), self.vgg(recoloured)
-            with self.processes.autocast():
-                losses.append(self.spatial.contrast(*pair, seed=seed, image_numbers=batch.numbers))
+                for images, seed in zip((batch.source, batch.target), seeds, strict=True)
+            ]
+        others = recoloured[::-1] if self.loss.other_negatives else (None, None)
+        with self.processes.autocast():
+            losses = [
+                self.spatial.contrast(*maps, seed=seed, image_numbers=batch.numbers)
+                for *maps, seed in zip(features, recoloured, others, seeds, strict=True)
+            ]
         loss = torch.stack(losses).mean()
         self.processes.apply(loss, self.optimizers["H"])
         return loss

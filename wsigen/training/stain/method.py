@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from wsigen.config.stain import StainTrainConfig
 from wsigen.nn.network import Network
+from wsigen.stain.losses.adversarial import ImagePool
 from wsigen.stain.networks.blocks import initialise
 from wsigen.stain.networks.discriminator import PatchDiscriminator
 from wsigen.stain.networks.generator import Generator
@@ -36,7 +37,7 @@ class Method(ABC):
     Attributes:
         nets: everything that is trained, by name.
         generator: of these, the one that is averaged and kept, saved as a snapshot.
-        optimizers: by name; all follow the run's learning rate.
+        optimizers: by name, the one to report first; those of discriminators are "D".
         memory: what else the next update depends on, by name.
     """
 
@@ -52,6 +53,20 @@ class Method(ABC):
     @abstractmethod
     def update(self, batch: Batch) -> Scalars:
         """Change the weights once; return the losses to report, detached, the generator's "loss" first."""
+
+    def past(self, pool: ImagePool, made: Tensor, numbers: list[int]) -> Tensor:
+        """Exchange generated images for some of the past, those of all processes in one pool.
+
+        Args:
+            pool: of the images, the same in all processes.
+            made: generated images of this process, (b, 3, h, w).
+            numbers: running number of each.
+
+        Returns:
+            As many, for this process, without gradients.
+        """
+        everyones = self.processes.gather(made.detach())
+        return self.processes.share(pool.exchange(everyones, self.processes.gather_numbers(numbers)))
 
     def translator(self, net: nn.Module, target: UInt8[Tensor, "n 3 h w"]) -> nn.Module:
         """Return the network that translates pictures in validation, by default the generator.

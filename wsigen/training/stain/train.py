@@ -136,10 +136,10 @@ class _Run(Loop[StainRunConfig]):
         return image.contiguous(memory_format=self.layout)
 
     def _rates(self) -> list[tuple[Any, float]]:
-        """Return the run's rate: constant for a share of the run, then falling linearly to 0."""
+        """Return the rates: constant for a share of the run, then falling linearly to 0."""
         o, left = self.config.optim, 1 - self.state.images / self.images
-        lr = o.lr * min(1.0, left / max(1 - o.constant, 1e-9))
-        return [(optimizer, lr) for optimizer in self.method.optimizers.values()]
+        share = min(1.0, left / max(1 - o.constant, 1e-9))
+        return [(optimizer, o.rate(name) * share) for name, optimizer in self.method.optimizers.items()]
 
     def _write_validation(self) -> None:
         """Translations by the averaged weights: pictures, and how their stain compares with the target's."""
