@@ -133,6 +133,7 @@ class Sampler:
         stain: str | Sequence[str] | None = None,
         overview: str | Path | None = None,
         overview_mpp: float | None = None,
+        overview_series: int | None = None,
     ) -> Pair:
         """Describe a slide, which is computed when it is read or saved.
 
@@ -147,6 +148,7 @@ class Sampler:
             stain: stainers of the IHC slides, one or several: "SYN" (bundled), a snapshot folder, a hub id.
             overview: square H&E picture or slide to start from instead of sampling stage 0.
             overview_mpp: µm/px of it, if the file does not say.
+            overview_series: number of its image, for a TIFF that holds several.
 
         Raises:
             InvalidValueError: a value out of range, naming it.
@@ -163,6 +165,7 @@ class Sampler:
             stain=_joined(stain),
             overview=None if overview is None else Path(overview),
             overview_mpp=overview_mpp,
+            overview_series=overview_series,
             device=self._device,
             dtype=self._dtype,
         )

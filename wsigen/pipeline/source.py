@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from wsigen.config.check import is_positive
-from wsigen.errors import InvalidValueError, MissingMppError, SlideError
+from wsigen.errors import AmbiguousSlideError, InvalidValueError, MissingMppError, SlideError
 from wsigen.slide.mpp import UNKNOWN
 from wsigen.slide.provenance import beside
 from wsigen.slide.read import WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete
-from wsigen.slide.view import WHOLE, View
+from wsigen.slide.view import WHOLE, View, choose
 
 SIZE, STAGES = 2048, 5
 """Defaults of a slide that is not made from an overview."""
@@ -26,16 +26,14 @@ _CHUNK = 2**22
 _SAME = 0.01  # relative: µm/px within 1 % are taken for the same
 
 
-def open_source(
-    path: Path, mpp: float | None = None, *, view: View = WHOLE, flag: str = "--mpp"
-) -> WholeSlide:
+def open_source(path: Path, mpp: float | None = None, *, view: View = WHOLE, prefix: str = "") -> WholeSlide:
     """Open a slide to translate, or to take the stain from.
 
     Args:
         path: any slide or picture that `wsigen.slide.read` opens.
         mpp: µm/px, for a file that does not state it.
         view: which image of the file.
-        flag: that sets ``mpp``, for the message.
+        prefix: of the options that set ``mpp`` and ``view``, for messages: "like-" for --like-mpp.
 
     Raises:
         SlideError: missing, damaged, cut off, or of an unknown format.
@@ -43,11 +41,24 @@ def open_source(
         MissingMppError: neither the file nor ``mpp`` gives µm/px.
     """
     try:
-        slide = open_slide(path, mpp, view)
+        slide = _open(path, mpp, view, prefix)
     except MissingMppError as error:
-        raise MissingMppError(path, f"{UNKNOWN}; pass {flag}") from error
+        raise MissingMppError(path, f"{UNKNOWN}; pass --{prefix}mpp") from error
     check_complete(slide.path)
     return slide
+
+
+def _open(path: Path, mpp: float | None, view: View, prefix: str) -> WholeSlide:
+    """Open a slide; errors that ask for a choice name the option of this prefix."""
+    try:
+        return open_slide(path, mpp, view)
+    except AmbiguousSlideError as error:
+        reason = error.reason.replace(choose("--series", "N"), choose(f"--{prefix}series", "N"))
+        if prefix and "--z" in reason:
+            reason = reason.partition(";")[0] + "; save one of them as a file of its own"
+        raise AmbiguousSlideError(path, reason) from error
+    except InvalidValueError as error:
+        raise InvalidValueError(str(error).replace("--series", f"--{prefix}series")) from error
 
 
 def source_name(path: Path) -> str:
@@ -104,22 +115,25 @@ class Overview:
         return len(self.pixels)
 
 
-def open_overview(path: Path, mpp: float | None = None) -> Overview:
+def open_overview(path: Path, mpp: float | None = None, series: int | None = None) -> Overview:
     """Read a picture to start from.
 
     Args:
         path: any slide or picture that `wsigen.slide.read` opens.
         mpp: µm/px, for a file that does not state it.
+        series: number of its image, for a TIFF that holds several.
 
     Raises:
         SlideError: missing, damaged, of an unknown format, or not square.
+        AmbiguousSlideError: it holds several images and ``series`` chooses none.
         MissingMppError: neither the file nor ``mpp`` gives µm/px.
-        InvalidValueError: the file states another µm/px than ``mpp``.
+        InvalidValueError: the file states another µm/px than ``mpp``, or has no image ``series``.
 
     Memory: the picture.
     """
+    view = View(series)
     try:
-        slide = open_slide(path)
+        slide = _open(path, None, view, "overview-")
         if mpp is not None and not (is_positive(mpp) and abs(slide.mpp / mpp - 1) <= _SAME):
             got = f"{mpp:g}" if is_positive(mpp) else repr(mpp)
             raise InvalidValueError(
@@ -131,7 +145,7 @@ def open_overview(path: Path, mpp: float | None = None) -> Overview:
             raise MissingMppError(
                 path, f"{UNKNOWN}; pass --overview-mpp, such as --overview-mpp 8"
             ) from error
-        slide = open_slide(path, mpp)
+        slide = _open(path, mpp, view, "overview-")
     height, width = slide.size.height, slide.size.width
     if height != width:
         side = min(height, width)

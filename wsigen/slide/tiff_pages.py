@@ -18,7 +18,7 @@ from wsigen.geometry import Size
 from wsigen.slide.backend import PLAUSIBLE_MPP
 from wsigen.slide.ome import OmeImage, is_part_of_a_set, ome_images
 from wsigen.slide.orientation import UPRIGHT
-from wsigen.slide.view import View
+from wsigen.slide.view import View, choose
 
 # An image of at least this share of the largest one's pixels may be a slide of its own.
 LARGE = 1 / 16
@@ -87,7 +87,7 @@ def choose_image(path: Path, tiff: tifffile.TiffFile, view: View) -> TiffImage:
         rivals = [i for i in images if i is not image and _rivals(i, image)]
         if rivals:
             listed = _listed(sorted((image, *rivals), key=lambda i: i.number))
-            reason = f"holds several images ({listed}); {_choose('series', 'N')}"
+            reason = f"holds several images ({listed}); {choose('--series', 'N')}"
             raise AmbiguousSlideError(path, reason)
     elif view.series in {i.number for i in images}:
         image = next(i for i in images if i.number == view.series)
@@ -177,7 +177,7 @@ def _ome_image(image: OmeImage, pages: Sequence[Any], view: View) -> TiffImage:
 
 def _no_plane(depth: int, view: View) -> str:
     if view.z is None:
-        return "" if depth == 1 else f"has {depth} focus planes; {_choose('z', f'0 to {depth - 1}')}"
+        return "" if depth == 1 else f"has {depth} focus planes; {choose('--z', f'0 to {depth - 1}')}"
     if 0 <= view.z < depth:
         return ""
     planes = "one focus plane" if depth == 1 else f"focus planes 0 to {depth - 1}"
@@ -186,10 +186,6 @@ def _no_plane(depth: int, view: View) -> str:
 
 def _listed(images: Sequence[TiffImage]) -> str:
     return "; ".join(map(str, images[:LISTED])) + (" …" if len(images) > LISTED else "")
-
-
-def _choose(name: str, value: str) -> str:
-    return f"choose one with --{name} {value}, {name}= in Python or a column {name} in the table of slides"
 
 
 def _levels(image: TiffImage, images: Sequence[TiffImage], pages: Sequence[Any]) -> tuple[Planes, ...]:

@@ -25,5 +25,12 @@ class View:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
+def choose(option: str, value: str) -> str:
+    """Return what to do about a file that leaves a choice: the ``option`` to set, and to what ``value``."""
+    python = option.removeprefix("--").replace("-", "_")
+    table = f" or a column {python} in the table of slides" if python in ("series", "z") else ""
+    return f"choose one with {option} {value}, {python}= in Python{table}"
+
+
 WHOLE = View()
 """No choice: the file holds one slide."""
