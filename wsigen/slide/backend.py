@@ -98,7 +98,8 @@ class OpenSlideBackend:
     """An open OpenSlide handle.
 
     OpenSlide places levels by their sizes. Where a level lost odd pixels, its factor is no whole number, and
-    OpenSlide interpolates between its pixels; `read_inexact_by` gives the stored ones.
+    OpenSlide interpolates between its pixels; of JPEG whose data end early, it shows what libjpeg makes up.
+    `read_by` gives the stored pixels.
 
     Args:
         path: the file.
@@ -132,7 +133,7 @@ class OpenSlideBackend:
 
     def tiles(self, level: int, region: Region) -> Iterator[Region]:
         """Yield tiles; of a usual size where the format has none."""
-        if self._stored is not None and level in self.inexact:
+        if self._stored is not None:
             return self._stored.tiles(level, region)
         sides = (f"openslide.level[{level}].tile-{side}" for side in ("height", "width"))
         tile = Size(*(int(self._slide.properties.get(side, 256)) for side in sides))
@@ -150,13 +151,13 @@ class OpenSlideBackend:
         factors = enumerate(self._slide.level_downsamples)
         return tuple(level for level, factor in factors if factor != round(factor))
 
-    def read_inexact_by(self, stored: Backend) -> None:
-        """Read the `inexact` levels by another backend of the same levels."""
+    def read_by(self, stored: Backend) -> None:
+        """Read pixels by another backend of the same levels."""
         self._stored = stored
 
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
         """Return a region inside a level; see `Backend`."""
-        if self._stored is not None and level in self.inexact:
+        if self._stored is not None:
             return self._stored.read(level, region, background)
         # OpenSlide takes the corner in level-0 pixels, the size in those of the level.
         downsample = self._slide.level_downsamples[level]

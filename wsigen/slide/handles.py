@@ -13,6 +13,7 @@ from openslide import OpenSlideCache
 
 from wsigen.arrays import ArrayCache
 from wsigen.errors import AmbiguousSlideError, InvalidValueError, SlideError
+from wsigen.geometry import Region
 from wsigen.slide.backend import (
     PICTURE_SUFFIXES,
     ZARR,
@@ -28,6 +29,7 @@ from wsigen.slide.view import WHOLE, View
 CACHE_BYTES = 128 * 2**20
 OPEN_FILES = 64
 HELD_BYTES = 2**30
+_MIDDLE = 512  # px
 
 log = logging.getLogger(__name__)
 
@@ -170,27 +172,45 @@ class Handles:
             raise SlideError(path, "not a slide: neither OpenSlide nor tifffile reads this format")
         _check_only_image(path, view)
         backend = OpenSlideBackend(path, self._tiles)
-        if backend.inexact:
-            self._read_stored_levels(path, found, backend, known_as)
+        if known_as == "generic-tiff":
+            _check_range(path, backend)
+        if known_as == "aperio" or backend.inexact:
+            self._read_stored_pixels(path, found, backend, known_as)
         return backend
 
-    def _read_stored_levels(
+    def _read_stored_pixels(
         self, path: Path, found: Identity, backend: OpenSlideBackend, known_as: str
     ) -> None:
-        """Let levels that OpenSlide would interpolate be read from their pages; warn where they have none."""
+        """Let an SVS be read page by page; warn of levels that OpenSlide interpolates where it cannot be."""
         reason = f"a level of {known_as} has no page of its own"
         if known_as == "aperio":
             try:
                 stored = TiffBackend(path, self._segments, sizes=backend.levels, identity=found)
-                backend.read_inexact_by(stored)
+                backend.read_by(stored)
             except SlideError as error:
                 reason = error.reason
             else:
                 return
-        if (path, found) not in _interpolated:
+        if backend.inexact and (path, found) not in _interpolated:
             _interpolated.add((path, found))
             levels = ", ".join(map(str, backend.inexact))
             log.warning("%s: OpenSlide interpolates level %s by part of a pixel (%s)", path, levels, reason)
+
+
+def _check_range(path: Path, backend: OpenSlideBackend) -> None:
+    """Refuse a TIFF that OpenSlide shows black: samples of 12 bits that are stored as if they had 16.
+
+    Raises:
+        SlideError: its middle, at the coarsest level, uses at most 1/8 of the range.
+    """
+    last = len(backend.levels) - 1
+    size = backend.levels[last]
+    top, left = (max(0, (side - _MIDDLE) // 2) for side in (size.height, size.width))
+    middle = Region(top, left, _MIDDLE, _MIDDLE).intersect(size.region)
+    brightest = backend.read(last, middle, (255, 255, 255)).max(initial=0)
+    if brightest < 256 // 8:
+        reason = f"its middle is black, with no sample above {brightest} of 255, as of 12 bits stored as 16"
+        raise SlideError(path, f"{reason}; scale its samples to 8 bits")
 
 
 def _check_only_image(path: Path, view: View) -> None:
