@@ -18,6 +18,7 @@ from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.data.table import Row, SlideTable, group_splits
 from wsigen.errors import InvalidValueError, MissingMppError, SlideError
 from wsigen.geometry import Colour, Region
+from wsigen.slide.dicom import case_of
 from wsigen.slide.mpp import UNKNOWN
 from wsigen.slide.read import BACKGROUND, WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete
@@ -185,7 +186,7 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
     entry = SlideEntry(
         slide=name,
         path=slide.path,
-        group=row.group.partition("/")[0] if row.group else name,
+        group=row.group.partition("/")[0] if row.group else (case_of(slide.path) or name),
         split=row.split or "",
         mpp=slide.mpp,
         height=slide.size.height,

@@ -47,7 +47,8 @@ class Row:
 
 
 class SlideTable:
-    """Rows by slide: path relative to the folder of slides, file name, or name without suffix.
+    """Rows by slide: path relative to the folder of slides, file name, or name without suffix; or, of DICOM,
+    the folder.
 
     A row with another path (``he/a.svs`` for ``a.svs``) matches if its file name is unique.
 
@@ -108,8 +109,10 @@ class SlideTable:
 
 
 def _keys(name: str) -> list[str]:
-    file = name.rpartition("/")[2]
-    return [name, file, name.rpartition(".")[0], file.rpartition(".")[0], file.partition(".")[0]]
+    folder, _, file = name.rpartition("/")
+    keys = [name, file, name.rpartition(".")[0], file.rpartition(".")[0], file.partition(".")[0]]
+    # Files of a DICOM series often share their names with those of the next one.
+    return [folder, *keys] if folder and file.lower().endswith(".dcm") else keys
 
 
 def _check_columns(path: Path, columns: list[str]) -> str:

@@ -32,7 +32,7 @@ from wsigen.evaluation.stains import (
     stain_level,
 )
 from wsigen.evaluation.verdict import Metric
-from wsigen.slide.provenance import beside
+from wsigen.slide.parts import slide_stem
 from wsigen.slide.stains import (
     correlation,
     density_summary,
@@ -260,9 +260,7 @@ def _read_pairs(
 
 
 def _stem(entry: SlideEntry) -> str:
-    name = beside(entry.path, "").name
-    name = name if name != entry.path.name else entry.path.stem
-    return re.sub(r"_(HE|IHC-.*|[A-Za-z0-9-]+)$", "", name)
+    return re.sub(r"_(HE|IHC-.*|[A-Za-z0-9-]+)$", "", slide_stem(entry.path))
 
 
 def _agreement(

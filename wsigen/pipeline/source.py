@@ -14,7 +14,7 @@ import numpy as np
 from wsigen.config.check import is_positive
 from wsigen.errors import AmbiguousSlideError, InvalidValueError, MissingMppError, SlideError
 from wsigen.slide.mpp import UNKNOWN
-from wsigen.slide.provenance import beside
+from wsigen.slide.parts import named_after, pixel_files, slide_stem
 from wsigen.slide.read import WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete
 from wsigen.slide.view import WHOLE, View, choose
@@ -63,21 +63,21 @@ def _open(path: Path, mpp: float | None, view: View, prefix: str) -> WholeSlide:
 
 def source_name(path: Path) -> str:
     """Return the name of a slide without its endings and _HE: ``a_HE.ome.tif`` → ``a``."""
-    name = beside(path, "").name
-    return (name if name != path.name else path.stem).removesuffix("_HE") or path.stem
+    stem = slide_stem(path)
+    return stem.removesuffix("_HE") or stem
 
 
 def source_facts(slide: WholeSlide) -> dict[str, Any]:
     """Return what identifies a slide's pixels: name, size, µm/px, SHA-256 of the file, and a chosen view.
 
-    Of MIRAX, which keeps its pixels in a folder beside the file, the folder is hashed too.
+    Of a slide in several files (DICOM, MIRAX, OME-Zarr), all of them are hashed, one after the other.
 
     Raises:
         SlideError: it cannot be read, or is not the file any more that was opened.
     """
     digest = hashlib.sha256()
     try:
-        for file in (slide.path, *_folder_files(slide.path)):
+        for file in pixel_files(slide.path):
             with file.open("rb") as stream:
                 while chunk := stream.read(_CHUNK):
                     digest.update(chunk)
@@ -85,14 +85,8 @@ def source_facts(slide: WholeSlide) -> dict[str, Any]:
         raise SlideError(slide.path, f"cannot be read ({error.strerror or error})") from error
     slide.check_same()  # the hash must be that of the pixels
     size = {"height": slide.size.height, "width": slide.size.width}
-    facts = {"slide": slide.path.name, **size, "mpp": slide.mpp, "sha256": digest.hexdigest()}
+    facts = {"slide": named_after(slide.path).name, **size, "mpp": slide.mpp, "sha256": digest.hexdigest()}
     return facts | slide.view.facts()
-
-
-def _folder_files(path: Path) -> list[Path]:
-    folder = path.with_suffix("")
-    mirax = path.suffix.lower() == ".mrxs" and folder.is_dir()
-    return sorted(file for file in folder.rglob("*") if file.is_file()) if mirax else []
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,6 @@ from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.damage import DamagedError
 from wsigen.slide.jpeg import ends_early
 
-ZARR = "a Zarr folder, which wsigen does not read; export it as a tiled TIFF"
 PLAUSIBLE_MPP = (0.01, 40.0)
 """µm/px of slides; 600 dpi, the finest print resolution that programs write by default, is 42.3."""
 

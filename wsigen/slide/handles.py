@@ -16,15 +16,17 @@ from wsigen.errors import AmbiguousSlideError, InvalidValueError, SlideError
 from wsigen.geometry import Region
 from wsigen.slide.backend import (
     PICTURE_SUFFIXES,
-    ZARR,
     Backend,
     OpenSlideBackend,
     PictureBackend,
     vendor,
 )
+from wsigen.slide.dicom import instance
 from wsigen.slide.icc import SrgbBackend
+from wsigen.slide.parts import is_zarr, watched_files
 from wsigen.slide.tiff_backend import TiffBackend, is_tiff
 from wsigen.slide.view import WHOLE, View
+from wsigen.slide.zarr_backend import ZarrBackend
 
 CACHE_BYTES = 128 * 2**20
 OPEN_FILES = 64
@@ -40,15 +42,14 @@ Identity = tuple[int, ...]
 def identity(path: Path) -> Identity:
     """Return device, inode, size in bytes and time of the last change (ns) of a file.
 
-    Of MIRAX, also those of the folder beside it, which holds the pixels, and of its Slidedat.ini.
+    Of a slide in several files, those of all that `wsigen.slide.parts.watched_files` names.
 
     Raises:
         SlideError: there is no such file.
     """
-    folder = path.with_suffix("")
-    others = (folder, folder / "Slidedat.ini") if path.suffix.lower() == ".mrxs" else ()
     try:
-        states = [path.stat(), *(other.stat() for other in others if other.exists())]
+        others = (other for other in watched_files(path) if other != path and other.exists())
+        states = [path.stat(), *(other.stat() for other in others)]
     except OSError as error:
         raise SlideError(path, f"no such file ({error.strerror or error})") from error
     return tuple(n for s in states for n in (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns))
@@ -148,6 +149,8 @@ class Handles:
         why = _why_no_slide(path)
         if why:
             raise SlideError(path, why)
+        if path.is_dir():
+            return ZarrBackend(path, self._segments, view, identity=found)
         if path.suffix.lower() in PICTURE_SUFFIXES:
             _check_only_image(path, view)
             return PictureBackend(path)
@@ -169,7 +172,9 @@ class Handles:
                 if known_as is None:
                     raise
         if known_as is None:
-            raise SlideError(path, "not a slide: neither OpenSlide nor tifffile reads this format")
+            header = instance(path)
+            reason = "not a slide: neither OpenSlide nor tifffile reads this format"
+            raise SlideError(path, f"DICOM of {header.kind}, not of a whole slide" if header else reason)
         _check_only_image(path, view)
         backend = OpenSlideBackend(path, self._tiles)
         if known_as == "generic-tiff":
@@ -217,7 +222,7 @@ def _check_only_image(path: Path, view: View) -> None:
     if view.series is not None or view.z is not None:
         chosen = "--series" if view.series is not None else "--z"
         raise InvalidValueError(
-            f"{chosen} chooses an image of a TIFF or OME-TIFF; {path} is read as one; leave it out"
+            f"{chosen} chooses an image of a TIFF or OME-Zarr; {path} is read as one; leave it out"
         )
 
 
@@ -225,8 +230,8 @@ def _why_no_slide(path: Path) -> str | None:
     """Return why a path cannot be a slide, before its content is looked at."""
     folder = path.with_suffix("")
     if path.is_dir():
-        if path.suffix.lower() == ".zarr":
-            return ZARR
+        if is_zarr(path):
+            return None
         mirax = path.with_name(path.name + ".mrxs")
         return f"a folder, not a slide; give {mirax.name if mirax.is_file() else 'a file in it'}"
     if not path.is_file():

@@ -19,6 +19,7 @@ from wsigen.slide.backend import Backend
 from wsigen.slide.damage import FIX, DamagedError, Holes
 from wsigen.slide.handles import Identity, check_identity, handles, identity
 from wsigen.slide.mpp import mean_mpp, resolve_pixel_um
+from wsigen.slide.parts import slide_path
 from wsigen.slide.view import WHOLE, View
 
 BACKGROUND: Colour = (243, 243, 243)
@@ -298,7 +299,7 @@ def open_slide(path: str | Path, mpp: float | None = None, view: View = WHOLE) -
         MissingMppError: its µm/px is unknown.
         InvalidValueError: ``mpp`` is out of range, or ``view`` names what is not there.
     """
-    path = Path(path).absolute()
+    path = slide_path(Path(path))
     found = identity(path)
     backend = handles().get(path, view, found)
     sizes = backend.levels

@@ -249,6 +249,8 @@ def check_complete(path: Path) -> None:
 
 def is_tiff(path: Path) -> bool:
     """Return whether a file begins like a TIFF or BigTIFF."""
+    if path.is_dir():
+        return False
     with path.open("rb") as file:
         return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 

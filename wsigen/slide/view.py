@@ -32,5 +32,15 @@ def choose(option: str, value: str) -> str:
     return f"choose one with {option} {value}, {python}= in Python{table}"
 
 
+def no_plane(depth: int, view: View) -> str:
+    """Return why a view shows no plane of an image with ``depth`` focus planes; empty if it shows one."""
+    if view.z is None:
+        return "" if depth == 1 else f"has {depth} focus planes; {choose('--z', f'0 to {depth - 1}')}"
+    if 0 <= view.z < depth:
+        return ""
+    planes = "one focus plane" if depth == 1 else f"focus planes 0 to {depth - 1}"
+    return f"has {planes}, not plane {view.z}; correct --z"
+
+
 WHOLE = View()
 """No choice: the file holds one slide."""
