@@ -55,17 +55,16 @@ def test_plain_tiles_are_sound_though_webp_ends_with_zeros(side, colour):
     assert not webp_ends_early(bytes(imagecodecs.webp_encode(plain, lossless=True)), side * side)
 
 
-def test_jpeg2000_may_lack_its_end_mark_but_no_data(picture):
-    tile = picture[:256, :256]
-    for data in (imagecodecs.jpeg2k_encode(tile, level=0, codecformat=kind) for kind in ("j2k", "jp2")):
-        sound = bytes(data)
-        assert sound.endswith(b"\xff\xd9")
-        assert not jpeg2000_ends_early(sound)
-        assert not jpeg2000_ends_early(sound + bytes(3))
-        assert not jpeg2000_ends_early(sound[:-2])
-        for lost in (10, len(sound) // 2, len(sound) - 120):
-            assert jpeg2000_ends_early(sound[:-lost])
-            assert jpeg2000_ends_early(sound[:-lost] + bytes(lost))
+@pytest.mark.parametrize("kind", ["j2k", "jp2"])
+def test_jpeg2000_may_lack_its_end_mark_but_no_data(picture, kind):
+    sound = bytes(imagecodecs.jpeg2k_encode(picture[:128, :128], level=0, codecformat=kind))
+    assert sound.endswith(b"\xff\xd9")
+    assert not jpeg2000_ends_early(sound)
+    assert not jpeg2000_ends_early(sound + bytes(3))
+    assert not jpeg2000_ends_early(sound[:-2])
+    for lost in (10, len(sound) // 2, len(sound) - 120):
+        assert jpeg2000_ends_early(sound[:-lost])
+        assert jpeg2000_ends_early(sound[:-lost] + bytes(lost))
     place = sound.index(b"\xff\x90") + 6
     open_end = sound[:place] + bytes(4) + sound[place + 4 :]  # a last tile-part of unstated length
     assert not jpeg2000_ends_early(open_end)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from PIL import ImageCms
 
 from tests.synthetic import he_image, reduce_by, write_dicom
 from wsigen.data.domains import expand
@@ -18,6 +19,7 @@ from wsigen.errors import SlideError
 from wsigen.geometry import Region, Size
 from wsigen.pipeline.source import open_source, source_facts, source_name
 from wsigen.slide.read import open_slide
+from wsigen.slide.view import View
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +163,23 @@ def test_patients_are_groups_and_studies_where_there_is_no_patient(tmp_path, pic
     entry = index.entries[3]
     assert (entry.slide, entry.mpp, entry.size) == ("d/3-0.dcm", 2.0, Size(400, 300))
     np.testing.assert_array_equal(entry.open().read_region(Region(0, 0, 400, 300), 2.0), picture)
+
+
+def test_where_one_id_stands_for_all_patients_the_lack_of_validation_is_said(tmp_path, picture, caplog):
+    for name in "ab":
+        write_dicom(tmp_path / name, picture, 2.0, series=f"1.2.{ord(name)}", patient="ANON")
+    index, _ = build_index(tmp_path, progress=False)
+    assert {entry.split for entry in index.entries} == {"train"}
+    assert "all 2 slides are of one group, 'ANON': none is kept for validation" in caplog.text
+
+
+def test_colours_by_the_profile_of_the_optical_path(tmp_path, picture):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = pydicom.dataset.Dataset()
+    path.ICCProfile = profile
+    (file,) = write_dicom(tmp_path, picture, 2.0, levels=1, OpticalPathSequence=[path])
+    got = open_slide(file, view=View(icc="srgb")).read_region(Region(0, 0, 400, 300), 2.0)
+    assert np.abs(got.astype(int) - picture).max() <= 1  # from sRGB to itself
+    (without,) = write_dicom(tmp_path / "b", picture, 2.0, levels=1)
+    with pytest.raises(SlideError, match="has no ICC profile to convert its colours by; leave out --icc"):
+        open_slide(without, view=View(icc="srgb"))

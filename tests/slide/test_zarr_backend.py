@@ -175,6 +175,20 @@ def test_without_zarr_the_extra_is_named(folder, monkeypatch):
         open_slide(folder)
 
 
+def test_there_is_no_profile_to_convert_by(folder):
+    with pytest.raises(SlideError, match="has no ICC profile to convert its colours by; leave out --icc"):
+        open_slide(folder, view=View(icc="srgb"))
+
+
+def test_chunks_that_are_not_stored_have_the_fill_value(tmp_path, folder, levels):
+    path = shutil.copytree(folder, tmp_path / "a.zarr")
+    for channel in range(3):
+        (path / "0" / "c" / "0" / str(channel) / "0" / "1" / "0").unlink()
+    want = levels[0].copy()
+    want[128:256, :128] = 0
+    np.testing.assert_array_equal(_whole(open_slide(path)), want)
+
+
 def test_a_damaged_chunk_is_named(tmp_path, folder, levels):
     path = shutil.copytree(folder, tmp_path / "a.zarr")
     chunk = path / "0" / "c" / "0" / "1" / "0" / "2" / "1"

@@ -29,7 +29,7 @@ class SampleConfig:
             else fast.
         overview: square H&E picture or slide to start from instead of sampling stage 0.
         overview_mpp: µm/px of the overview, if the file does not state it.
-        overview_series: number of the overview's image, for a TIFF that holds several.
+        overview_series: number of the overview's image, for a TIFF or OME-Zarr that holds several.
         region: make only this region, as X,Y,WIDTH,HEIGHT in pixels of the slide; needs a preset whose last
             stages use the upscaler, such as one-step.
         k: factor between two stages.

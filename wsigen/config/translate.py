@@ -27,7 +27,7 @@ class TranslateConfig:
         style: style model for ``like``: a snapshot folder or a hub id.
         strength: of ``like``, from 0 (the slide as the model reproduces it) to 1.
         like_mpp: µm/px of the slide in ``like``, if the file does not state it.
-        like_series: number of the image in ``like``, for a TIFF that holds several.
+        like_series: number of the image in ``like``, for a TIFF or OME-Zarr that holds several.
         norm: normalisation: "dn" (dense, interpolated), "kin" (kernel-averaged), "tin" (whole slide), "in"
             (per patch, shows seams). Also kin-5, kin-gaussian-7, kin-inf, and dn-8 for granularity 8.
         stats_pitch: px from one patch of statistics to the next; 2048 is faster, but colour adapts less to
@@ -35,8 +35,8 @@ class TranslateConfig:
         out: folder to write to.
         name: base name of the files, default the slide's without _HE.
         mpp: µm/px of the slide, if the file does not state it.
-        series: number of the slide's image, for a TIFF that holds several.
-        z: number of the slide's focus plane, from 0, for an OME-TIFF that holds several.
+        series: number of the slide's image, for a TIFF or OME-Zarr that holds several.
+        z: number of the slide's focus plane, from 0, for an OME-TIFF or OME-Zarr that holds several.
         icc: "srgb" to convert the slide's colours by its ICC profile; default: as they are stored.
         tile: side of the tiles, px; the result is the same for any.
         batch_size: tiles per network call.

@@ -83,7 +83,11 @@ def build_index(
     left_out: list[Failure] = []
     files = find_slides(slides, left_out)
     surveys, failures = survey_slides(files, table, folder=_folder(slides), progress=progress)
-    splits = group_splits(said_splits(s.entry for s in surveys), val_fraction)
+    said = said_splits(s.entry for s in surveys)
+    splits = group_splits(said, val_fraction)
+    if len(surveys) > 1 and list(said.values()) == [None] and val_fraction > 0:
+        all_of = f"all {len(surveys)} slides are of one group, {next(iter(said))!r}"
+        log.warning("%s: none is kept for validation; give their cases in the table's column group", all_of)
     return SlideIndex(
         tuple(replace(e, split=splits[e.group]) for e in entries_of(surveys))
     ), left_out + failures

@@ -29,8 +29,8 @@ class Row:
             ``BS25/HE`` and ``BS25/CHR``, two stains of one case, stay together.
         split: "train", "val" or "test".
         finest_mpp: smallest µm/px to learn from the slide.
-        series: number of the image, in a TIFF that holds several.
-        z: number of the focus plane, in an OME-TIFF that holds several.
+        series: number of the image, in a TIFF or OME-Zarr that holds several.
+        z: number of the focus plane, in an OME-TIFF or OME-Zarr that holds several.
     """
 
     mpp: float | None = None

@@ -115,7 +115,7 @@ def open_overview(path: Path, mpp: float | None = None, series: int | None = Non
     Args:
         path: any slide or picture that `wsigen.slide.read` opens.
         mpp: µm/px, for a file that does not state it.
-        series: number of its image, for a TIFF that holds several.
+        series: number of its image, for a TIFF or OME-Zarr that holds several.
 
     Raises:
         SlideError: missing, damaged, of an unknown format, or not square.

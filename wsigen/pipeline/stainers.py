@@ -206,7 +206,7 @@ def open_like(
         style: the style model: a snapshot folder or a hub id.
         strength: from 0, the slide as the model reproduces it, to 1.
         mpp: µm/px of the reference, for a file that does not state it.
-        series: number of the reference's image, for a TIFF that holds several.
+        series: number of the reference's image, for a TIFF or OME-Zarr that holds several.
 
     Raises:
         SlideError: the reference cannot be read, or contains no tissue.

@@ -35,7 +35,7 @@ class SyntheticSlide(Slide):
         overview: picture or slide to start from instead of sampling stage 0: square, H&E. Size and stages
             then follow from it and ``mpp``.
         overview_mpp: µm/px of the overview, if the file does not state it.
-        overview_series: number of the overview's image, for a TIFF that holds several.
+        overview_series: number of the overview's image, for a TIFF or OME-Zarr that holds several.
         stain: stainers of IHC slides: "SYN" (bundled), a snapshot folder or a hub id; several separated by
             commas. The slides are in ``ihc``.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".

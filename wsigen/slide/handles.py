@@ -21,6 +21,7 @@ from wsigen.slide.backend import (
     PictureBackend,
     vendor,
 )
+from wsigen.slide.damage import DamagedError
 from wsigen.slide.dicom import instance
 from wsigen.slide.icc import SrgbBackend
 from wsigen.slide.parts import is_zarr, watched_files
@@ -178,7 +179,7 @@ class Handles:
         _check_only_image(path, view)
         backend = OpenSlideBackend(path, self._tiles)
         if known_as == "generic-tiff":
-            _check_range(path, backend)
+            _check_range(path, OpenSlideBackend(path, self._tiles))  # apart: a damaged tile would spoil it
         if known_as == "aperio" or backend.inexact:
             self._read_stored_pixels(path, found, backend, known_as)
         return backend
@@ -212,7 +213,10 @@ def _check_range(path: Path, backend: OpenSlideBackend) -> None:
     size = backend.levels[last]
     top, left = (max(0, (side - _MIDDLE) // 2) for side in (size.height, size.width))
     middle = Region(top, left, _MIDDLE, _MIDDLE).intersect(size.region)
-    brightest = backend.read(last, middle, (255, 255, 255)).max(initial=0)
+    try:
+        brightest = backend.read(last, middle, (255, 255, 255)).max(initial=0)
+    except DamagedError:  # which is said where the slide is read
+        return
     if brightest < 256 // 8:
         reason = f"its middle is black, with no sample above {brightest} of 255, as of 12 bits stored as 16"
         raise SlideError(path, f"{reason}; scale its samples to 8 bits")

@@ -285,10 +285,10 @@ def padded(
 
 
 def open_slide(path: str | Path, mpp: float | None = None, view: View = WHOLE) -> WholeSlide:
-    """Open a slide: any format of OpenSlide, other TIFF and OME-TIFF, PNG and JPEG.
+    """Open a slide: any format of OpenSlide, other TIFF and OME-TIFF, OME-Zarr, PNG and JPEG.
 
     Args:
-        path: the file.
+        path: the file; of DICOM any file of its series or their folder, of OME-Zarr the folder.
         mpp: the user's µm/px; `wsigen.slide.mpp.resolve_pixel_um` says when it is used.
         view: which image of the file, where it holds several.
 

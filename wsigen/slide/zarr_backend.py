@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,11 +114,10 @@ class _Image(NamedTuple):
 
 def _zarr(path: Path) -> Any:
     try:
-        import zarr  # an extra
+        return import_module("zarr")
     except ImportError as error:
         fix = "pip install 'wsigen[zarr]', with Python 3.11 or later"
         raise SlideError(path, f"is a Zarr folder, which needs the package zarr; {fix}") from error
-    return zarr
 
 
 def _images(path: Path, group: Any) -> list[_Image]:
