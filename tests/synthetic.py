@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 import tifffile
 from PIL import Image
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit
 
 GLASS = 243
 STROMA = (226, 168, 200)
 FIBRE = (205, 120, 170)
 NUCLEUS = (96, 60, 138)
+_SYNTAXES = {"jpeg": JPEGBaseline8Bit, "jpeg2000": JPEG2000Lossless}
 
 
 def he_image(size: int | tuple[int, int], seed: int = 0, tissue: bool = True, mpp: float = 0.5) -> np.ndarray:
@@ -113,7 +115,7 @@ def write_dicom(
     patient: str = "",
     levels: int = 3,
     tile: int = 128,
-    jpeg: bool = False,
+    codec: str = "none",
     suffix: str = ".dcm",
     flavour: str = "VOLUME",
     **tags: Any,
@@ -129,7 +131,7 @@ def write_dicom(
         patient: patient ID.
         levels: number of files.
         tile: side of the tiles.
-        jpeg: compress them; otherwise the pixels are exact.
+        codec: "none", "jpeg" or "jpeg2000" (lossless).
         suffix: of the files.
         flavour: third value of ImageType.
         tags: others, by keyword.
@@ -150,10 +152,11 @@ def write_dicom(
         header = _dicom_header(f"{series}.{level}", len(frames), (height, width), tile, mpp * 2**level)
         header.SeriesInstanceUID, header.StudyInstanceUID, header.PatientID = series, study, patient
         header.ImageType = ["DERIVED" if level else "ORIGINAL", "PRIMARY", flavour, "NONE"]
-        header.file_meta.TransferSyntaxUID = JPEGBaseline8Bit if jpeg else ExplicitVRLittleEndian
-        header.PhotometricInterpretation = "YBR_FULL_422" if jpeg else "RGB"
-        if jpeg:
-            header.PixelData = encapsulate([_jpeg(frame) for frame in frames])
+        header.PhotometricInterpretation = "YBR_FULL_422" if codec == "jpeg" else "RGB"
+        header.file_meta.TransferSyntaxUID = _SYNTAXES.get(codec, ExplicitVRLittleEndian)
+        if codec in _SYNTAXES:
+            coded = [_jpeg(f) if codec == "jpeg" else imagecodecs.jpeg2k_encode(f, level=0) for f in frames]
+            header.PixelData = encapsulate([bytes(data) for data in coded], has_bot=bool(level))
             header["PixelData"].VR = "OB"
         else:
             header.add_new("PixelData", "OB", b"".join(frame.tobytes() for frame in frames))

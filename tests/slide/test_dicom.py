@@ -53,14 +53,6 @@ def test_a_series_is_one_slide_whichever_of_its_files_is_given(case, picture, gi
     np.testing.assert_array_equal(slide.read_region(Region(0, 0, 100, 75), 8.0), small)
 
 
-def test_jpeg_frames(tmp_path, picture):
-    (path,) = write_dicom(tmp_path, picture, 0.25, levels=1, jpeg=True)
-    slide = open_slide(path)
-    assert slide.mpp == 0.25
-    got = slide.read_region(Region(0, 0, 400, 300), 0.25)
-    assert np.abs(got.astype(int) - picture).mean() < 2
-
-
 def test_the_hash_covers_every_level_and_no_name(case, tmp_path):
     facts = source_facts(open_source(case / "3-2.dcm"))
     assert (facts["slide"], facts["height"], facts["width"]) == ("case.1_HE", 400, 300)

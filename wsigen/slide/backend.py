@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,7 @@ import numpy as np
 from openslide import OpenSlide, OpenSlideCache, OpenSlideError
 from PIL import Image, ImageOps
 
+from wsigen.arrays import paste
 from wsigen.errors import SlideError
 from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.damage import DamagedError
@@ -91,6 +92,14 @@ def tiles_of(region: Region, tile: Size, size: Size) -> Iterator[Region]:
     for y in range(region.y // tile.height * tile.height, region.y1, tile.height):
         for x in range(region.x // tile.width * tile.width, region.x1, tile.width):
             yield Region(y, x, tile.height, tile.width).intersect(size.region)
+
+
+def assemble(tiles: Iterable[Region], read: Callable[[Region], np.ndarray], region: Region) -> np.ndarray:
+    """Return a region from the tiles that it touches: uint8 (height, width, 3)."""
+    out = np.empty((region.height, region.width, 3), np.uint8)
+    for tile in tiles:
+        paste(read(tile), tile, out, region)
+    return out
 
 
 class OpenSlideBackend:

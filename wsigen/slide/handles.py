@@ -23,6 +23,7 @@ from wsigen.slide.backend import (
 )
 from wsigen.slide.damage import DamagedError
 from wsigen.slide.dicom import instance
+from wsigen.slide.dicom_backend import DicomBackend
 from wsigen.slide.icc import SrgbBackend
 from wsigen.slide.parts import is_zarr, watched_files
 from wsigen.slide.tiff_backend import TiffBackend, is_tiff
@@ -180,27 +181,28 @@ class Handles:
         backend = OpenSlideBackend(path, self._tiles)
         if known_as == "generic-tiff":
             _check_range(path, OpenSlideBackend(path, self._tiles))  # apart: a damaged tile would spoil it
-        if known_as == "aperio" or backend.inexact:
-            self._read_stored_pixels(path, found, backend, known_as)
+        self._read_stored_pixels(path, found, backend, known_as)
         return backend
 
     def _read_stored_pixels(
         self, path: Path, found: Identity, backend: OpenSlideBackend, known_as: str
     ) -> None:
-        """Let an SVS be read page by page; warn of levels that OpenSlide interpolates where it cannot be."""
+        """Let SVS and DICOM be read tile by tile; warn of levels that OpenSlide interpolates elsewhere."""
         reason = f"a level of {known_as} has no page of its own"
-        if known_as == "aperio":
-            try:
-                stored = TiffBackend(path, self._segments, sizes=backend.levels, identity=found)
-                backend.read_by(stored)
-            except SlideError as error:
-                reason = error.reason
-            else:
-                return
+        try:
+            if known_as == "aperio":
+                return backend.read_by(
+                    TiffBackend(path, self._segments, sizes=backend.levels, identity=found)
+                )
+            if known_as == "dicom":
+                return backend.read_by(DicomBackend(path, self._segments, backend.levels, identity=found))
+        except SlideError as error:
+            reason = error.reason
         if backend.inexact and (path, found) not in _interpolated:
             _interpolated.add((path, found))
             levels = ", ".join(map(str, backend.inexact))
             log.warning("%s: OpenSlide interpolates level %s by part of a pixel (%s)", path, levels, reason)
+        return None
 
 
 def _check_range(path: Path, backend: OpenSlideBackend) -> None:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wsigen.arrays import ArrayCache, paste
+from wsigen.arrays import ArrayCache
 from wsigen.errors import AmbiguousSlideError, InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region, Size
-from wsigen.slide.backend import tiles_of
+from wsigen.slide.backend import assemble, tiles_of
 from wsigen.slide.damage import DamagedError
 from wsigen.slide.ngff import Multiscale, metadata_of, multiscales
 from wsigen.slide.tiff_backend import MAX_SEGMENT_PIXELS
@@ -66,14 +66,10 @@ class ZarrBackend:
 
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
         """Return a region inside a level; see `Backend`. Chunks that are not stored have the fill value."""
-        out = np.empty((region.height, region.width, 3), np.uint8)
-        for tile in self.tiles(level, region):
-            try:
-                pixels = self._chunk(level, tile)
-            except Exception as error:
-                raise DamagedError(self._path, str(error), level, region) from error
-            paste(pixels, tile, out, region)
-        return out
+        try:
+            return assemble(self.tiles(level, region), lambda tile: self._chunk(level, tile), region)
+        except Exception as error:  # whatever damaged chunks make zarr raise
+            raise DamagedError(self._path, str(error), level, region) from error
 
     def _chunk(self, level: int, tile: Region) -> np.ndarray:
         key = (self._path, self._identity, self._number, self._z, level, tile)
