@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import struct
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
+import pydicom
+import pytest
 import tifffile
+from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit
 
 GLASS = 243
 STROMA = (226, 168, 200)
 FIBRE = (205, 120, 170)
 NUCLEUS = (96, 60, 138)
+_SYNTAXES = {"jpeg": JPEGBaseline8Bit, "jpeg2000": JPEG2000Lossless}
 
 
 def he_image(size: int | tuple[int, int], seed: int = 0, tissue: bool = True, mpp: float = 0.5) -> np.ndarray:
@@ -93,6 +103,148 @@ def write_tiff(
             )
             image = reduce_by(image, factor)
     return path
+
+
+def write_dicom(
+    folder: Path,
+    image: np.ndarray,
+    mpp: float,
+    *,
+    series: str = "1.2.3",
+    study: str = "1.2",
+    patient: str = "",
+    levels: int = 3,
+    tile: int = 128,
+    codec: str = "none",
+    suffix: str = ".dcm",
+    flavour: str = "VOLUME",
+    **tags: Any,
+) -> list[Path]:
+    """Write a DICOM series, one file per level, as files of a folder.
+
+    Args:
+        folder: made if it is missing.
+        image: uint8 (height, width, 3).
+        mpp: µm/px of the first level; each is half as large as the one before.
+        series: series instance UID, which also begins the names of the files.
+        study: study instance UID.
+        patient: patient ID.
+        levels: number of files.
+        tile: side of the tiles.
+        codec: "none", "jpeg" or "jpeg2000" (lossless).
+        suffix: of the files.
+        flavour: third value of ImageType.
+        tags: others, by keyword.
+
+    Returns:
+        The files, the finest first.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for level in range(levels):
+        height, width = image.shape[:2]
+        frames = [
+            np.pad(part, ((0, tile - part.shape[0]), (0, tile - part.shape[1]), (0, 0)), mode="edge")
+            for y in range(0, height, tile)
+            for x in range(0, width, tile)
+            for part in (image[y : y + tile, x : x + tile],)
+        ]
+        header = _dicom_header(f"{series}.{level}", len(frames), (height, width), tile, mpp * 2**level)
+        header.SeriesInstanceUID, header.StudyInstanceUID, header.PatientID = series, study, patient
+        header.ImageType = ["DERIVED" if level else "ORIGINAL", "PRIMARY", flavour, "NONE"]
+        header.PhotometricInterpretation = "YBR_FULL_422" if codec == "jpeg" else "RGB"
+        header.file_meta.TransferSyntaxUID = _SYNTAXES.get(codec, ExplicitVRLittleEndian)
+        if codec in _SYNTAXES:
+            coded = [_jpeg(f) if codec == "jpeg" else imagecodecs.jpeg2k_encode(f, level=0) for f in frames]
+            header.PixelData = encapsulate([bytes(data) for data in coded], has_bot=bool(level))
+            header["PixelData"].VR = "OB"
+        else:
+            header.add_new("PixelData", "OB", b"".join(frame.tobytes() for frame in frames))
+        for keyword, value in tags.items():
+            setattr(header, keyword, value)
+        files.append(folder / f"{series.rpartition('.')[2]}-{level}{suffix}")
+        header.save_as(files[-1], enforce_file_format=True)
+        image = reduce_by(image, 2)
+    return files
+
+
+def _dicom_header(
+    uid: str, frames: int, size: tuple[int, int], tile: int, mpp: float
+) -> pydicom.dataset.Dataset:
+    header = pydicom.dataset.Dataset()
+    header.file_meta = pydicom.dataset.FileMetaDataset()
+    header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.6"
+    header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID = uid
+    header.file_meta.ImplementationClassUID = "1.2.3.4"
+    header.Modality, header.DimensionOrganizationType = "SM", "TILED_FULL"
+    header.NumberOfFrames, header.Rows, header.Columns = frames, tile, tile
+    header.TotalPixelMatrixRows, header.TotalPixelMatrixColumns = size
+    header.SamplesPerPixel, header.PlanarConfiguration, header.PixelRepresentation = 3, 0, 0
+    header.BitsAllocated, header.BitsStored, header.HighBit = 8, 8, 7
+    header.TotalPixelMatrixFocalPlanes, header.NumberOfOpticalPaths = 1, 1
+    measures, shared = pydicom.dataset.Dataset(), pydicom.dataset.Dataset()
+    measures.PixelSpacing = [mpp / 1000, mpp / 1000]
+    shared.PixelMeasuresSequence = [measures]
+    header.SharedFunctionalGroupsSequence = [shared]
+    return header
+
+
+def _jpeg(tile: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(tile).save(file, "JPEG", quality=95, subsampling=0)
+    return file.getvalue()
+
+
+def write_zarr(
+    folder: Path,
+    images: Sequence[np.ndarray],
+    mpp: float | None,
+    *,
+    version: str = "0.5",
+    axes: str = "tczyx",
+    unit: str = "micrometer",
+    chunk: int = 128,
+    name: str = "",
+    omero: Any = None,
+    **options: Any,
+) -> Path:
+    """Write OME-Zarr.
+
+    Args:
+        folder: made if it is missing.
+        images: the levels, each half as large as the one before, (height, width, channels), or in the order
+            of ``axes``.
+        mpp: µm/px of the first level; None states no unit.
+        version: of NGFF; 0.4 is stored as Zarr 2, 0.5 as Zarr 3.
+        axes: in the order in which they are stored.
+        unit: of ``mpp``.
+        chunk: side of the chunks.
+        name: of the image.
+        omero: metadata of the channels.
+        options: for zarr's ``create_array``; ``chunks`` apart.
+
+    Returns:
+        ``folder``.
+    """
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(folder, mode="w", zarr_format=2 if version == "0.4" else 3)
+    lengths = {"t": 1, "c": 1, "z": 1, "y": chunk, "x": chunk}
+    options["chunks"] = [lengths[axis] for axis in axes]
+    datasets = []
+    for level, image in enumerate(images):
+        if image.ndim == 3:
+            extra = [axis for axis in axes if axis in "tz"]
+            image = image.reshape(*(1 for _ in extra), *image.shape)
+            image = image.transpose([[*extra, "y", "x", "c"].index(axis) for axis in axes])
+        group.create_array(str(level), shape=image.shape, dtype=image.dtype, **options)[:] = image
+        pixel = (mpp or 1.0) * 2**level
+        scale = {"type": "scale", "scale": [pixel if axis in "yx" else 1.0 for axis in axes]}
+        datasets.append({"path": str(level), "coordinateTransformations": [scale]})
+    described = [{"name": axis, **({"unit": unit} if mpp and axis in "yx" else {})} for axis in axes]
+    multiscale = {"version": version, "name": name, "axes": described, "datasets": datasets}
+    metadata: dict = {"multiscales": [multiscale]} | ({"omero": {"channels": omero}} if omero else {})
+    group.attrs.update(metadata if version == "0.4" else {"ome": {"version": version, **metadata}})
+    return folder
 
 
 def damage_tile(path: Path, how: str, index: int = 6, level: int = 0) -> None:

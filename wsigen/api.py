@@ -49,13 +49,13 @@ def open_slide(
     z: int | None = None,
     icc: Literal["srgb"] | None = None,
 ) -> FileSlide:
-    """Open a slide: any format of OpenSlide, other TIFF and OME-TIFF, PNG and JPEG.
+    """Open a slide: any format of OpenSlide, other TIFF and OME-TIFF, OME-Zarr, PNG and JPEG.
 
     Args:
-        path: the file.
+        path: the file; of DICOM any file of its series or their folder, of OME-Zarr the folder.
         mpp: µm/px of level 0, for files that do not state it.
-        series: number of the image, for a TIFF that holds several; the error lists them.
-        z: number of the focus plane, from 0, for an OME-TIFF that holds several.
+        series: number of the image, for a TIFF or OME-Zarr that holds several; the error lists them.
+        z: number of the focus plane, from 0, for an OME-TIFF or OME-Zarr that holds several.
         icc: "srgb" to convert colours by the file's ICC profile; None to leave them as they are stored.
 
     Raises:
@@ -133,6 +133,7 @@ class Sampler:
         stain: str | Sequence[str] | None = None,
         overview: str | Path | None = None,
         overview_mpp: float | None = None,
+        overview_series: int | None = None,
     ) -> Pair:
         """Describe a slide, which is computed when it is read or saved.
 
@@ -147,6 +148,7 @@ class Sampler:
             stain: stainers of the IHC slides, one or several: "SYN" (bundled), a snapshot folder, a hub id.
             overview: square H&E picture or slide to start from instead of sampling stage 0.
             overview_mpp: µm/px of it, if the file does not say.
+            overview_series: number of its image, for a TIFF or OME-Zarr that holds several.
 
         Raises:
             InvalidValueError: a value out of range, naming it.
@@ -163,6 +165,7 @@ class Sampler:
             stain=_joined(stain),
             overview=None if overview is None else Path(overview),
             overview_mpp=overview_mpp,
+            overview_series=overview_series,
             device=self._device,
             dtype=self._dtype,
         )
@@ -247,8 +250,8 @@ class Translator:
                 which shows seams). With dn, regions can be read before the slide is saved.
             stats_pitch: px from one patch of statistics to the next, a multiple of 4 of at least 512.
             mpp: µm/px of the slide, if the file does not state it.
-            series: number of the slide's image, for a TIFF that holds several.
-            z: number of the slide's focus plane, from 0, for an OME-TIFF that holds several.
+            series: number of the slide's image, for a TIFF or OME-Zarr that holds several.
+            z: number of the slide's focus plane, from 0, for an OME-TIFF or OME-Zarr that holds several.
             icc: "srgb" to convert the slide's colours by its ICC profile; None to leave them as stored.
             skip_damaged: show damaged tiles of the slide as glass, and log how many when it is saved; by
                 default they are errors.

@@ -79,15 +79,12 @@ def test_pictures_beside_slides(tmp_path):
 
 
 def test_slides_that_are_not_read_are_said(tmp_path):
-    _touch(
-        tmp_path, "a.svs", "b.VSI", "c.jp2", "d.csv", "e.zarr/0/0.tif", ".hidden/f.svs", "._a.svs", "g.xml"
-    )
+    _touch(tmp_path, "a.svs", "b.VSI", "c.jp2", "d.csv", ".hidden/f.svs", "._a.svs", "g.xml")
     slides, left_out = _found(tmp_path)
     assert slides == ["a.svs"]
     assert left_out == {
         "b.VSI": ".vsi is not read; export it as a tiled TIFF",
         "c.jp2": ".jp2 is not read; export it as a tiled TIFF",
-        "e.zarr": "a Zarr folder, which wsigen does not read; export it as a tiled TIFF",
     }
     (tmp_path / "a.svs").unlink()
     with pytest.raises(SlideError, match=r"looked for \.tif .*; left out b\.VSI: \.vsi is not read; export"):
@@ -110,10 +107,17 @@ def test_a_pipe_is_no_slide(tmp_path):
     assert _found(tmp_path) == (["a.svs"], {"b.svs": "not an ordinary file"})
 
 
-def test_a_link_to_nothing_and_a_zarr_folder(tmp_path):
+def test_a_zarr_folder_is_one_slide(tmp_path):
+    thumbnail = "taken for a thumbnail of f.ZARR; rename it if it is a slide of its own"
+    _touch(tmp_path, "e.zarr/0/0.tif", "sub/f.ZARR/g.svs", "sub/f.png", "named/zarr.json", "h.zarr/.zgroup")
+    assert _found(tmp_path) == (["e.zarr", "h.zarr", "named", "sub/f.ZARR"], {"sub/f.png": thumbnail})
+    assert find_slides(tmp_path / "e.zarr") == {"e.zarr": tmp_path / "e.zarr"}
+    link = tmp_path / "sub" / "link.zarr"
+    link.symlink_to(tmp_path / "h.zarr")
+    assert _found(tmp_path)[1]["sub/link.zarr"] == "the same file as h.zarr"
+
+
+def test_a_link_to_nothing(tmp_path):
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     with pytest.raises(SlideError, match="gone: a link to what is not there"):
         find_slides(tmp_path / "gone")
-    (tmp_path / "a.zarr").mkdir()
-    with pytest.raises(SlideError, match="a Zarr folder, which wsigen does not read"):
-        find_slides(tmp_path / "a.zarr")

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import openslide
 import pytest
+import tifffile
 import torch
 
 from tests.pipeline.test_source import png
@@ -16,7 +17,14 @@ from tests.stain.style.test_network import model
 from tests.synthetic import he_image, write_tiff
 from wsigen.cli import main
 from wsigen.config import TranslateConfig
-from wsigen.errors import InvalidValueError, MissingMppError, OutputError, SlideError, SnapshotError
+from wsigen.errors import (
+    AmbiguousSlideError,
+    InvalidValueError,
+    MissingMppError,
+    OutputError,
+    SlideError,
+    SnapshotError,
+)
 from wsigen.nn.snapshot import save_snapshot, weights_hash
 from wsigen.pipeline.background import slide_background
 from wsigen.pipeline.translate import open_run, translate
@@ -160,6 +168,29 @@ def test_a_picture_as_reference(config, tmp_path):
     assert t.outputs[0].slide.name == "case_like-field.ome.tif"
 
 
+def test_the_image_that_was_chosen_is_the_reference(config, tmp_path):
+    """As if it were alone in its file."""
+    other, wanted = tinted(he_image(200, seed=8)), tinted(he_image(200, seed=4))
+    both, alone = tmp_path / "both.tif", tmp_path / "both" / "both.tif"
+    alone.parent.mkdir()
+    for path, images in ((both, (other, wanted)), (alone, (wanted,))):
+        with tifffile.TiffWriter(path) as tiff:
+            for image in images:
+                tiff.write(image, photometric="rgb", metadata=None)
+    with pytest.raises(
+        AmbiguousSlideError, match=r"choose one with --like-series N, like_series= in Python$"
+    ):
+        open_run(replace(config, like=both, like_mpp=0.5))
+    chosen, single = (
+        translate(replace(config, like=path, like_mpp=0.5, like_series=series, out=tmp_path / f"o{series}"))[
+            0
+        ]
+        for path, series in ((both, 1), (alone, None))
+    )
+    np.testing.assert_array_equal(pixels(chosen.slide), pixels(single.slide))
+    assert json.loads(chosen.provenance.read_bytes())["like"]["series"] == 1
+
+
 def test_references_and_models_that_cannot_be(config, inputs, tmp_path):
     blank = png(tmp_path / "blank.png", he_image(200, tissue=False))
     with pytest.raises(SlideError, match="no tissue"):
@@ -183,6 +214,7 @@ def test_references_and_models_that_cannot_be(config, inputs, tmp_path):
         ({"norm": "tin"}, "--norm must be left out with --like, got tin"),
         ({"strength": 1.5}, r"--strength must be in \[0, 1\], got 1.5"),
         ({"like_mpp": 0.0}, r"--like-mpp must be a number in \(0, 1000\] µm/px, got 0.0"),
+        ({"like_series": -1}, "--like-series must be a number from 0 on, got -1"),
         ({"tile": 100}, "--tile must be auto or a multiple of 8, at least 64 px, got 100"),
         ({"like": None}, "--stainer must be a bundled name"),
         ({"like": None, "stainer": "SYN"}, "--style must be left out without --like"),

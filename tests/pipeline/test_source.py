@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from tests.synthetic import write_tiff
-from wsigen.errors import MissingMppError, SlideError
+from wsigen.errors import AmbiguousSlideError, InvalidValueError, MissingMppError, SlideError
 from wsigen.pipeline.rows import slide_rows
-from wsigen.pipeline.source import open_source, source_facts, source_name
+from wsigen.pipeline.source import open_overview, open_source, source_facts, source_name
 from wsigen.slide.read import BACKGROUND, open_slide
 from wsigen.slide.view import View
 
@@ -135,3 +136,28 @@ def test_more_than_eight_bits(tmp_path):
     path = png(tmp_path / "deep.png", np.full((32, 32), 20_000, np.uint16))
     with pytest.raises(SlideError, match="more than 8 bits; save it as 8-bit RGB"):
         open_source(path, 0.5)
+
+
+def test_an_overview_in_a_file_of_several_images(tmp_path, he_picture):
+    """The message names the option of the overview, and the facts say which image it was."""
+    path = tmp_path / "two.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        for image in (he_picture[:64, :64], he_picture[200:280, 200:280]):
+            tiff.write(image, photometric="rgb", metadata=None)
+    advice = r"choose one with --overview-series N, overview_series= in Python$"
+    with pytest.raises(AmbiguousSlideError, match=advice):
+        open_overview(path, 8.0)
+    for series, want in enumerate((he_picture[:64, :64], he_picture[200:280, 200:280])):
+        overview = open_overview(path, 8.0, series)
+        np.testing.assert_array_equal(overview.pixels, want)
+        assert overview.facts["series"] == series
+    with pytest.raises(InvalidValueError, match=r"--overview-series must be the number of an image .* got 2"):
+        open_overview(path, 8.0, 2)
+
+
+def test_an_overview_of_several_focus_planes(tmp_path, he_picture):
+    path = tmp_path / "z.ome.tif"
+    planes = np.stack([he_picture[:64, :64]] * 2)
+    tifffile.imwrite(path, planes, photometric="rgb", ome=True, metadata={"axes": "ZYXS"})
+    with pytest.raises(AmbiguousSlideError, match=r"has 2 focus planes; save one of them as a file"):
+        open_overview(path, 8.0)

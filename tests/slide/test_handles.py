@@ -166,7 +166,7 @@ def test_missing_files_and_folders_are_named(tmp_path):
         "none.svs": "no such file",
         "folder": "a folder, not a slide; give a file in it",
         "scan": r"a folder, not a slide; give scan\.mrxs",
-        "stack.zarr": "a Zarr folder, which wsigen does not read; export it as a tiled TIFF",
+        "stack.zarr": "not a readable OME-Zarr folder",
         "lone.mrxs": "in a folder of the same name, and folder lone is missing; copy it too",
         "scan.mrxs": r"in a folder of the same name, and scan/Slidedat\.ini is missing; copy it too",
     }.items():

@@ -37,10 +37,7 @@ def _whole(slide: WholeSlide) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("name", "how"),
-    [
-        *(("a.tif", how) for how in ("shorter", "lost", "zeros", "noise", "end mark")),
-        *(("a.svs", how) for how in ("shorter", "lost", "noise", "end mark")),
-    ],
+    [(name, how) for name in ("a.tif", "a.svs") for how in ("shorter", "lost", "zeros", "noise", "end mark")],
 )
 def test_a_damaged_tile_is_named_and_no_other_is_affected(tmp_path, he_picture, name, how):
     path = _slide(tmp_path, name, he_picture)

@@ -233,3 +233,26 @@ def test_a_palette_is_read(tmp_path, picture):
     path = _write(tmp_path / "a.tif", index, photometric="palette", colormap=table, **TILED)
     got = open_slide(path).read_region(Region(0, 0, 512, 512), 0.5)
     np.testing.assert_array_equal(got, (table // 257).T[index])
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_samples_of_12_bits_are_refused_by_their_number(tmp_path, samples):
+    """As tiles of packed bits; OpenSlide opens such a file, and fails at every tile of it."""
+    image = np.zeros((64, 64, samples) if samples > 1 else (64, 64), np.uint16)
+    photometric = "rgb" if samples > 1 else "minisblack"
+    tifffile.imwrite(
+        tmp_path / "a.tif", image, photometric=photometric, tile=(64, 64), bitspersample=12, metadata=None
+    )
+    with pytest.raises(AmbiguousSlideError, match="of 12 bits; expected 8-bit RGB or grey; convert the file"):
+        open_slide(tmp_path / "a.tif", 0.5)
+
+
+def test_16_bits_are_read_by_their_upper_half_unless_they_are_12(tmp_path, he_picture):
+    image = he_picture[:256, :256].astype(np.uint16)
+    options = {"photometric": "rgb", "tile": (256, 256), "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", image * 257, **options)
+    got = open_slide(tmp_path / "a.tif", 0.5).read_region(Region(0, 0, 256, 256), 0.5)
+    np.testing.assert_array_equal(got, he_picture[:256, :256])
+    tifffile.imwrite(tmp_path / "b.tif", image * 16, **options)
+    with pytest.raises(SlideError, match="no sample above 15 of 255, as of 12 bits stored as 16; scale"):
+        open_slide(tmp_path / "b.tif", 0.5)

@@ -138,7 +138,7 @@ def test_files_of_one_image_know_no_series(tmp_path, he_picture, name):
         text = "Aperio Image Library v11\n1024x1024 (256x256) JPEG/RGB Q=90|AppMag = 20|MPP = 0.499"
         write_tiff(path, he_picture, None, levels=1, description=text)
     with pytest.raises(
-        InvalidValueError, match=r"--series chooses an image of a TIFF or OME-TIFF; .* as one"
+        InvalidValueError, match=r"--series chooses an image of a TIFF or OME-Zarr; .* as one"
     ):
         open_slide(path, 0.5, View(series=0))
 

@@ -29,6 +29,7 @@ class SampleConfig:
             else fast.
         overview: square H&E picture or slide to start from instead of sampling stage 0.
         overview_mpp: µm/px of the overview, if the file does not state it.
+        overview_series: number of the overview's image, for a TIFF or OME-Zarr that holds several.
         region: make only this region, as X,Y,WIDTH,HEIGHT in pixels of the slide; needs a preset whose last
             stages use the upscaler, such as one-step.
         k: factor between two stages.
@@ -56,6 +57,7 @@ class SampleConfig:
     preset: str = "auto"
     overview: Path | None = None
     overview_mpp: float | None = None
+    overview_series: int | None = None
     region: str | None = None
     k: int = 2
     out: Path = Path("slides")
@@ -80,6 +82,10 @@ class SampleConfig:
             check(self.overview is not None, "--overview-mpp", self.overview_mpp, "given with --overview")
             okay = is_positive(self.overview_mpp)
             check(okay, "--overview-mpp", repr(self.overview_mpp), "a positive number of µm/px")
+        if self.overview_series is not None:
+            okay = self.overview is not None and self.overview_series >= 0
+            expected = "a number from 0 on, with --overview"
+            check(okay, "--overview-series", self.overview_series, expected)
         check(0 <= self.seed < 2**63, "--seed", self.seed, "between 0 and 2**63")
         check(self.count >= 1, "--count", self.count, ">= 1")
         auto = self.batch_size == "auto"

@@ -27,6 +27,7 @@ class TranslateConfig:
         style: style model for ``like``: a snapshot folder or a hub id.
         strength: of ``like``, from 0 (the slide as the model reproduces it) to 1.
         like_mpp: µm/px of the slide in ``like``, if the file does not state it.
+        like_series: number of the image in ``like``, for a TIFF or OME-Zarr that holds several.
         norm: normalisation: "dn" (dense, interpolated), "kin" (kernel-averaged), "tin" (whole slide), "in"
             (per patch, shows seams). Also kin-5, kin-gaussian-7, kin-inf, and dn-8 for granularity 8.
         stats_pitch: px from one patch of statistics to the next; 2048 is faster, but colour adapts less to
@@ -34,8 +35,8 @@ class TranslateConfig:
         out: folder to write to.
         name: base name of the files, default the slide's without _HE.
         mpp: µm/px of the slide, if the file does not state it.
-        series: number of the slide's image, for a TIFF that holds several.
-        z: number of the slide's focus plane, from 0, for an OME-TIFF that holds several.
+        series: number of the slide's image, for a TIFF or OME-Zarr that holds several.
+        z: number of the slide's focus plane, from 0, for an OME-TIFF or OME-Zarr that holds several.
         icc: "srgb" to convert the slide's colours by its ICC profile; default: as they are stored.
         tile: side of the tiles, px; the result is the same for any.
         batch_size: tiles per network call.
@@ -56,6 +57,7 @@ class TranslateConfig:
     style: str | None = None
     strength: float = 1.0
     like_mpp: float | None = None
+    like_series: int | None = None
     norm: str = "dn"
     stats_pitch: int = 512
     out: Path = Path("slides")
@@ -81,7 +83,8 @@ class TranslateConfig:
             self._check_like()
         known = self.mpp is None or is_positive(self.mpp, 1000)
         check(known, "--mpp", repr(self.mpp), "a number in (0, 1000] µm/px")
-        for name, value in (("--series", self.series), ("--z", self.z)):
+        numbers = (("--series", self.series), ("--z", self.z), ("--like-series", self.like_series))
+        for name, value in numbers:
             check(value is None or value >= 0, name, value, "a number from 0 on")
         pitch = self.stats_pitch
         check(pitch >= 512 and pitch % 4 == 0, "--stats-pitch", pitch, "a multiple of 4, at least 512 px")
@@ -100,7 +103,8 @@ class TranslateConfig:
 
     def _check_stainer(self) -> None:
         check(bool(self.stainer), "--stainer", self.stainer, "a bundled name (SYN), a folder or a hub id")
-        for name, default in (("style", None), ("strength", 1.0), ("like_mpp", None)):
+        unused = (("style", None), ("strength", 1.0), ("like_mpp", None), ("like_series", None))
+        for name, default in unused:
             value = getattr(self, name)
             check(value == default, f"--{name.replace('_', '-')}", value, "left out without --like")
 

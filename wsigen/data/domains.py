@@ -21,6 +21,7 @@ from wsigen.data.patches import Patch, PatchDataset, PatchKey, collate
 from wsigen.data.survey import entries_of, said_splits, survey_slides
 from wsigen.data.table import group_splits
 from wsigen.errors import InvalidValueError, SlideError
+from wsigen.slide.parts import is_zarr, slide_path
 
 TARGET_STREAM = 2**62
 """Offset between the seeds of target and source, so that images of one number are independent."""
@@ -55,7 +56,7 @@ def expand(slides: str | Sequence[str], left_out: list[Failure] | None = None) -
         SlideError: one of them names no slide.
     """
     given = [slides] if isinstance(slides, str) else list(slides)
-    if len(given) == 1 and Path(given[0]).is_dir():
+    if len(given) == 1 and Path(given[0]).is_dir() and not is_zarr(Path(given[0])):
         # Names relative to the folder, as in the table.
         return find_slides(Path(given[0]), left_out)
     found = sorted({path.absolute() for one in given for path in _expand_one(one, left_out)})
@@ -67,10 +68,10 @@ def _expand_one(slides: str, left_out: list[Failure] | None) -> Iterable[Path]:
     if Path(slides).exists() or not glob.has_magic(slides):
         return find_slides(Path(slides), left_out).values()
     files = [Path(p) for p in glob.glob(slides, recursive=True)]  # noqa: PTH207  patterns may be absolute
-    files = [p for p in files if p.is_file() and p.suffix.lower() in SLIDE_SUFFIXES]
+    files = [p for p in files if is_zarr(p) or (p.is_file() and p.suffix.lower() in SLIDE_SUFFIXES)]
     if not files:
         raise SlideError(slides, "no slide matches this pattern; put it in quotes, and check its folder")
-    return files
+    return map(slide_path, files)
 
 
 def load_or_build_domains(

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsigen.errors import SlideError
-from wsigen.slide.backend import PICTURE_SUFFIXES, ZARR
+from wsigen.slide import dicom
+from wsigen.slide.backend import PICTURE_SUFFIXES
+from wsigen.slide.parts import is_zarr, slide_path
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".ptif", ".ptiff", ".qptiff")
 SLIDE_SUFFIXES = (
     *TIFF_SUFFIXES,
-    *(".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm", ".czi"),
+    *(".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm", ".zarr", ".czi"),
     *PICTURE_SUFFIXES,
 )
 # Of slides and pictures, but no reader of wsigen opens them.
@@ -40,7 +42,8 @@ def find_slides(slides: Path | Sequence[Path], left_out: list[Failure] | None = 
     """Return slides, name to path, ordered by name. Names are relative to the folder, with "/".
 
     Links to files and folders are followed; a file that is reached in two ways counts once, by the name
-    without links. A PNG or JPEG that belongs to another file (``a_HE.jpg`` beside ``a_HE.ome.tif`` and
+    without links. A DICOM series counts once, by the file of its finest level, and a Zarr folder is not
+    searched. A PNG or JPEG that belongs to another file (``a_HE.jpg`` beside ``a_HE.ome.tif`` and
     ``a_HE.json``, ``index.png`` beside ``index.parquet``) is not a slide. What else looks like a slide and is
     not taken for one is said in a warning.
 
@@ -52,16 +55,15 @@ def find_slides(slides: Path | Sequence[Path], left_out: list[Failure] | None = 
         SlideError: there are no slides.
     """
     if not isinstance(slides, Path):
-        paths = {Path(p).absolute() for p in slides}
+        paths = {slide_path(Path(p)) for p in slides}
         names = {p.name: p for p in sorted(paths)}
         return names if len(names) == len(paths) else {p.as_posix(): p for p in sorted(paths)}
-    if slides.is_file():
-        return {slides.name: slides.absolute()}
+    if slides.is_file() or is_zarr(slides):
+        path = slide_path(slides)
+        return {path.name: path}
     if not slides.is_dir():
         why = "a link to what is not there" if slides.is_symlink() else "no such file or folder"
         raise SlideError(slides, why)
-    if slides.suffix.lower() == ".zarr":
-        raise SlideError(slides, ZARR)
     found, failures = _search(slides)
     for failure in failures:
         log.warning("left out %s: %s", failure.slide, failure.reason)
@@ -95,11 +97,43 @@ def _search(top: Path) -> tuple[dict[str, Path], list[Failure]]:
             found[name] = path.absolute()
         else:
             failures.append(Failure(name, f"the same file as {first}"))
+    failures += _join_series(found)
     return found, sorted(failures, key=lambda failure: failure.slide)
 
 
+def _join_series(found: dict[str, Path]) -> list[Failure]:
+    """Leave one file of each DICOM series, its finest level; return what is no slide, and copies."""
+    failures: list[Failure] = []
+    series: dict[str, dict[Path, list[str]]] = {}
+    for name, path in list(found.items()):
+        header = dicom.instance(path)
+        if header is None:  # of another format, or damaged, as opening it will say
+            continue
+        if header.whole_slide:
+            series.setdefault(header.series, {}).setdefault(path.parent, []).append(name)
+        else:
+            del found[name]
+            if path.suffix.lower() == ".dcm":
+                failures.append(Failure(name, f"DICOM of {header.kind}, not of a whole slide"))
+    for folders in series.values():
+        finest: dict[str, dicom.Instance] = {}  # of each folder, as levels of a slide are in one
+        for names in folders.values():
+            members = {found.pop(name): name for name in names}
+            levels = dicom.levels(next(iter(members)))
+            if levels:
+                finest[members.get(levels[0].path, names[0])] = levels[0]
+        first = min(finest, key=lambda name: (-finest[name].pixels, name), default=None)
+        if first is None:
+            name = min(name for names in folders.values() for name in names)
+            failures.append(Failure(name, "a DICOM series without an image of type VOLUME"))
+            continue
+        found[first] = finest[first].path
+        failures += [Failure(name, f"the same DICOM series as {first}") for name in finest if name != first]
+    return failures
+
+
 def _walk(top: Path, failures: list[Failure]) -> Iterator[tuple[Path, list[str]]]:
-    """Yield folders with the names of their files in order; linked ones last, each folder once."""
+    """Yield folders with the names of their files and Zarr folders; linked ones last, each folder once."""
     # Real folders before linked ones, so that a slide is called by its own place; each once, against loops.
     folders, linked, seen = [top], [], set()
     while folders or linked:
@@ -116,14 +150,11 @@ def _walk(top: Path, failures: list[Failure]) -> Iterator[tuple[Path, list[str]]
             continue
         entries = [entry for entry in entries if not entry.name.startswith(".")]
         below = [Path(entry.path) for entry in entries if entry.is_dir()]
-        zarr = [path for path in below if path.suffix.lower() == ".zarr"]
-        for path in zarr:
-            name = path.relative_to(top).as_posix()
-            failures.append(Failure(name, ZARR))
-        below = [path for path in below if path not in zarr]
+        zarr = {path.name for path in below if is_zarr(path)}
+        below = [path for path in below if path.name not in zarr]
         folders += [path for path in reversed(below) if not path.is_symlink()]
         linked += [path for path in below if path.is_symlink()]
-        yield folder, [entry.name for entry in entries if not entry.is_dir()]
+        yield folder, [entry.name for entry in entries if entry.name in zarr or not entry.is_dir()]
 
 
 def _owners(files: Sequence[str]) -> dict[str, str]:
@@ -142,7 +173,9 @@ def _why_not(path: Path, owners: dict[str, str]) -> str | None:
     suffix = path.suffix.lower()
     if suffix in _UNREAD:
         return f"{suffix} is not read; {_CONVERT}"
-    if suffix not in SLIDE_SUFFIXES:
+    if is_zarr(path):
+        return None
+    if suffix not in SLIDE_SUFFIXES and not (_may_be_dicom(suffix) and dicom.is_dicom(path)):
         return ""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -155,3 +188,8 @@ def _why_not(path: Path, owners: dict[str, str]) -> str | None:
         return None
     ours = owner.lower().endswith(".parquet") or path.with_suffix(".json").exists()
     return "" if ours else f"taken for a thumbnail of {owner}; rename it if it is a slide of its own"
+
+
+def _may_be_dicom(suffix: str) -> bool:
+    """Return whether files of an ending may be DICOM, which may lack one or be called by a UID."""
+    return suffix in ("", ".dicom") or suffix[1:].isdecimal()

@@ -66,8 +66,8 @@ class SlideEntry:
         mask_png: the tissue mask, a PNG.
         finest_mpp: smallest µm/px to learn from it, 0 for its own; larger where finer pixels show artefacts,
             as after heavy compression.
-        series: number of the image, in a TIFF that holds several.
-        z: number of the focus plane, in an OME-TIFF that holds several.
+        series: number of the image, in a TIFF or OME-Zarr that holds several.
+        z: number of the focus plane, in an OME-TIFF or OME-Zarr that holds several.
     """
 
     slide: str

@@ -18,6 +18,7 @@ from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.data.table import Row, SlideTable, group_splits
 from wsigen.errors import InvalidValueError, MissingMppError, SlideError
 from wsigen.geometry import Colour, Region
+from wsigen.slide.dicom import case_of
 from wsigen.slide.mpp import UNKNOWN
 from wsigen.slide.read import BACKGROUND, WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete
@@ -82,7 +83,11 @@ def build_index(
     left_out: list[Failure] = []
     files = find_slides(slides, left_out)
     surveys, failures = survey_slides(files, table, folder=_folder(slides), progress=progress)
-    splits = group_splits(said_splits(s.entry for s in surveys), val_fraction)
+    said = said_splits(s.entry for s in surveys)
+    splits = group_splits(said, val_fraction)
+    if len(surveys) > 1 and list(said.values()) == [None] and val_fraction > 0:
+        all_of = f"all {len(surveys)} slides are of one group, {next(iter(said))!r}"
+        log.warning("%s: none is kept for validation; give their cases in the table's column group", all_of)
     return SlideIndex(
         tuple(replace(e, split=splits[e.group]) for e in entries_of(surveys))
     ), left_out + failures
@@ -185,7 +190,7 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
     entry = SlideEntry(
         slide=name,
         path=slide.path,
-        group=row.group.partition("/")[0] if row.group else name,
+        group=row.group.partition("/")[0] if row.group else (case_of(slide.path) or name),
         split=row.split or "",
         mpp=slide.mpp,
         height=slide.size.height,

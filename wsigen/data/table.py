@@ -29,8 +29,8 @@ class Row:
             ``BS25/HE`` and ``BS25/CHR``, two stains of one case, stay together.
         split: "train", "val" or "test".
         finest_mpp: smallest µm/px to learn from the slide.
-        series: number of the image, in a TIFF that holds several.
-        z: number of the focus plane, in an OME-TIFF that holds several.
+        series: number of the image, in a TIFF or OME-Zarr that holds several.
+        z: number of the focus plane, in an OME-TIFF or OME-Zarr that holds several.
     """
 
     mpp: float | None = None
@@ -47,7 +47,8 @@ class Row:
 
 
 class SlideTable:
-    """Rows by slide: path relative to the folder of slides, file name, or name without suffix.
+    """Rows by slide: path relative to the folder of slides, file name, or name without suffix; or, of DICOM,
+    the folder.
 
     A row with another path (``he/a.svs`` for ``a.svs``) matches if its file name is unique.
 
@@ -108,8 +109,10 @@ class SlideTable:
 
 
 def _keys(name: str) -> list[str]:
-    file = name.rpartition("/")[2]
-    return [name, file, name.rpartition(".")[0], file.rpartition(".")[0], file.partition(".")[0]]
+    folder, _, file = name.rpartition("/")
+    keys = [name, file, name.rpartition(".")[0], file.rpartition(".")[0], file.partition(".")[0]]
+    # Files of a DICOM series often share their names with those of the next one.
+    return [folder, *keys] if folder and file.lower().endswith(".dcm") else keys
 
 
 def _check_columns(path: Path, columns: list[str]) -> str:

@@ -37,7 +37,7 @@ from wsigen.evaluation.stains import (
 )
 from wsigen.evaluation.verdict import Metric
 from wsigen.evaluation.windows import known_grids
-from wsigen.slide.provenance import beside
+from wsigen.slide.parts import slide_stem
 from wsigen.slide.stains import haematoxylin_correlation, stain_densities
 
 MOST, SHOWN, REAL_CROPS = 200, 6, 400
@@ -311,9 +311,7 @@ def _read_pairs(
 
 
 def _stem(entry: SlideEntry) -> str:
-    name = beside(entry.path, "").name
-    name = name if name != entry.path.name else entry.path.stem
-    return re.sub(r"_(HE|IHC-.*|[A-Za-z0-9-]+)$", "", name)
+    return re.sub(r"_(HE|IHC-.*|[A-Za-z0-9-]+)$", "", slide_stem(entry.path))
 
 
 def _agreement(

@@ -136,6 +136,7 @@ class SampledPair(Pair):
             preset=c.preset,
             overview=c.overview,
             overview_mpp=c.overview_mpp,
+            overview_series=c.overview_series,
             stain=c.stain,
             device=c.device,
             dtype=c.dtype,

@@ -91,7 +91,9 @@ def open_run(config: SampleConfig, networks: Networks | None = None) -> SampleRu
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
     preset = load_preset(config.preset)
-    overview = open_overview(config.overview, config.overview_mpp) if config.overview else None
+    overview = None
+    if config.overview:
+        overview = open_overview(config.overview, config.overview_mpp, config.overview_series)
     side, stages = size_and_stages(
         overview, size=config.size, stages=config.stages, k=config.k, mpp=config.mpp
     )

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from wsigen.config.check import is_positive
-from wsigen.errors import InvalidValueError, MissingMppError, SlideError
+from wsigen.errors import AmbiguousSlideError, InvalidValueError, MissingMppError, SlideError
 from wsigen.slide.mpp import UNKNOWN
-from wsigen.slide.provenance import beside
+from wsigen.slide.parts import named_after, pixel_files, slide_stem
 from wsigen.slide.read import WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete
-from wsigen.slide.view import WHOLE, View
+from wsigen.slide.view import WHOLE, View, choose
 
 SIZE, STAGES = 2048, 5
 """Defaults of a slide that is not made from an overview."""
@@ -26,16 +26,14 @@ _CHUNK = 2**22
 _SAME = 0.01  # relative: µm/px within 1 % are taken for the same
 
 
-def open_source(
-    path: Path, mpp: float | None = None, *, view: View = WHOLE, flag: str = "--mpp"
-) -> WholeSlide:
+def open_source(path: Path, mpp: float | None = None, *, view: View = WHOLE, prefix: str = "") -> WholeSlide:
     """Open a slide to translate, or to take the stain from.
 
     Args:
         path: any slide or picture that `wsigen.slide.read` opens.
         mpp: µm/px, for a file that does not state it.
         view: which image of the file.
-        flag: that sets ``mpp``, for the message.
+        prefix: of the options that set ``mpp`` and ``view``, for messages: "like-" for --like-mpp.
 
     Raises:
         SlideError: missing, damaged, cut off, or of an unknown format.
@@ -43,30 +41,43 @@ def open_source(
         MissingMppError: neither the file nor ``mpp`` gives µm/px.
     """
     try:
-        slide = open_slide(path, mpp, view)
+        slide = _open(path, mpp, view, prefix)
     except MissingMppError as error:
-        raise MissingMppError(path, f"{UNKNOWN}; pass {flag}") from error
+        raise MissingMppError(path, f"{UNKNOWN}; pass --{prefix}mpp") from error
     check_complete(slide.path)
     return slide
 
 
+def _open(path: Path, mpp: float | None, view: View, prefix: str) -> WholeSlide:
+    """Open a slide; errors that ask for a choice name the option of this prefix."""
+    try:
+        return open_slide(path, mpp, view)
+    except AmbiguousSlideError as error:
+        reason = error.reason.replace(choose("--series", "N"), choose(f"--{prefix}series", "N"))
+        if prefix and "--z" in reason:
+            reason = reason.partition(";")[0] + "; save one of them as a file of its own"
+        raise AmbiguousSlideError(path, reason) from error
+    except InvalidValueError as error:
+        raise InvalidValueError(str(error).replace("--series", f"--{prefix}series")) from error
+
+
 def source_name(path: Path) -> str:
     """Return the name of a slide without its endings and _HE: ``a_HE.ome.tif`` → ``a``."""
-    name = beside(path, "").name
-    return (name if name != path.name else path.stem).removesuffix("_HE") or path.stem
+    stem = slide_stem(path)
+    return stem.removesuffix("_HE") or stem
 
 
 def source_facts(slide: WholeSlide) -> dict[str, Any]:
     """Return what identifies a slide's pixels: name, size, µm/px, SHA-256 of the file, and a chosen view.
 
-    Of MIRAX, which keeps its pixels in a folder beside the file, the folder is hashed too.
+    Of a slide in several files (DICOM, MIRAX, OME-Zarr), all of them are hashed, one after the other.
 
     Raises:
         SlideError: it cannot be read, or is not the file any more that was opened.
     """
     digest = hashlib.sha256()
     try:
-        for file in (slide.path, *_folder_files(slide.path)):
+        for file in pixel_files(slide.path):
             with file.open("rb") as stream:
                 while chunk := stream.read(_CHUNK):
                     digest.update(chunk)
@@ -74,14 +85,8 @@ def source_facts(slide: WholeSlide) -> dict[str, Any]:
         raise SlideError(slide.path, f"cannot be read ({error.strerror or error})") from error
     slide.check_same()  # the hash must be that of the pixels
     size = {"height": slide.size.height, "width": slide.size.width}
-    facts = {"slide": slide.path.name, **size, "mpp": slide.mpp, "sha256": digest.hexdigest()}
+    facts = {"slide": named_after(slide.path).name, **size, "mpp": slide.mpp, "sha256": digest.hexdigest()}
     return facts | slide.view.facts()
-
-
-def _folder_files(path: Path) -> list[Path]:
-    folder = path.with_suffix("")
-    mirax = path.suffix.lower() == ".mrxs" and folder.is_dir()
-    return sorted(file for file in folder.rglob("*") if file.is_file()) if mirax else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,22 +109,25 @@ class Overview:
         return len(self.pixels)
 
 
-def open_overview(path: Path, mpp: float | None = None) -> Overview:
+def open_overview(path: Path, mpp: float | None = None, series: int | None = None) -> Overview:
     """Read a picture to start from.
 
     Args:
         path: any slide or picture that `wsigen.slide.read` opens.
         mpp: µm/px, for a file that does not state it.
+        series: number of its image, for a TIFF or OME-Zarr that holds several.
 
     Raises:
         SlideError: missing, damaged, of an unknown format, or not square.
+        AmbiguousSlideError: it holds several images and ``series`` chooses none.
         MissingMppError: neither the file nor ``mpp`` gives µm/px.
-        InvalidValueError: the file states another µm/px than ``mpp``.
+        InvalidValueError: the file states another µm/px than ``mpp``, or has no image ``series``.
 
     Memory: the picture.
     """
+    view = View(series)
     try:
-        slide = open_slide(path)
+        slide = _open(path, None, view, "overview-")
         if mpp is not None and not (is_positive(mpp) and abs(slide.mpp / mpp - 1) <= _SAME):
             got = f"{mpp:g}" if is_positive(mpp) else repr(mpp)
             raise InvalidValueError(
@@ -131,7 +139,7 @@ def open_overview(path: Path, mpp: float | None = None) -> Overview:
             raise MissingMppError(
                 path, f"{UNKNOWN}; pass --overview-mpp, such as --overview-mpp 8"
             ) from error
-        slide = open_slide(path, mpp)
+        slide = _open(path, mpp, view, "overview-")
     height, width = slide.size.height, slide.size.width
     if height != width:
         side = min(height, width)

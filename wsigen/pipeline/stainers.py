@@ -11,13 +11,14 @@ import torch
 
 from wsigen import __version__
 from wsigen.config.translate import split_paths
-from wsigen.errors import AmbiguousSlideError, InvalidValueError
+from wsigen.errors import InvalidValueError
 from wsigen.geometry import Size
 from wsigen.nn.snapshot import resolve, weights_hash
 from wsigen.pipeline.networks import Networks, warn_of_scale
 from wsigen.pipeline.outputs import IHCOutput, Stain
 from wsigen.pipeline.source import open_source, source_facts, source_name
 from wsigen.slide.read import WholeSlide
+from wsigen.slide.view import View
 from wsigen.stain.engine.background import BackgroundMap
 from wsigen.stain.engine.plan import TileSize
 from wsigen.stain.engine.render import Compute
@@ -194,6 +195,7 @@ def open_like(
     style: str,
     strength: float = 1.0,
     mpp: float | None = None,
+    series: int | None = None,
 ) -> Stainers:
     """Make the network that gives a slide the stain of another one, from thumbnails of both.
 
@@ -204,6 +206,7 @@ def open_like(
         style: the style model: a snapshot folder or a hub id.
         strength: from 0, the slide as the model reproduces it, to 1.
         mpp: µm/px of the reference, for a file that does not state it.
+        series: number of the reference's image, for a TIFF or OME-Zarr that holds several.
 
     Raises:
         SlideError: the reference cannot be read, or contains no tissue.
@@ -211,12 +214,7 @@ def open_like(
 
     Determinism: the statistics are computed in float32 on the rendering's device.
     """
-    try:
-        other = open_source(reference, mpp, flag="--like-mpp")
-    except AmbiguousSlideError as error:
-        raise AmbiguousSlideError(
-            reference, f"{error.reason}; for --like, save it as a file of its own"
-        ) from error
+    other = open_source(reference, mpp, view=View(series), prefix="like-")
     model = load_style(style, rendering.device)  # not kept: the network below converts its weights in place
     net = LikeReference(model, *compare_stains(model.encoder, slide, other), strength)
     net.to(rendering.device, rendering.dtype, memory_format=torch.channels_last).eval()  # pyright: ignore

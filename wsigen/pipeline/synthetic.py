@@ -35,6 +35,7 @@ class SyntheticSlide(Slide):
         overview: picture or slide to start from instead of sampling stage 0: square, H&E. Size and stages
             then follow from it and ``mpp``.
         overview_mpp: µm/px of the overview, if the file does not state it.
+        overview_series: number of the overview's image, for a TIFF or OME-Zarr that holds several.
         stain: stainers of IHC slides: "SYN" (bundled), a snapshot folder or a hub id; several separated by
             commas. The slides are in ``ihc``.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
@@ -69,6 +70,7 @@ class SyntheticSlide(Slide):
         preset: str | Path = "one-step",
         overview: str | Path | None = None,
         overview_mpp: float | None = None,
+        overview_series: int | None = None,
         stain: str | None = None,
         device: str = "auto",
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -88,6 +90,7 @@ class SyntheticSlide(Slide):
             preset=str(preset),
             overview=None if overview is None else Path(overview),
             overview_mpp=overview_mpp,
+            overview_series=overview_series,
             stain=stain,
             device=device,
             dtype=dtype,

@@ -91,7 +91,13 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
     else:
         assert config.style is not None, "checked by the config"
         stainers = open_like(
-            config.like, slide, rendering, style=config.style, strength=config.strength, mpp=config.like_mpp
+            config.like,
+            slide,
+            rendering,
+            style=config.style,
+            strength=config.strength,
+            mpp=config.like_mpp,
+            series=config.like_series,
         )
     stainers.warn_of_scale(slide.mpp)
     allowed, reading = parse_bytes(config.memory), reading_bytes(slide.size.width)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -16,12 +16,12 @@ import numpy as np
 from openslide import OpenSlide, OpenSlideCache, OpenSlideError
 from PIL import Image, ImageOps
 
+from wsigen.arrays import paste
 from wsigen.errors import SlideError
 from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.damage import DamagedError
 from wsigen.slide.jpeg import ends_early
 
-ZARR = "a Zarr folder, which wsigen does not read; export it as a tiled TIFF"
 PLAUSIBLE_MPP = (0.01, 40.0)
 """µm/px of slides; 600 dpi, the finest print resolution that programs write by default, is 42.3."""
 
@@ -94,11 +94,20 @@ def tiles_of(region: Region, tile: Size, size: Size) -> Iterator[Region]:
             yield Region(y, x, tile.height, tile.width).intersect(size.region)
 
 
+def assemble(tiles: Iterable[Region], read: Callable[[Region], np.ndarray], region: Region) -> np.ndarray:
+    """Return a region from the tiles that it touches: uint8 (height, width, 3)."""
+    out = np.empty((region.height, region.width, 3), np.uint8)
+    for tile in tiles:
+        paste(read(tile), tile, out, region)
+    return out
+
+
 class OpenSlideBackend:
     """An open OpenSlide handle.
 
     OpenSlide places levels by their sizes. Where a level lost odd pixels, its factor is no whole number, and
-    OpenSlide interpolates between its pixels; `read_inexact_by` gives the stored ones.
+    OpenSlide interpolates between its pixels; of JPEG whose data end early, it shows what libjpeg makes up.
+    `read_by` gives the stored pixels.
 
     Args:
         path: the file.
@@ -132,7 +141,7 @@ class OpenSlideBackend:
 
     def tiles(self, level: int, region: Region) -> Iterator[Region]:
         """Yield tiles; of a usual size where the format has none."""
-        if self._stored is not None and level in self.inexact:
+        if self._stored is not None:
             return self._stored.tiles(level, region)
         sides = (f"openslide.level[{level}].tile-{side}" for side in ("height", "width"))
         tile = Size(*(int(self._slide.properties.get(side, 256)) for side in sides))
@@ -150,13 +159,13 @@ class OpenSlideBackend:
         factors = enumerate(self._slide.level_downsamples)
         return tuple(level for level, factor in factors if factor != round(factor))
 
-    def read_inexact_by(self, stored: Backend) -> None:
-        """Read the `inexact` levels by another backend of the same levels."""
+    def read_by(self, stored: Backend) -> None:
+        """Read pixels by another backend of the same levels."""
         self._stored = stored
 
     def read(self, level: int, region: Region, background: Colour) -> np.ndarray:
         """Return a region inside a level; see `Backend`."""
-        if self._stored is not None and level in self.inexact:
+        if self._stored is not None:
             return self._stored.read(level, region, background)
         # OpenSlide takes the corner in level-0 pixels, the size in those of the level.
         downsample = self._slide.level_downsamples[level]

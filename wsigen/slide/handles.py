@@ -13,21 +13,27 @@ from openslide import OpenSlideCache
 
 from wsigen.arrays import ArrayCache
 from wsigen.errors import AmbiguousSlideError, InvalidValueError, SlideError
+from wsigen.geometry import Region
 from wsigen.slide.backend import (
     PICTURE_SUFFIXES,
-    ZARR,
     Backend,
     OpenSlideBackend,
     PictureBackend,
     vendor,
 )
+from wsigen.slide.damage import DamagedError
+from wsigen.slide.dicom import instance
+from wsigen.slide.dicom_backend import DicomBackend
 from wsigen.slide.icc import SrgbBackend
+from wsigen.slide.parts import is_zarr, watched_files
 from wsigen.slide.tiff_backend import TiffBackend, is_tiff
 from wsigen.slide.view import WHOLE, View
+from wsigen.slide.zarr_backend import ZarrBackend
 
 CACHE_BYTES = 128 * 2**20
 OPEN_FILES = 64
 HELD_BYTES = 2**30
+_MIDDLE = 512  # px
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +44,14 @@ Identity = tuple[int, ...]
 def identity(path: Path) -> Identity:
     """Return device, inode, size in bytes and time of the last change (ns) of a file.
 
-    Of MIRAX, also those of the folder beside it, which holds the pixels, and of its Slidedat.ini.
+    Of a slide in several files, those of all that `wsigen.slide.parts.watched_files` names.
 
     Raises:
         SlideError: there is no such file.
     """
-    folder = path.with_suffix("")
-    others = (folder, folder / "Slidedat.ini") if path.suffix.lower() == ".mrxs" else ()
     try:
-        states = [path.stat(), *(other.stat() for other in others if other.exists())]
+        others = (other for other in watched_files(path) if other != path and other.exists())
+        states = [path.stat(), *(other.stat() for other in others)]
     except OSError as error:
         raise SlideError(path, f"no such file ({error.strerror or error})") from error
     return tuple(n for s in states for n in (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns))
@@ -146,6 +151,8 @@ class Handles:
         why = _why_no_slide(path)
         if why:
             raise SlideError(path, why)
+        if path.is_dir():
+            return ZarrBackend(path, self._segments, view, identity=found)
         if path.suffix.lower() in PICTURE_SUFFIXES:
             _check_only_image(path, view)
             return PictureBackend(path)
@@ -167,37 +174,61 @@ class Handles:
                 if known_as is None:
                     raise
         if known_as is None:
-            raise SlideError(path, "not a slide: neither OpenSlide nor tifffile reads this format")
+            header = instance(path)
+            reason = "not a slide: neither OpenSlide nor tifffile reads this format"
+            raise SlideError(path, f"DICOM of {header.kind}, not of a whole slide" if header else reason)
         _check_only_image(path, view)
         backend = OpenSlideBackend(path, self._tiles)
-        if backend.inexact:
-            self._read_stored_levels(path, found, backend, known_as)
+        if known_as == "generic-tiff":
+            _check_range(path, OpenSlideBackend(path, self._tiles))  # apart: a damaged tile would spoil it
+        self._read_stored_pixels(path, found, backend, known_as)
         return backend
 
-    def _read_stored_levels(
+    def _read_stored_pixels(
         self, path: Path, found: Identity, backend: OpenSlideBackend, known_as: str
     ) -> None:
-        """Let levels that OpenSlide would interpolate be read from their pages; warn where they have none."""
+        """Let SVS and DICOM be read tile by tile; warn of levels that OpenSlide interpolates elsewhere."""
         reason = f"a level of {known_as} has no page of its own"
-        if known_as == "aperio":
-            try:
-                stored = TiffBackend(path, self._segments, sizes=backend.levels, identity=found)
-                backend.read_inexact_by(stored)
-            except SlideError as error:
-                reason = error.reason
-            else:
-                return
-        if (path, found) not in _interpolated:
+        try:
+            if known_as == "aperio":
+                return backend.read_by(
+                    TiffBackend(path, self._segments, sizes=backend.levels, identity=found)
+                )
+            if known_as == "dicom":
+                return backend.read_by(DicomBackend(path, self._segments, backend.levels, identity=found))
+        except SlideError as error:
+            reason = error.reason
+        if backend.inexact and (path, found) not in _interpolated:
             _interpolated.add((path, found))
             levels = ", ".join(map(str, backend.inexact))
             log.warning("%s: OpenSlide interpolates level %s by part of a pixel (%s)", path, levels, reason)
+        return None
+
+
+def _check_range(path: Path, backend: OpenSlideBackend) -> None:
+    """Refuse a TIFF that OpenSlide shows black: samples of 12 bits that are stored as if they had 16.
+
+    Raises:
+        SlideError: its middle, at the coarsest level, uses at most 1/8 of the range.
+    """
+    last = len(backend.levels) - 1
+    size = backend.levels[last]
+    top, left = (max(0, (side - _MIDDLE) // 2) for side in (size.height, size.width))
+    middle = Region(top, left, _MIDDLE, _MIDDLE).intersect(size.region)
+    try:
+        brightest = backend.read(last, middle, (255, 255, 255)).max(initial=0)
+    except DamagedError:  # which is said where the slide is read
+        return
+    if brightest < 256 // 8:
+        reason = f"its middle is black, with no sample above {brightest} of 255, as of 12 bits stored as 16"
+        raise SlideError(path, f"{reason}; scale its samples to 8 bits")
 
 
 def _check_only_image(path: Path, view: View) -> None:
     if view.series is not None or view.z is not None:
         chosen = "--series" if view.series is not None else "--z"
         raise InvalidValueError(
-            f"{chosen} chooses an image of a TIFF or OME-TIFF; {path} is read as one; leave it out"
+            f"{chosen} chooses an image of a TIFF or OME-Zarr; {path} is read as one; leave it out"
         )
 
 
@@ -205,8 +236,8 @@ def _why_no_slide(path: Path) -> str | None:
     """Return why a path cannot be a slide, before its content is looked at."""
     folder = path.with_suffix("")
     if path.is_dir():
-        if path.suffix.lower() == ".zarr":
-            return ZARR
+        if is_zarr(path):
+            return None
         mirax = path.with_name(path.name + ".mrxs")
         return f"a folder, not a slide; give {mirax.name if mirax.is_file() else 'a file in it'}"
     if not path.is_file():

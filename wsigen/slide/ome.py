@@ -9,9 +9,8 @@ from xml.etree import ElementTree
 
 import tifffile
 
-_RGB = ("red", "green", "blue")
-# OME's Color is a signed 32-bit number of red, green, blue and alpha; here without alpha.
-_COLOURS = {0xFF0000: "red", 0x00FF00: "green", 0x0000FF: "blue"}
+RGB = ("red", "green", "blue")
+_COLOURS = {"ff0000": "red", "00ff00": "green", "0000ff": "blue"}
 _UNIT_UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "\u03bcm": 1.0, "um": 1.0, "nm": 1e-3, "in": 25400.0}
 _MOST_PLANES = 10**5  # more than slides have; damaged XML may state any number
 _LACKING = "lacks planes that its OME-XML names, which may be in other files; save the slide as one file"
@@ -133,8 +132,8 @@ def _channel_order(pixels: ElementTree.Element, channels: int) -> tuple[tuple[in
         return (0,), ""
     elements = [e for e in pixels if _tag(e) == "Channel"]
     colours = [_colour(e) for e in elements]
-    if channels == 3 and sorted(colours) == sorted(_RGB):
-        return tuple(colours.index(colour) for colour in _RGB), ""
+    if channels == 3 and sorted(colours) == sorted(RGB):
+        return tuple(colours.index(colour) for colour in RGB), ""
     names = [e.attrib["Name"] for e in elements if "Name" in e.attrib]
     listed = f" ({', '.join(names)})" if names else ""
     return (0,), (
@@ -145,13 +144,19 @@ def _channel_order(pixels: ElementTree.Element, channels: int) -> tuple[tuple[in
 
 def _colour(channel: ElementTree.Element) -> str:
     """Return red, green or blue by a channel's name or, where it has none, its colour; else an empty text."""
-    name = channel.attrib.get("Name", "").strip().lower()
-    if name:
-        return next((colour for colour in _RGB if name in (colour, colour[0])), "")
     try:
-        return _COLOURS.get((int(channel.attrib["Color"]) & 0xFFFFFFFF) >> 8, "")
+        # A signed 32-bit number of red, green, blue and alpha.
+        colour = f"{(int(channel.attrib['Color']) & 0xFFFFFFFF) >> 8:06x}"
     except (KeyError, ValueError):
-        return ""
+        colour = ""
+    return name_of_colour(channel.attrib.get("Name", "").strip(), colour)
+
+
+def name_of_colour(name: str, colour: str) -> str:
+    """Return red, green or blue by a name or, where it is empty, by six hexadecimal digits; else ""."""
+    if name:
+        return next((known for known in RGB if name.lower() in (known, known[0])), "")
+    return _COLOURS.get(colour.lower(), "")
 
 
 def _mpp(image: ElementTree.Element) -> tuple[float, float] | None:

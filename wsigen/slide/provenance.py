@@ -16,7 +16,7 @@ from wsigen import __version__
 
 SOFTWARE = f"wsigen {__version__}"
 NOTICE = "synthetic whole-slide image: made by a diffusion model, shows no patient, not for diagnosis"
-_SLIDE_SUFFIXES = (".ome.tiff", ".ome.tif", ".tiff", ".tif")
+_SLIDE_SUFFIXES = (".ome.tiff", ".ome.tif", ".ome.zarr", ".tiff", ".tif", ".zarr")
 _NAMESPACE = uuid.UUID("b2f7c0de-5d1e-5b8a-9a53-77736967656e")
 
 

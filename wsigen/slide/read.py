@@ -19,6 +19,7 @@ from wsigen.slide.backend import Backend
 from wsigen.slide.damage import FIX, DamagedError, Holes
 from wsigen.slide.handles import Identity, check_identity, handles, identity
 from wsigen.slide.mpp import mean_mpp, resolve_pixel_um
+from wsigen.slide.parts import slide_path
 from wsigen.slide.view import WHOLE, View
 
 BACKGROUND: Colour = (243, 243, 243)
@@ -284,10 +285,10 @@ def padded(
 
 
 def open_slide(path: str | Path, mpp: float | None = None, view: View = WHOLE) -> WholeSlide:
-    """Open a slide: any format of OpenSlide, other TIFF and OME-TIFF, PNG and JPEG.
+    """Open a slide: any format of OpenSlide, other TIFF and OME-TIFF, OME-Zarr, PNG and JPEG.
 
     Args:
-        path: the file.
+        path: the file; of DICOM any file of its series or their folder, of OME-Zarr the folder.
         mpp: the user's µm/px; `wsigen.slide.mpp.resolve_pixel_um` says when it is used.
         view: which image of the file, where it holds several.
 
@@ -298,7 +299,7 @@ def open_slide(path: str | Path, mpp: float | None = None, view: View = WHOLE) -
         MissingMppError: its µm/px is unknown.
         InvalidValueError: ``mpp`` is out of range, or ``view`` names what is not there.
     """
-    path = Path(path).absolute()
+    path = slide_path(Path(path))
     found = identity(path)
     backend = handles().get(path, view, found)
     sizes = backend.levels

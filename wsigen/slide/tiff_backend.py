@@ -16,6 +16,7 @@ from wsigen.arrays import ArrayCache, paste
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.backend import over_background, tiles_of
+from wsigen.slide.codestream import jpeg2000_ends_early, jpegxr_ends_early, webp_ends_early
 from wsigen.slide.damage import DamagedError
 from wsigen.slide.jpeg import ends_early
 from wsigen.slide.orientation import (
@@ -27,6 +28,7 @@ from wsigen.slide.orientation import (
     upright_size,
 )
 from wsigen.slide.tiff_colour import (
+    JPEG2000,
     check_colours,
     colour_converter,
     has_alpha,
@@ -43,6 +45,8 @@ from wsigen.slide.view import WHOLE, View
 
 MAX_SEGMENT_PIXELS = 2**27
 _JPEG = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.ALT_JPEG, tifffile.COMPRESSION.JPEG_LOSSY)
+_WEBP = (tifffile.COMPRESSION.WEBP, 34927)
+_JPEGXR = (tifffile.COMPRESSION.JPEGXR, tifffile.COMPRESSION.JPEGXR_NDPI)
 
 # It logs what is raised here as an error that names the fix.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -194,8 +198,8 @@ class TiffBackend:
             decoded = _decoded(page, index, data)
             if decoded is None:
                 return None
-            if page.compression in _JPEG and ends_early(data, decoded, partial(_decoded, page, index)):
-                raise ValueError("JPEG data end early")
+            if _ends_early(page, index, data, decoded):
+                raise ValueError(f"{page.compression.name} data end early")
             segment = colour_converter(page)(decoded)
             self._cache.put(key, segment)
         return segment
@@ -205,6 +209,17 @@ def _decoded(page: Any, index: int, data: bytes) -> Any:
     """Return the samples of a tile or strip, uint8 (height, width, channels); None if it holds none."""
     decoded = page.decode(data, index, jpegtables=page.jpegtables)[0]
     return None if decoded is None else decoded.reshape(decoded.shape[-3:])
+
+
+def _ends_early(page: Any, index: int, data: bytes, decoded: np.ndarray) -> bool:
+    """Return whether the decoder made up pixels of a tile or strip, since its data end before them."""
+    if page.compression in _JPEG:
+        return ends_early(data, decoded, partial(_decoded, page, index))
+    if page.compression in JPEG2000:
+        return jpeg2000_ends_early(data)
+    if page.compression in _WEBP:
+        return webp_ends_early(data, decoded.shape[0] * decoded.shape[1])
+    return page.compression in _JPEGXR and jpegxr_ends_early(data)
 
 
 def check_complete(path: Path) -> None:
@@ -234,6 +249,8 @@ def check_complete(path: Path) -> None:
 
 def is_tiff(path: Path) -> bool:
     """Return whether a file begins like a TIFF or BigTIFF."""
+    if path.is_dir():
+        return False
     with path.open("rb") as file:
         return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 

@@ -12,6 +12,8 @@ import tifffile
 from wsigen.errors import AmbiguousSlideError, SlideError
 
 _GREY, _RGB, _YCBCR = tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR
+_WHOLE_BITS = (8, 16, 32, 64)
+_CONVERTED_BITS = (1, 2, 4, 8, 16)  # of libtiff's conversion to RGBA, which OpenSlide uses
 _DEFINED = (_GREY, _RGB, tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.PALETTE)
 UNSPECIFIED, ASSOCIATED, UNASSOCIATED = 0, 1, 2
 # Compressions whose decoder converts to RGB itself: JPEG, old JPEG, lossy JPEG of DNG, ALT_JPEG.
@@ -20,7 +22,7 @@ _CONVERTED = (6, 7, 34892, 33007)
 _STORED = (1, 5, 8, 32773, 32946, 34925, 50000)
 # Aperio's JPEG 2000 of YCbCr, whatever the photometric interpretation says.
 APERIO_YCBCR = 33003
-_JPEG2000 = (APERIO_YCBCR, 33004, 33005, 34712)
+JPEG2000 = (APERIO_YCBCR, 33004, 33005, 34712)
 _COEFFICIENTS = (0.299, 0.587, 0.114)
 _FULL_RANGE = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
 
@@ -36,10 +38,12 @@ def check_colours(path: Path, page: Any) -> None:
     """
     photometric, samples = page.photometric, int(page.samplesperpixel)
     name = getattr(photometric, "name", photometric)
-    if page.dtype != np.uint8 or photometric not in (_GREY, _RGB, _YCBCR) or samples > 4:
-        what = f"{page.dtype} {name} × {samples}"
+    bits = page.bitspersample
+    if page.dtype != np.uint8 or bits != 8 or photometric not in (_GREY, _RGB, _YCBCR) or samples > 4:
+        what = f"{page.dtype} {name} × {samples}" if bits in _WHOLE_BITS else f"{name} of {bits} bits"
         # Inks and CIELAB need a profile; the others OpenSlide can convert, if it reads the file.
-        kind = SlideError if photometric in _DEFINED else AmbiguousSlideError
+        convertible = photometric in _DEFINED and bits in _CONVERTED_BITS
+        kind = SlideError if convertible else AmbiguousSlideError
         raise kind(path, f"its pixels are {what}; expected 8-bit RGB or grey; convert the file")
     extra = samples - (1 if photometric == _GREY else 3)
     if extra not in (0, 1):
@@ -103,7 +107,7 @@ def _is_ycbcr(page: Any) -> bool:
 def _check_ycbcr(path: Path, page: Any) -> None:
     compression = getattr(page.compression, "name", page.compression)
     what = f"is YCbCr with compression {compression}"
-    if page.compression not in (*_STORED, *_JPEG2000):
+    if page.compression not in (*_STORED, *JPEG2000):
         raise AmbiguousSlideError(path, f"{what}, whose decoder may convert it or not; save the slide as RGB")
     if _separate(page):
         raise SlideError(path, f"{what} in separate planes; save the slide as RGB")
@@ -111,7 +115,7 @@ def _check_ycbcr(path: Path, page: Any) -> None:
         factors = page.subsampling or (2, 2)
         reason = f"{what} and chroma subsampled {factors[0]} × {factors[1]}; save the slide as RGB or JPEG"
         raise AmbiguousSlideError(path, reason)
-    if page.compression in _JPEG2000 and _transforms_colours(page):
+    if page.compression in JPEG2000 and _transforms_colours(page):
         reason = f"{what}, and its JPEG 2000 transforms colours once more; save the slide as RGB"
         raise AmbiguousSlideError(path, reason)
 
@@ -119,7 +123,7 @@ def _check_ycbcr(path: Path, page: Any) -> None:
 def _has_full_chroma(page: Any) -> bool:
     if page.subsampling is not None:
         return tuple(page.subsampling) == (1, 1)
-    return page.compression in _JPEG2000
+    return page.compression in JPEG2000
 
 
 def _transforms_colours(page: Any) -> bool:

@@ -18,13 +18,13 @@ from wsigen.geometry import Size
 from wsigen.slide.backend import PLAUSIBLE_MPP
 from wsigen.slide.ome import OmeImage, is_part_of_a_set, ome_images
 from wsigen.slide.orientation import UPRIGHT
-from wsigen.slide.view import View
+from wsigen.slide.view import View, choose, no_plane
 
 # An image of at least this share of the largest one's pixels may be a slide of its own.
 LARGE = 1 / 16
 REDUCED, MASK = 1, 4
 LISTED = 8  # images in a message, at most
-_NOT_SLIDES = ("label", "macro", "thumbnail", "overview")
+NOT_SLIDES = ("label", "macro", "thumbnail", "overview")
 
 Planes = tuple[Any, ...]
 """Pages that make up one picture: one, or three grey ones for red, green and blue."""
@@ -87,7 +87,7 @@ def choose_image(path: Path, tiff: tifffile.TiffFile, view: View) -> TiffImage:
         rivals = [i for i in images if i is not image and _rivals(i, image)]
         if rivals:
             listed = _listed(sorted((image, *rivals), key=lambda i: i.number))
-            reason = f"holds several images ({listed}); {_choose('series', 'N')}"
+            reason = f"holds several images ({listed}); {choose('--series', 'N')}"
             raise AmbiguousSlideError(path, reason)
     elif view.series in {i.number for i in images}:
         image = next(i for i in images if i.number == view.series)
@@ -145,7 +145,7 @@ def _plain_images(tiff: tifffile.TiffFile, pages: Sequence[Any], view: View) -> 
     whole = [(i, p) for i, p in enumerate(pages) if not _flags(p) & (REDUCED | MASK)]
     images = []
     for number, (position, page) in enumerate(whole or list(enumerate(pages))[:1]):
-        unclear = _unclear(tiff, pages) or _no_plane(1, view)
+        unclear = _unclear(tiff, pages) or no_plane(1, view)
         name = page.description.partition("\n")[0].strip()[:40] if len(whole) > 1 else ""
         images.append(TiffImage(number, (page,), name, resolution_mpp(page), position, unclear=unclear))
     return images
@@ -171,25 +171,12 @@ def _ome_image(image: OmeImage, pages: Sequence[Any], view: View) -> TiffImage:
         image.name,
         image.mpp or resolution_mpp(planes[0]),
         min(image.planes[z]),
-        unclear=image.unclear or _no_plane(depth, view),
+        unclear=image.unclear or no_plane(depth, view),
     )
-
-
-def _no_plane(depth: int, view: View) -> str:
-    if view.z is None:
-        return "" if depth == 1 else f"has {depth} focus planes; {_choose('z', f'0 to {depth - 1}')}"
-    if 0 <= view.z < depth:
-        return ""
-    planes = "one focus plane" if depth == 1 else f"focus planes 0 to {depth - 1}"
-    return f"has {planes}, not plane {view.z}; correct --z"
 
 
 def _listed(images: Sequence[TiffImage]) -> str:
     return "; ".join(map(str, images[:LISTED])) + (" …" if len(images) > LISTED else "")
-
-
-def _choose(name: str, value: str) -> str:
-    return f"choose one with --{name} {value}, {name}= in Python or a column {name} in the table of slides"
 
 
 def _levels(image: TiffImage, images: Sequence[TiffImage], pages: Sequence[Any]) -> tuple[Planes, ...]:
@@ -257,7 +244,7 @@ def _rivals(other: TiffImage, image: TiffImage) -> bool:
     """Return whether an image could be the slide as well as the largest one."""
     if other.area < LARGE * image.area or _is_level(other, image):
         return False
-    return not other.name.lower().startswith(_NOT_SLIDES)
+    return not other.name.lower().startswith(NOT_SLIDES)
 
 
 def _kind(page: Any) -> tuple[Any, ...]:
