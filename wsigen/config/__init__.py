@@ -4,9 +4,9 @@ The files in ``configs/`` and the flags on the command line fill these in; ``wsi
 place that does it.
 """
 
-from wsigen.config.check import check
+from wsigen.config.check import check, parse_region
 from wsigen.config.domains import StainDataConfig, StainOptimConfig, StainRunConfig
-from wsigen.config.sample import SampleConfig, parse_region
+from wsigen.config.sample import SampleConfig
 from wsigen.config.stain import (
     STAIN_METHODS,
     CutConfig,
