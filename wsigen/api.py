@@ -234,6 +234,9 @@ class Translator:
         norm: str = "dn",
         stats_pitch: int = 512,
         mpp: float | None = None,
+        region: tuple[int, int, int, int] | None = None,
+        mask: str | Path | None = None,
+        mask_class: str | None = None,
         series: int | None = None,
         z: int | None = None,
         icc: Literal["srgb"] | None = None,
@@ -247,6 +250,11 @@ class Translator:
                 which shows seams). With dn, regions can be read before the slide is saved.
             stats_pitch: px from one patch of statistics to the next, a multiple of 4 of at least 512.
             mpp: µm/px of the slide, if the file does not state it.
+            region: x, y, width and height in level-0 pixels of the region that is translated; its pixels are
+                those of the whole slide. None for the whole slide.
+            mask: outside which the slide is shown as glass: GeoJSON of QuPath, a PNG or TIFF that is 0 there,
+                or a folder with one of these named like the slide.
+            mask_class: class of the polygons that count, as QuPath names it; None for all.
             series: number of the slide's image, for a TIFF that holds several.
             z: number of the slide's focus plane, from 0, for an OME-TIFF that holds several.
             icc: "srgb" to convert the slide's colours by its ICC profile; None to leave them as stored.
@@ -263,6 +271,9 @@ class Translator:
             norm=norm,
             stats_pitch=stats_pitch,
             mpp=mpp,
+            region=None if region is None else ",".join(map(str, region)),
+            mask=None if mask is None else Path(mask),
+            mask_class=mask_class,
             series=series,
             z=z,
             icc=icc,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wsigen.config.check import check, is_positive
+from wsigen.config.check import check, is_positive, parse_region
 from wsigen.errors import InvalidValueError
 from wsigen.runtime import parse_bytes
 
@@ -34,6 +34,11 @@ class TranslateConfig:
         out: folder to write to.
         name: base name of the files, default the slide's without _HE.
         mpp: µm/px of the slide, if the file does not state it.
+        region: translate only this region, as X,Y,WIDTH,HEIGHT in level-0 pixels; its pixels are those of the
+            whole slide.
+        mask: part of the slide to translate, glass elsewhere: GeoJSON of QuPath, or a PNG or TIFF that is 0
+            elsewhere; of several slides, a folder with a mask named like each.
+        mask_class: class of the polygons that count, as QuPath names it; default: all.
         series: number of the slide's image, for a TIFF that holds several.
         z: number of the slide's focus plane, from 0, for an OME-TIFF that holds several.
         icc: "srgb" to convert the slide's colours by its ICC profile; default: as they are stored.
@@ -61,6 +66,9 @@ class TranslateConfig:
     out: Path = Path("slides")
     name: str | None = None
     mpp: float | None = None
+    region: str | None = None
+    mask: Path | None = None
+    mask_class: str | None = None
     series: int | None = None
     z: int | None = None
     icc: Literal["srgb"] | None = None
@@ -97,6 +105,14 @@ class TranslateConfig:
                 _MARKER.fullmatch(marker) is not None, "--marker", repr(marker), "letters, digits and + - . _"
             )
         parse_bytes(self.memory)
+        check(
+            self.mask_class is None or self.mask is not None, "--mask", self.mask, "given with --mask-class"
+        )
+        if self.region is not None:
+            parse_region(self.region)
+            check(
+                self.norm.startswith("dn"), "--norm", self.norm, "dn with --region, without the whole slide"
+            )
 
     def _check_stainer(self) -> None:
         check(bool(self.stainer), "--stainer", self.stainer, "a bundled name (SYN), a folder or a hub id")
