@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from wsigen.config import SampleConfig, TranslateConfig
+from wsigen.config import SampleConfig, TranslateConfig, TranslateSlidesConfig
 from wsigen.config.evaluate import EvaluateConfig
 from wsigen.config.translate import split_paths
+from wsigen.pipeline.batch import Outcome, translate_slides
 from wsigen.pipeline.networks import Networks
 from wsigen.pipeline.pair import Pair, SampledPair, TranslatedPair
 from wsigen.pipeline.synthetic import SyntheticSlide
@@ -20,6 +21,7 @@ from wsigen.runtime import choose_device, choose_dtype
 from wsigen.slide.levels import FileSlide, Slide
 from wsigen.slide.read import open_slide as open_file
 from wsigen.slide.view import View
+from wsigen.slide.write import Layout
 
 if TYPE_CHECKING:
     import torch
@@ -271,7 +273,7 @@ class Translator:
             norm=norm,
             stats_pitch=stats_pitch,
             mpp=mpp,
-            region=None if region is None else ",".join(map(str, region)),
+            region=_region(region),
             mask=None if mask is None else Path(mask),
             mask_class=mask_class,
             series=series,
@@ -282,6 +284,78 @@ class Translator:
             dtype=self._dtype,
         )
         return TranslatedPair(config, self._networks)
+
+    def save_all(
+        self,
+        slides: Paths,
+        out: str | Path = "slides",
+        *,
+        norm: str = "dn",
+        stats_pitch: int = 512,
+        mpp: float | None = None,
+        region: tuple[int, int, int, int] | None = None,
+        mask: str | Path | None = None,
+        mask_class: str | None = None,
+        series: int | None = None,
+        z: int | None = None,
+        icc: Literal["srgb"] | None = None,
+        skip_damaged: bool = False,
+        layout: Layout = "linked-ome",
+        memory: str = "4GiB",
+        overwrite: bool = False,
+    ) -> list[Outcome]:
+        """Translate many slides and write them; slides that fail are passed over.
+
+        The same call again skips finished slides and continues. The outcomes are also in
+        ``OUT/translate.csv``, which is written after every slide.
+
+        Args:
+            slides: H&E slides and folders, one or several; sub-folders are kept below ``out``.
+            out: folder to write to.
+            norm: as for a single slide, like what follows; it holds for every slide.
+            stats_pitch: px from one patch of statistics to the next.
+            mpp: µm/px of the slides, if the files do not state it.
+            region: x, y, width and height in level-0 pixels.
+            mask: of several slides, a folder with a mask named like each.
+            mask_class: class of the polygons that count.
+            series: number of the image.
+            z: number of the focus plane.
+            icc: "srgb" to convert colours.
+            skip_damaged: show damaged tiles as glass.
+            layout: "linked-ome", "generic" or "lossless".
+            memory: that may be used, such as "8GiB".
+            overwrite: replace slides of the same name.
+
+        Returns:
+            The outcome of each slide, in order.
+
+        Raises:
+            InvalidValueError: a value out of range, or two slides would be written to one file.
+            SlideError: there is no slide.
+            OutputError: the table cannot be written.
+        """
+        config = TranslateSlidesConfig(
+            slide=[Path(path) for path in _listed(slides)],
+            stainer=self._stainer,
+            marker=self._marker,
+            out=Path(out),
+            norm=norm,
+            stats_pitch=stats_pitch,
+            mpp=mpp,
+            region=_region(region),
+            mask=None if mask is None else Path(mask),
+            mask_class=mask_class,
+            series=series,
+            z=z,
+            icc=icc,
+            skip_damaged=skip_damaged,
+            layout=layout,
+            memory=memory,
+            overwrite=overwrite,
+            device=self._device,
+            dtype=self._dtype,
+        )
+        return translate_slides(config, self._networks)
 
     def __repr__(self) -> str:
         return f"Translator({self._stainer!r}, device={self._device!r}, dtype={self._dtype!r})"
@@ -353,6 +427,11 @@ def evaluate(
         workers=workers,
     )
     return measure(config)
+
+
+def _region(region: tuple[int, int, int, int] | None) -> str | None:
+    """Return a region as the commands take it."""
+    return None if region is None else ",".join(map(str, region))
 
 
 def _listed(paths: Paths | None) -> list[str]:

@@ -30,7 +30,7 @@ from wsigen.config.train import (
     PatchGroup,
     TrainConfig,
 )
-from wsigen.config.translate import TranslateConfig
+from wsigen.config.translate import TranslateConfig, TranslateSlidesConfig
 from wsigen.config.upscaler import CriticConfig, UpscalerConfig, UpscalerLossConfig, UpscalerTrainConfig
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "StyleLossConfig",
     "TrainConfig",
     "TranslateConfig",
+    "TranslateSlidesConfig",
     "UpscalerConfig",
     "UpscalerLossConfig",
     "UpscalerTrainConfig",

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from wsigen.config import TranslateConfig, parse_region
+from wsigen.config import TranslateConfig, TranslateSlidesConfig, parse_region
 from wsigen.geometry import Region
 from wsigen.pipeline.background import SlideBackground, slide_background
 from wsigen.pipeline.levels import FileIHCLevels, fill_region
@@ -75,15 +75,7 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
         SlideError: the slide cannot be read.
         SnapshotError: a stainer cannot be loaded.
     """
-    device = choose_device(config.device)
-    rendering = Rendering(
-        norm=Norm.parse(config.norm),
-        pitch=config.stats_pitch,
-        device=device,
-        dtype=choose_dtype(config.dtype, device),
-        tile=config.tile,
-        batch=None if config.batch_size == "auto" else config.batch_size,
-    )
+    rendering, networks = rendering_of(config), networks or Networks()
     slide = open_source(config.slide, config.mpp, view=View(config.series, config.z, config.icc))
     slide = replace(slide, damage_fix=DAMAGE_FIX)
     if config.skip_damaged:
@@ -97,7 +89,13 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
     else:
         assert config.style is not None, "checked by the config"
         stainers = open_like(
-            config.like, slide, rendering, style=config.style, strength=config.strength, mpp=config.like_mpp
+            config.like,
+            slide,
+            rendering,
+            style=config.style,
+            strength=config.strength,
+            mpp=config.like_mpp,
+            networks=networks,
         )
     stainers.warn_of_scale(slide.mpp)
     size = slide.size if region is None else region.size
@@ -112,6 +110,23 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
         plan=plan,
         region=region,
         mask=mask,
+    )
+
+
+def rendering_of(config: TranslateSlidesConfig) -> Rendering:
+    """Return how the stainers of a call run.
+
+    Raises:
+        InvalidValueError: this machine has no such device, or the norm is none.
+    """
+    device = choose_device(config.device)
+    return Rendering(
+        norm=Norm.parse(config.norm),
+        pitch=config.stats_pitch,
+        device=device,
+        dtype=choose_dtype(config.dtype, device),
+        tile=config.tile,
+        batch=None if config.batch_size == "auto" else config.batch_size,
     )
 
 
@@ -155,7 +170,7 @@ class TranslateRun(Run):
     mask: Mask | None = None
 
     @property
-    def _made(self) -> Region:
+    def made(self) -> Region:
         """What is made of level 0."""
         return self.region or self.slide.size.region
 
@@ -178,7 +193,7 @@ class TranslateRun(Run):
         if config.mask is not None:
             facts |= mask_facts(find_mask(config.mask, slide.path.name), config.mask_class)
         source = Source(
-            size=self._made.size,
+            size=self.made.size,
             facts=facts,
             pixel_um=slide.pixel_um,
             skip_damaged=config.skip_damaged,
@@ -210,7 +225,7 @@ class TranslateRun(Run):
         Raises:
             InvalidValueError: it does not fit.
         """
-        count, width, tile = len(self.stainers.nets), self._made.width, self.plan.translation.tile
+        count, width, tile = len(self.stainers.nets), self.made.width, self.plan.translation.tile
         what = "one stainer takes" if count == 1 else f"{count} stainers take"
         what = f"with a slide {width} px wide and tiles of {tile} px, {what}"
         check_memory(self.plan.host_bytes, self.config.memory, what)
@@ -221,7 +236,7 @@ class TranslateRun(Run):
         Raises:
             SlideError: the slide cannot be read, or is grey.
         """
-        slide, made, translation = self.slide, self._made, self.plan.translation
+        slide, made, translation = self.slide, self.made, self.plan.translation
         share = tissue_share(self.background.map, made, translation.tile)
         stains, seconds = describe_stains(self.stainers, self.plan)
         disk = len(self.stainers.nets) * disk_bytes(made.size, self.config.layout)
