@@ -370,6 +370,8 @@ def evaluate(
     pairs: Paths | None = None,
     real_pairs: Paths | None = None,
     table: str | Path | None = None,
+    generated_mpp: float | None = None,
+    real_mpp: float | None = None,
     mpp: float | Sequence[float] = (0.5, 1.0, 4.0, 16.0),
     patch: int = 512,
     patches: int = 2000,
@@ -392,6 +394,8 @@ def evaluate(
         pairs: IHC slides of the generated H&E slides.
         real_pairs: real slides of the same IHC stain.
         table: CSV with columns slide, and optionally mpp, group, split.
+        generated_mpp: µm/px of slides to judge whose files do not state it, such as PNG patches.
+        real_mpp: µm/px of real slides for which neither the file nor the table states it.
         mpp: µm/px to compare at, one or several.
         patch: side of the patches, px.
         patches: patches a side, shared between the values of ``mpp``.
@@ -417,6 +421,8 @@ def evaluate(
         pairs=_listed(pairs) or None,
         real_pairs=_listed(real_pairs) or None,
         table=None if table is None else Path(table),
+        generated_mpp=generated_mpp,
+        real_mpp=real_mpp,
         mpp=mpp if isinstance(mpp, str | float | int) else list(mpp),
         patch=patch,
         patches=patches,

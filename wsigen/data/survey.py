@@ -99,6 +99,7 @@ def survey_slides(
     folder: Path,
     roi: Roi = WHOLE_SLIDE,
     progress: bool = True,
+    mpp: float | None = None,
     mpp_fix: str = TABLE_FIX,
 ) -> tuple[list[Survey], list[Failure]]:
     """Survey slides; those that cannot be used are left out with a warning.
@@ -109,6 +110,7 @@ def survey_slides(
         folder: of the slides, for messages.
         roi: as for `build_index`.
         progress: show a bar.
+        mpp: µm/px of the slides for which neither their files nor the table state it.
         mpp_fix: what to do about slides whose µm/px are not known, for messages.
 
     Returns:
@@ -122,7 +124,7 @@ def survey_slides(
     surveys: list[Survey] = []
     failures: list[Failure] = []
     for name, path in tqdm(files.items(), desc="slides", unit="slide", disable=not progress):
-        survey = _survey(name, path, rows[name], roi, mpp_fix)
+        survey = _survey(name, path, rows[name], roi, mpp, mpp_fix)
         if isinstance(survey, Failure):
             failures.append(survey)
             log.warning("left out %s: %s", survey.slide, survey.reason)
@@ -221,11 +223,14 @@ def survey_slide(name: str, path: Path, row: Row, roi: Roi = WHOLE_SLIDE) -> Sur
     return Survey(entry, background)
 
 
-def _survey(name: str, path: Path, row: Row, roi: Roi, mpp_fix: str) -> Survey | Failure:
+def _survey(name: str, path: Path, row: Row, roi: Roi, mpp: float | None, mpp_fix: str) -> Survey | Failure:
     try:
-        return survey_slide(name, path, row, roi)
-    except MissingMppError:
-        return Failure(name, f"{UNKNOWN}; {mpp_fix}")
+        try:
+            return survey_slide(name, path, row, roi)
+        except MissingMppError:
+            if mpp is None:
+                return Failure(name, f"{UNKNOWN}; {mpp_fix}")
+            return survey_slide(name, path, replace(row, mpp=mpp), roi)
     except SlideError as error:
         return Failure(name, error.reason if error.path.name == path.name else str(error))
 
