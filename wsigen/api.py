@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from wsigen.config import SampleConfig, TranslateConfig
+from wsigen.config import SampleConfig, TranslateConfig, TranslateSlidesConfig
 from wsigen.config.evaluate import EvaluateConfig
 from wsigen.config.translate import split_paths
+from wsigen.pipeline.batch import Outcome, translate_slides
 from wsigen.pipeline.networks import Networks
 from wsigen.pipeline.pair import Pair, SampledPair, TranslatedPair
 from wsigen.pipeline.synthetic import SyntheticSlide
@@ -20,6 +21,7 @@ from wsigen.runtime import choose_device, choose_dtype
 from wsigen.slide.levels import FileSlide, Slide
 from wsigen.slide.read import open_slide as open_file
 from wsigen.slide.view import View
+from wsigen.slide.write import Layout
 
 if TYPE_CHECKING:
     import torch
@@ -237,6 +239,9 @@ class Translator:
         norm: str = "dn",
         stats_pitch: int = 512,
         mpp: float | None = None,
+        region: tuple[int, int, int, int] | None = None,
+        mask: str | Path | None = None,
+        mask_class: str | None = None,
         series: int | None = None,
         z: int | None = None,
         icc: Literal["srgb"] | None = None,
@@ -250,6 +255,11 @@ class Translator:
                 which shows seams). With dn, regions can be read before the slide is saved.
             stats_pitch: px from one patch of statistics to the next, a multiple of 4 of at least 512.
             mpp: µm/px of the slide, if the file does not state it.
+            region: x, y, width and height in level-0 pixels of the region that is translated; its pixels are
+                those of the whole slide. None for the whole slide.
+            mask: outside which the slide is shown as glass: GeoJSON of QuPath, a PNG or TIFF that is 0 there,
+                or a folder with one of these named like the slide.
+            mask_class: class of the polygons that count, as QuPath names it; None for all.
             series: number of the slide's image, for a TIFF or OME-Zarr that holds several.
             z: number of the slide's focus plane, from 0, for an OME-TIFF or OME-Zarr that holds several.
             icc: "srgb" to convert the slide's colours by its ICC profile; None to leave them as stored.
@@ -266,6 +276,9 @@ class Translator:
             norm=norm,
             stats_pitch=stats_pitch,
             mpp=mpp,
+            region=_region(region),
+            mask=None if mask is None else Path(mask),
+            mask_class=mask_class,
             series=series,
             z=z,
             icc=icc,
@@ -274,6 +287,78 @@ class Translator:
             dtype=self._dtype,
         )
         return TranslatedPair(config, self._networks)
+
+    def save_all(
+        self,
+        slides: Paths,
+        out: str | Path = "slides",
+        *,
+        norm: str = "dn",
+        stats_pitch: int = 512,
+        mpp: float | None = None,
+        region: tuple[int, int, int, int] | None = None,
+        mask: str | Path | None = None,
+        mask_class: str | None = None,
+        series: int | None = None,
+        z: int | None = None,
+        icc: Literal["srgb"] | None = None,
+        skip_damaged: bool = False,
+        layout: Layout = "linked-ome",
+        memory: str = "4GiB",
+        overwrite: bool = False,
+    ) -> list[Outcome]:
+        """Translate many slides and write them; slides that fail are passed over.
+
+        The same call again skips finished slides and continues. The outcomes are also in
+        ``OUT/translate.csv``, which is written after every slide.
+
+        Args:
+            slides: H&E slides and folders, one or several; sub-folders are kept below ``out``.
+            out: folder to write to.
+            norm: as for a single slide, like what follows; it holds for every slide.
+            stats_pitch: px from one patch of statistics to the next.
+            mpp: µm/px of the slides, if the files do not state it.
+            region: x, y, width and height in level-0 pixels.
+            mask: of several slides, a folder with a mask named like each.
+            mask_class: class of the polygons that count.
+            series: number of the image.
+            z: number of the focus plane.
+            icc: "srgb" to convert colours.
+            skip_damaged: show damaged tiles as glass.
+            layout: "linked-ome", "generic" or "lossless".
+            memory: that may be used, such as "8GiB".
+            overwrite: replace slides of the same name.
+
+        Returns:
+            The outcome of each slide, in order.
+
+        Raises:
+            InvalidValueError: a value out of range, or two slides would be written to one file.
+            SlideError: there is no slide.
+            OutputError: the table cannot be written.
+        """
+        config = TranslateSlidesConfig(
+            slide=[Path(path) for path in _listed(slides)],
+            stainer=self._stainer,
+            marker=self._marker,
+            out=Path(out),
+            norm=norm,
+            stats_pitch=stats_pitch,
+            mpp=mpp,
+            region=_region(region),
+            mask=None if mask is None else Path(mask),
+            mask_class=mask_class,
+            series=series,
+            z=z,
+            icc=icc,
+            skip_damaged=skip_damaged,
+            layout=layout,
+            memory=memory,
+            overwrite=overwrite,
+            device=self._device,
+            dtype=self._dtype,
+        )
+        return translate_slides(config, self._networks)
 
     def __repr__(self) -> str:
         return f"Translator({self._stainer!r}, device={self._device!r}, dtype={self._dtype!r})"
@@ -288,6 +373,8 @@ def evaluate(
     pairs: Paths | None = None,
     real_pairs: Paths | None = None,
     table: str | Path | None = None,
+    generated_mpp: float | None = None,
+    real_mpp: float | None = None,
     mpp: float | Sequence[float] = (0.5, 1.0, 4.0, 16.0),
     patch: int = 512,
     patches: int = 2000,
@@ -310,6 +397,8 @@ def evaluate(
         pairs: IHC slides of the generated H&E slides.
         real_pairs: real slides of the same IHC stain.
         table: CSV with columns slide, and optionally mpp, group, split.
+        generated_mpp: µm/px of slides to judge whose files do not state it, such as PNG patches.
+        real_mpp: µm/px of real slides for which neither the file nor the table states it.
         mpp: µm/px to compare at, one or several.
         patch: side of the patches, px.
         patches: patches a side, shared between the values of ``mpp``.
@@ -335,6 +424,8 @@ def evaluate(
         pairs=_listed(pairs) or None,
         real_pairs=_listed(real_pairs) or None,
         table=None if table is None else Path(table),
+        generated_mpp=generated_mpp,
+        real_mpp=real_mpp,
         mpp=mpp if isinstance(mpp, str | float | int) else list(mpp),
         patch=patch,
         patches=patches,
@@ -345,6 +436,11 @@ def evaluate(
         workers=workers,
     )
     return measure(config)
+
+
+def _region(region: tuple[int, int, int, int] | None) -> str | None:
+    """Return a region as the commands take it."""
+    return None if region is None else ",".join(map(str, region))
 
 
 def _listed(paths: Paths | None) -> list[str]:

@@ -219,6 +219,40 @@ def test_a_damaged_tile_stops_it_or_is_shown_as_glass(translate, refusal, tmp_pa
     assert whole[:256].std() > 1
 
 
+def test_many_slides(folder, tmp_path, capsys):
+    case, bad = folder / "case_HE.tif", tmp_path / "bad.svs"
+    bad.write_text("?")
+    (tmp_path / "he" / "x").mkdir(parents=True)
+    write_tiff(tmp_path / "he" / "x" / "b.tif", he_image((96, 64), seed=1), 0.5, levels=1)
+    options = ["--stainer", str(folder / "SYN"), str(bad), "--dtype=float32", f"--out={tmp_path / 'out'}"]
+    with pytest.raises(SystemExit) as stopped:
+        main.main(["translate", str(case), *options, str(tmp_path / "he")])
+    assert stopped.value.code == 2
+    said = capsys.readouterr()
+    table = tmp_path / "out" / "translate.csv"
+    assert said.err.splitlines()[-1] == (
+        f"wsigen translate: error: {table}: 1 of 3 slides failed; the same command tries them again and "
+        "skips the others"
+    )
+    assert [line.split()[0] for line in said.out.splitlines()] == [
+        "status",
+        "translated",
+        "failed",
+        "translated",
+    ]
+    assert (tmp_path / "out" / "x" / "b_IHC-SYN.ome.tif").is_file()
+    assert len(table.read_text().splitlines()) == 4
+    main.main(["translate", str(case), str(tmp_path / "he"), *options[:2], *options[3:]])
+    said = capsys.readouterr()
+    assert [line.split()[0] for line in said.out.splitlines()] == ["status", "exists", "exists"]
+
+
+def test_options_of_one_slide_alone(translate, refusal, folder, tmp_path):
+    assert "--name must be left out with several slides" in refusal(translate, "--name=a", str(tmp_path))
+    both = refusal(lambda *argv: main.main(["index", *argv]), str(folder), "other")
+    assert f"slides must be one path, got {folder}, other" in both
+
+
 def test_existing_output_and_a_folder_that_cannot_be(translate, refusal, tmp_path):
     translate()
     assert "exists already; pass --overwrite" in refusal(translate)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.evaluation.slides import slides
 from tests.synthetic import he_image, write_tiff
@@ -18,6 +20,7 @@ from wsigen.evaluation.inputs import (
     refuse_existing,
     versions,
 )
+from wsigen.evaluation.spots import Reader, Spot
 from wsigen.slide.provenance import beside
 
 
@@ -120,9 +123,50 @@ def test_a_table_names_cases_of_real_slides_and_not_of_generated_ones(folder, tm
 
 @pytest.mark.parametrize(
     ("name", "fix"),
-    [("generated", "write it into the file; --table is for"), ("real", "add a row to a table .*--table")],
+    [
+        ("generated", "pass --generated-mpp, such as --generated-mpp 0.5, or write it into the file"),
+        ("real", "add a row to a table .*--table, or if all such files have the same, pass --real-mpp"),
+    ],
 )
-def test_the_table_is_advised_where_it_is_read(folder, tmp_path, name, fix):
+def test_the_option_is_advised_that_would_do(folder, tmp_path, name, fix):
     write_tiff(tmp_path / "x.tif", he_image(256), None)
     with pytest.raises(SlideError, match=rf"x\.tif: µm/px is not in its metadata; {fix}"):
         load_inputs(config(folder, **{name: str(tmp_path)}))
+
+
+def patches(folder: Path, seeds: range) -> Path:
+    """PNG patches of 96 px, all tissue, as other programs write them."""
+    folder.mkdir()
+    for seed in seeds:
+        Image.fromarray(he_image(400, seed, mpp=1.0)[150:246, 150:246]).save(folder / f"{seed}.png")
+    return folder
+
+
+def test_png_patches_of_others_are_compared_as_they_are(folder, tmp_path):
+    """Each gives its one patch, pixel by pixel; a slide that states its µm/px keeps it."""
+    ours, theirs = patches(tmp_path / "ours", range(40, 60)), patches(tmp_path / "theirs", range(60, 94))
+    write_tiff(theirs / "own.tif", he_image(400, 1, mpp=0.5), 0.5, levels=1)
+    sizes = {"patch": 96, "patches": 16, "generated_mpp": 1.0, "real_mpp": 1.0}
+    found = load_inputs(config(folder, generated=str(ours), real=str(theirs), **sizes))
+    (generated,) = found.sets
+    assert [(e.mpp, e.height, e.width) for e in generated.entries] == [(1.0, 96, 96)] * 20
+    assert {e.slide: e.mpp for e in found.real.entries}["own.tif"] == 0.5
+    assert [s.patches for s in found.shares(generated)].count({"1": 1}) == 16
+    assert sum(s.patches.get("1", 0) for s in found.shares(found.real)) == 32
+    one = generated.entries[3]
+    image = Reader(seed=0)(Spot(one, 1.0, 96, 0))
+    np.testing.assert_array_equal(image, np.asarray(Image.open(one.path)))
+
+
+def test_the_table_comes_before_the_option(folder, tmp_path):
+    real = patches(tmp_path / "real", range(12))
+    (tmp_path / "t.csv").write_text("slide,mpp\n1.png,2\n")
+    found = load_inputs(config(folder, real=str(real), real_mpp=1.0, table=tmp_path / "t.csv", patches=16))
+    assert {e.slide: e.mpp for e in found.real.entries} == {f"{i}.png": 1.0 + (i == 1) for i in range(12)}
+
+
+@pytest.mark.parametrize("name", ["generated_mpp", "real_mpp"])
+def test_a_scale_that_cannot_be(folder, name):
+    flag = name.replace("_", "-")
+    with pytest.raises(InvalidValueError, match=rf"--{flag} must be a number in \(0, 1000\] µm/px, got 0\.0"):
+        config(folder, **{name: 0.0})

@@ -62,12 +62,12 @@ def test_height_takes_no_memory_but_for_the_map_of_glass():
 
 def test_share_of_tissue():
     occupied = np.zeros((64, 64), bool)
-    assert tissue_share(BackgroundMap(occupied, CELL), Size(1024, 1024), 256) == 0
+    assert tissue_share(BackgroundMap(occupied, CELL), Size(1024, 1024).region, 256) == 0
     occupied[10, 10] = True
-    assert tissue_share(BackgroundMap(occupied, CELL), Size(1024, 1024), 256) == 1 / 16
+    assert tissue_share(BackgroundMap(occupied, CELL), Size(1024, 1024).region, 256) == 1 / 16
     occupied[10, 16 - FAR] = True
-    assert tissue_share(BackgroundMap(occupied, CELL), Size(1024, 1024), 256) == 2 / 16
-    assert tissue_share(BackgroundMap(~occupied, CELL), Size(1000, 600), 256) == 1
+    assert tissue_share(BackgroundMap(occupied, CELL), Size(1024, 1024).region, 256) == 2 / 16
+    assert tissue_share(BackgroundMap(~occupied, CELL), Size(1000, 600).region, 256) == 1
 
 
 def test_measured_seconds_are_those_of_a_pixel_that_a_network_sees():

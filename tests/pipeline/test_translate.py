@@ -147,6 +147,22 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_bytes(config, rows, tmp_pat
     assert names(other.out) == names(config.out)
 
 
+def test_a_masked_slide_goes_on_to_the_same_bytes(config, tmp_path):
+    stripes = np.zeros((240, 1), np.uint8)
+    stripes[::3] = 1
+    masked = replace(config, mask=png(tmp_path / "mask.png", np.repeat(stripes, 6, axis=1)))
+    render(masked)
+    other = replace(masked, out=tmp_path / "stopped")
+    with pytest.raises(Stop):
+        render(other, progress=stop_after(2048))
+    assert open_run(other).outputs[0].open_journal(block=512).rows_done == 512
+    render(other)
+    assert contents(other.out) == contents(masked.out)
+    found = pixels(masked.out / "case_IHC-SYN.ome.tif").reshape(240, 10, 64, 3)
+    assert np.ptp(found[stripes[:, 0] == 0], axis=(0, 1, 2)).max() == 0
+    assert np.ptp(found[stripes[:, 0] == 1], axis=(0, 1, 2)).min() > 50
+
+
 def test_stains_that_came_differently_far(config, stainers, tmp_path):
     both = replace(config, stainer=",".join(stainers))
     render(both)

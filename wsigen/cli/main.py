@@ -12,7 +12,7 @@ from wsigen.errors import WsigenError
 
 COMMANDS = {
     "sample": "synthesise slides",
-    "translate": "translate an H&E slide into IHC",
+    "translate": "translate H&E slides into IHC",
     "train": "train a denoiser, an upscaler or a stain translator on slides",
     "index": "find tissue and µm/px of slides, before training",
     "evaluate": "compare synthetic slides with real ones",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -60,16 +61,27 @@ def _normalised(argv: Sequence[str], config: type[Any], positional: str | None) 
     """The arguments as the parser wants them: ``--dry-run`` becomes ``--dry_run=true``."""
     switches = {f.name for f in fields(config) if f.type in (bool, "bool")}
     out: list[str] = []
+    given: list[str] = []
     for i, argument in enumerate(argv):
         if not argument.startswith("--"):
             follows_flag = i > 0 and _takes(argv[i - 1], argument, switches)
-            out += [argument] if follows_flag or not positional else [f"--{positional}", argument]
+            (out if follows_flag or not positional else given).append(argument)
             continue
         flag, equals, value = argument[2:].partition("=")
         flag = flag.replace("-", "_")
         alone = not equals and (i + 1 == len(argv) or argv[i + 1] not in _TRUTH)
         out.append(f"--{flag}=true" if flag in switches and alone else f"--{flag}{equals}{value}")
+    if given:
+        out += [f"--{positional}", given[0] if len(given) == 1 else _listed(given, config, positional)]
     return out
+
+
+def _listed(given: list[str], config: type[Any], positional: str | None) -> str:
+    """Return several values as the parser takes them for one flag: as JSON."""
+    (kind,) = (str(f.type) for f in fields(config) if f.name == positional)
+    if "list[" not in kind:
+        raise InvalidValueError(f"{positional} must be one path, got {', '.join(given)}; put it in quotes")
+    return json.dumps(given)
 
 
 def _takes(flag: str, value: str, switches: set[str]) -> bool:

@@ -4,9 +4,9 @@ The files in ``configs/`` and the flags on the command line fill these in; ``wsi
 place that does it.
 """
 
-from wsigen.config.check import check
+from wsigen.config.check import check, parse_region
 from wsigen.config.domains import StainDataConfig, StainOptimConfig, StainRunConfig
-from wsigen.config.sample import SampleConfig, parse_region
+from wsigen.config.sample import SampleConfig
 from wsigen.config.stain import (
     STAIN_METHODS,
     CutConfig,
@@ -31,7 +31,7 @@ from wsigen.config.train import (
     PatchGroup,
     TrainConfig,
 )
-from wsigen.config.translate import TranslateConfig
+from wsigen.config.translate import TranslateConfig, TranslateSlidesConfig
 from wsigen.config.upscaler import CriticConfig, UpscalerConfig, UpscalerLossConfig, UpscalerTrainConfig
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "StyleLossConfig",
     "TrainConfig",
     "TranslateConfig",
+    "TranslateSlidesConfig",
     "UpscalerConfig",
     "UpscalerLossConfig",
     "UpscalerTrainConfig",

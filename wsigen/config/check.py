@@ -1,11 +1,13 @@
-"""The check that all configurations use for their values."""
+"""Checks that configurations use for their values."""
 
 from __future__ import annotations
 
 import math
+import re
 from numbers import Real
 
 from wsigen.errors import InvalidValueError
+from wsigen.geometry import Region
 
 
 def check(ok: bool, flag: str, got: object, expected: str) -> None:
@@ -23,3 +25,15 @@ def is_positive(value: object, most: float = math.inf) -> bool:
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     return 0 < float(value) <= most and math.isfinite(float(value))
+
+
+def parse_region(text: str) -> Region:
+    """Parse X,Y,WIDTH,HEIGHT.
+
+    Raises:
+        InvalidValueError: it is not four numbers, or the region is empty.
+    """
+    match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", text)
+    x, y, width, height = map(int, match.groups()) if match else (0, 0, 0, 0)
+    check(bool(width and height), "--region", repr(text), "X,Y,WIDTH,HEIGHT in px, such as 1024,2048,512,512")
+    return Region(y, x, height, width)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wsigen.config.check import check
+from wsigen.config.check import check, is_positive
 
 GENERATED, REAL, TRAIN = "generated", "real", "train"
 
@@ -16,7 +16,8 @@ GENERATED, REAL, TRAIN = "generated", "real", "train"
 class EvaluateConfig:
     """Options of one evaluation.
 
-    Slides are folders, slides, or patterns such as "slides/*_HE.ome.tif", one or several.
+    Slides are folders, slides, or patterns such as "slides/*_HE.ome.tif", one or several; a PNG counts as a
+    slide, so that folders of patches can be compared.
 
     Args:
         real: real slides to compare with.
@@ -29,6 +30,8 @@ class EvaluateConfig:
         pairs: IHC slides of the generated H&E slides: a_SYN.ome.tif belongs to a_HE.ome.tif.
         real_pairs: real slides of the same IHC stain, as the reference for pairs.
         table: CSV with columns slide, and optionally mpp, group, split; of the real slides and of train.
+        generated_mpp: µm/px of slides to judge, and of pairs, whose files do not state it, such as PNG.
+        real_mpp: µm/px of real slides, and of train, for which neither the file nor the table states it.
         mpp: µm/px to compare at.
         patch: side of the patches, px.
         patches: number of patches per set, divided between the values of mpp.
@@ -51,6 +54,8 @@ class EvaluateConfig:
     pairs: list[str] | str | None = None
     real_pairs: list[str] | str | None = None
     table: Path | None = None
+    generated_mpp: float | None = None
+    real_mpp: float | None = None
     mpp: list[float] | float | str = "0.5,1,4,16"
     patch: int = 512
     patches: int = 2000
@@ -70,6 +75,8 @@ class EvaluateConfig:
         check(some, "--generated", self.generated, "slides to judge (or give --compare NAME=PATHS)")
         check(self.real_pairs is None or bool(self.pairs), "--pairs", self.pairs, "given with --real-pairs")
         check(self.pairs is None or bool(self.generated), "--generated", None, "given with --pairs")
+        for flag, mpp in (("--generated-mpp", self.generated_mpp), ("--real-mpp", self.real_mpp)):
+            check(mpp is None or is_positive(mpp, 1000), flag, repr(mpp), "a number in (0, 1000] µm/px")
         check(self.patch >= 64, "--patch", self.patch, ">= 64 px")
         check(self.patches >= 16, "--patches", self.patches, ">= 16")
         check(0 <= self.seed < 2**63, "--seed", self.seed, "between 0 and 2**63")

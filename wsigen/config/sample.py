@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wsigen.config.check import check, is_positive
-from wsigen.geometry import Region
+from wsigen.config.check import check, is_positive, parse_region
 from wsigen.runtime import parse_bytes
 
 
@@ -100,15 +98,3 @@ class SampleConfig:
         if self.region is not None:
             parse_region(self.region)
             check(not self.dry_run, "--dry-run", self.dry_run, "left out with --region")
-
-
-def parse_region(text: str) -> Region:
-    """Parse X,Y,WIDTH,HEIGHT.
-
-    Raises:
-        InvalidValueError: it is not four numbers, or the region is empty.
-    """
-    match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", text)
-    x, y, width, height = map(int, match.groups()) if match else (0, 0, 0, 0)
-    check(bool(width and height), "--region", repr(text), "X,Y,WIDTH,HEIGHT in px, such as 1024,2048,512,512")
-    return Region(y, x, height, width)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wsigen.config.check import check, is_positive
+from wsigen.config.check import check, is_positive, parse_region
 from wsigen.errors import InvalidValueError
 from wsigen.runtime import parse_bytes
 
@@ -15,13 +15,14 @@ _MARKER = re.compile(r"\w[\w+.-]*", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TranslateConfig:
-    """One call of ``wsigen translate``.
+class TranslateSlidesConfig:
+    """One call of ``wsigen translate``, for one slide or many.
 
     Args:
-        slide: the H&E slide: any format that wsigen reads, PNG and JPEG included.
-        stainer: "SYN" (bundled), a snapshot folder or a hub id; several separated by commas, the slide is
-            read once.
+        slide: H&E slides and folders of slides, one or several: any format that wsigen reads, PNG and JPEG
+            included. Of a folder, sub-folders are kept below --out.
+        stainer: "SYN" (bundled), a snapshot folder or a hub id; several separated by commas, a slide is read
+            once.
         marker: marker in the file name; several separated by commas, one per stainer; default: their own.
         like: reference H&E slide whose stain is transferred; replaces stainer.
         style: style model for ``like``: a snapshot folder or a hub id.
@@ -33,8 +34,13 @@ class TranslateConfig:
         stats_pitch: px from one patch of statistics to the next; 2048 is faster, but colour adapts less to
             the tissue.
         out: folder to write to.
-        name: base name of the files, default the slide's without _HE.
+        name: base name of the files of a single slide, default the slide's without _HE.
         mpp: µm/px of the slide, if the file does not state it.
+        region: translate only this region, as X,Y,WIDTH,HEIGHT in level-0 pixels; its pixels are those of the
+            whole slide.
+        mask: part of the slide to translate, glass elsewhere: GeoJSON of QuPath, or a PNG or TIFF that is 0
+            elsewhere; of several slides, a folder with a mask named like each.
+        mask_class: class of the polygons that count, as QuPath names it; default: all.
         series: number of the slide's image, for a TIFF or OME-Zarr that holds several.
         z: number of the slide's focus plane, from 0, for an OME-TIFF or OME-Zarr that holds several.
         icc: "srgb" to convert the slide's colours by its ICC profile; default: as they are stored.
@@ -50,7 +56,7 @@ class TranslateConfig:
         dry_run: print the plan (memory, disk, time) without making the slide.
     """
 
-    slide: Path
+    slide: list[Path] | Path
     stainer: str | None = None
     marker: str | None = None
     like: Path | None = None
@@ -63,6 +69,9 @@ class TranslateConfig:
     out: Path = Path("slides")
     name: str | None = None
     mpp: float | None = None
+    region: str | None = None
+    mask: Path | None = None
+    mask_class: str | None = None
     series: int | None = None
     z: int | None = None
     icc: Literal["srgb"] | None = None
@@ -100,6 +109,16 @@ class TranslateConfig:
                 _MARKER.fullmatch(marker) is not None, "--marker", repr(marker), "letters, digits and + - . _"
             )
         parse_bytes(self.memory)
+        several = isinstance(self.slide, list) and len(self.slide) > 1
+        check(self.name is None or not several, "--name", self.name, "left out with several slides")
+        check(
+            self.mask_class is None or self.mask is not None, "--mask", self.mask, "given with --mask-class"
+        )
+        if self.region is not None:
+            parse_region(self.region)
+            check(
+                self.norm.startswith("dn"), "--norm", self.norm, "dn with --region, without the whole slide"
+            )
 
     def _check_stainer(self) -> None:
         check(bool(self.stainer), "--stainer", self.stainer, "a bundled name (SYN), a folder or a hub id")
@@ -117,10 +136,30 @@ class TranslateConfig:
         known = self.like_mpp is None or is_positive(self.like_mpp, 1000)
         check(known, "--like-mpp", repr(self.like_mpp), "a number in (0, 1000] µm/px")
 
+    def of(self, slide: Path, out: Path) -> TranslateConfig:
+        """Return the configuration of one of the slides.
+
+        Args:
+            slide: the file.
+            out: folder to write to.
+        """
+        return TranslateConfig(**{**vars(self), "slide": slide, "out": out})
+
     @property
     def markers(self) -> tuple[str, ...] | None:
         """The given markers, one for each stainer; None if none were given."""
         return None if self.marker is None else split_list(self.marker)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslateConfig(TranslateSlidesConfig):
+    """Translation of one slide; see `TranslateSlidesConfig`.
+
+    Args:
+        slide: the H&E slide.
+    """
+
+    slide: Path
 
 
 def split_list(text: str) -> tuple[str, ...]:

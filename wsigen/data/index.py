@@ -24,6 +24,9 @@ FINEST = 0.95
 # Where the border has less tissue than this share, patches may reach beyond it.
 CLEAR_BORDER = 0.05
 
+# Pixels on each side of a patch that it may be displaced by, where places are rounded to pixels.
+ROI_MARGIN = 1
+
 SCHEMA = pa.schema(
     [
         ("slide", pa.string()),
@@ -42,8 +45,61 @@ SCHEMA = pa.schema(
         ("finest_mpp", pa.float64()),
         ("series", pa.int64()),
         ("z", pa.int64()),
+        ("roi_png", pa.binary()),
     ]
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Centres:
+    """Where square patches can be centred so that they lie inside a region of interest.
+
+    Args:
+        cells: row · columns + column of each cell of the mask, int32 (n,), by falling distance.
+        distances: to the next cell outside, along the farther axis, uint16 (n,).
+        columns: of the mask.
+        mask_mpp: µm/px of the mask.
+
+    Memory: 6 bytes for each cell.
+    """
+
+    cells: np.ndarray
+    distances: np.ndarray
+    columns: int
+    mask_mpp: float
+
+    @classmethod
+    def of(cls, distance: np.ndarray, mask_mpp: float) -> Centres:
+        """Return the cells of a map of distances that are not 0."""
+        cells = np.flatnonzero(distance)
+        found = distance.ravel()[cells]
+        order = np.argsort(found, kind="stable")[::-1]
+        return cls(cells[order].astype(np.int32), found[order], distance.shape[1], mask_mpp)
+
+    @property
+    def widest(self) -> float:
+        """Side of the largest square that lies inside, µm; 0 if there are no cells."""
+        return 2 * self._reach(0) if len(self.cells) else 0.0
+
+    def draw(self, side_um: float, pick: float, v: tuple[float, float]) -> tuple[float, float]:
+        """Return the centre (y, x) in µm of a square that lies inside.
+
+        Args:
+            side_um: of the square, at most `widest`.
+            pick: quantile in [0, 1) among the cells.
+            v: quantiles in [0, 1) of the place in the cell.
+        """
+        least = side_um / 2 / self.mask_mpp + 0.5
+        count = len(self.cells) - int(np.searchsorted(self.distances[::-1], least))
+        i = int(pick * max(1, count))
+        slack = min(self.mask_mpp / 2, max(0.0, self._reach(i) - side_um / 2))
+        cell = divmod(int(self.cells[i]), self.columns)
+        y, x = ((n + 0.5) * self.mask_mpp + (2 * u - 1) * slack for n, u in zip(cell, v, strict=True))
+        return y, x
+
+    def _reach(self, i: int) -> float:
+        """Return half the side of the largest square around the centre of a cell, µm."""
+        return (float(self.distances[i]) - 0.5) * self.mask_mpp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +122,8 @@ class SlideEntry:
         mask_png: the tissue mask, a PNG.
         finest_mpp: smallest µm/px to learn from it, 0 for its own; larger where finer pixels show artefacts,
             as after heavy compression.
+        roi_png: the region of interest at ``mask_mpp``, a PNG: patches lie inside it, and ``mask_png`` has no
+            tissue elsewhere. None for all of the slide.
         series: number of the image, in a TIFF or OME-Zarr that holds several.
         z: number of the focus plane, in an OME-TIFF or OME-Zarr that holds several.
     """
@@ -86,6 +144,7 @@ class SlideEntry:
     finest_mpp: float = 0.0
     series: int | None = None
     z: int | None = None
+    roi_png: bytes | None = None
 
     @property
     def finest(self) -> float:
@@ -100,16 +159,28 @@ class SlideEntry:
     @cached_property
     def mask(self) -> np.ndarray:
         """Tissue, bool (height, width) at ``mask_mpp``."""
-        pixels = cv2.imdecode(np.frombuffer(self.mask_png, np.uint8), cv2.IMREAD_GRAYSCALE)
-        if pixels is None:
-            raise SlideError(self.path, "its mask in the index is damaged; run `wsigen index` again")
-        return pixels > 0
+        return self._decode(self.mask_png)
 
     @cached_property
     def tissue_cells(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of the mask's tissue pixels, int32."""
         rows, columns = np.nonzero(self.mask)
         return rows.astype(np.int32), columns.astype(np.int32)
+
+    @cached_property
+    def roi_centres(self) -> tuple[Centres, Centres]:
+        """Centres of patches inside the region of interest: those on tissue, and all."""
+        assert self.roi_png is not None, "the slide has a region of interest"
+        # Chebyshev distance to the next cell outside; beyond the slide is outside.
+        roi = np.pad(self._decode(self.roi_png).astype(np.uint8), 1)
+        distance = cv2.distanceTransform(roi, cv2.DIST_C, 3)[1:-1, 1:-1].astype(np.uint16)
+        return Centres.of(distance * self.mask, self.mask_mpp), Centres.of(distance, self.mask_mpp)
+
+    def _decode(self, png: bytes) -> np.ndarray:
+        pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE)
+        if pixels is None:
+            raise SlideError(self.path, "its mask in the index is damaged; run `wsigen index` again")
+        return pixels > 0
 
     def open(self) -> WholeSlide:
         """Open the slide for reading.
@@ -127,12 +198,21 @@ class SlideEntry:
         """Return whether patches of ``patch_size`` px at ``mpp`` µm/px can be cut.
 
         They may neither be enlarged nor finer than ``finest_mpp``. A patch larger than the slide is padded
-        with background, which requires that the slide's border is background.
+        with background, which requires that the slide's border is background; but a patch of a slide with a
+        region of interest lies in that.
         """
-        extent = patch_size * mpp
-        fits = extent <= self.mpp * min(self.height, self.width)
-        fine = max(self.mpp * FINEST, self.finest_mpp)
-        return mpp >= fine and (fits or self.border_tissue < CLEAR_BORDER)
+        if mpp < max(self.mpp * FINEST, self.finest_mpp):
+            return False
+        if self.roi_png is not None:
+            return patch_size <= self.widest / mpp - 2 * ROI_MARGIN
+        return patch_size * mpp <= self.widest or self.border_tissue < CLEAR_BORDER
+
+    @property
+    def widest(self) -> float:
+        """Side of the largest square inside the slide, or on tissue inside its region of interest, µm."""
+        if self.roi_png is not None:
+            return self.roi_centres[0].widest
+        return self.mpp * min(self.height, self.width)
 
     def tissue_share(self, centre: tuple[float, float], extent_um: float) -> float:
         """Return the share of tissue in a square patch, in [0, 1]; outside the slide there is none.
@@ -158,7 +238,8 @@ class SlideEntry:
         return cls(**{**row, "path": path, "background": tuple(row["background"]), "finest_mpp": finest})
 
     def __getstate__(self) -> dict[str, object]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("mask", "tissue_cells")}
+        found = ("mask", "tissue_cells", "roi_centres")
+        return {k: v for k, v in self.__dict__.items() if k not in found}
 
 
 @dataclass(frozen=True)

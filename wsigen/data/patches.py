@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 
 from wsigen.config import AugmentConfig, PatchGroup
 from wsigen.data.augment import FINER, Variation, draw_variation
-from wsigen.data.index import SlideEntry, SlideIndex
+from wsigen.data.index import ROI_MARGIN, SlideEntry, SlideIndex
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.slide.read import SlideReader
 
@@ -231,7 +231,8 @@ class PatchDataset(Dataset[Patch]):
             uint8 (size, size, 3); None where there is too little tissue.
         """
         anywhere, extent = rng.random() < self.anywhere_fraction, mpp * (shown or size)
-        centre = place(entry, extent, rng, anywhere=anywhere, inside_um=mpp * size)
+        inside = mpp * size
+        centre = place(entry, extent, rng, anywhere=anywhere, inside_um=inside, margin_um=mpp * ROI_MARGIN)
         if self.min_tissue and not anywhere and entry.tissue_share(centre, extent) < self.min_tissue:
             return None
         slide = self._slides.get(entry.slide)
@@ -247,8 +248,11 @@ def place(
     *,
     anywhere: bool = False,
     inside_um: float | None = None,
+    margin_um: float = 0.0,
 ) -> tuple[float, float]:
     """Return the centre (y, x) in µm of a square patch that contains a random tissue pixel of the slide.
+
+    If the slide has a region of interest, the patch lies inside it, and its centre on tissue.
 
     Args:
         entry: the slide.
@@ -257,10 +261,13 @@ def place(
         anywhere: place it without regard to tissue.
         inside_um: side of the square around the centre that is kept inside the slide if it fits, µm; by
             default that of the patch.
+        margin_um: further µm on each side that lie inside the region of interest.
     """
     kept = extent_um if inside_um is None else inside_um
     extent = (entry.height * entry.mpp, entry.width * entry.mpp)
     pick, u_y, u_x, v_y, v_x = rng.random(5)
+    if entry.roi_png is not None:
+        return entry.roi_centres[anywhere].draw(kept + 2 * margin_um, pick, (v_y, v_x))
     rows, cols = entry.tissue_cells
     if anywhere or len(rows) == 0:
         anchor = (v_y * extent[0], v_x * extent[1])

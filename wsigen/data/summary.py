@@ -9,13 +9,15 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from wsigen.config import parse_region
 from wsigen.config.index import IndexConfig
 from wsigen.data.find import Failure
-from wsigen.data.index import SlideEntry, SlideIndex
+from wsigen.data.index import ROI_MARGIN, SlideEntry, SlideIndex
 from wsigen.data.survey import build_index
 from wsigen.errors import OutputError
 from wsigen.files import write_bytes
 from wsigen.geometry import Region
+from wsigen.slide.mask import Roi
 
 SCALES = tuple(0.25 * 2**i for i in range(10))
 
@@ -32,13 +34,15 @@ def write_index(config: IndexConfig) -> SlideIndex:
     Raises:
         OutputError: ``config.out`` exists already, or cannot be written.
         SlideError: no slide that can be used.
+        InvalidValueError: there is one mask for several slides.
         PathError: the table is wrong.
     """
     out, picture = config.out, config.out.with_suffix(".png")
     taken = [p for p in (out, picture) if p.exists()]
     if taken and not config.overwrite:
         raise OutputError(taken[0], "exists already; pass --overwrite to replace it, or another --out")
-    index, failures = build_index(config.slides, config.table, val_fraction=config.val_fraction)
+    roi = Roi(config.mask, config.mask_class, parse_region(config.region) if config.region else None)
+    index, failures = build_index(config.slides, config.table, roi=roi, val_fraction=config.val_fraction)
     index.save(out)
     _, png = cv2.imencode(".png", cv2.cvtColor(contact_sheet(index), cv2.COLOR_RGB2BGR))
     write_bytes(picture, png.tobytes())
@@ -66,7 +70,8 @@ def usable_range(entry: SlideEntry, patch_size: int) -> str:
         return "none"
     if entry.serves(patch_size, 1e6):
         return f"{entry.finest:.3g}-"
-    return f"{entry.finest:.3g}-{min(entry.height, entry.width) * entry.mpp / patch_size:.3g}"
+    margin = 0 if entry.roi_png is None else 2 * ROI_MARGIN
+    return f"{entry.finest:.3g}-{entry.widest / (patch_size + margin):.3g}"
 
 
 def summary(index: SlideIndex, failures: Sequence[Failure] = (), patch_size: int = 256) -> str:

@@ -17,8 +17,9 @@ from wsigen.data.find import Failure, find_slides
 from wsigen.data.index import SlideEntry, SlideIndex
 from wsigen.data.table import Row, SlideTable, group_splits
 from wsigen.errors import InvalidValueError, MissingMppError, SlideError
-from wsigen.geometry import Colour, Region
+from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.dicom import case_of
+from wsigen.slide.mask import WHOLE_SLIDE, Roi
 from wsigen.slide.mpp import UNKNOWN
 from wsigen.slide.read import BACKGROUND, WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete
@@ -53,6 +54,7 @@ def build_index(
     slides: Path | Sequence[Path],
     table: Path | None = None,
     *,
+    roi: Roi = WHOLE_SLIDE,
     val_fraction: float = 0.1,
     progress: bool = True,
 ) -> tuple[SlideIndex, list[Failure]]:
@@ -63,6 +65,7 @@ def build_index(
     Args:
         slides: a folder (searched through all its sub-folders), one slide, or several slides.
         table: CSV with µm/px, groups and splits; see `SlideTable.load`.
+        roi: the part of each slide that patches may lie in.
         val_fraction: share of the groups for validation, unless the table has a column ``split``.
         progress: show a bar.
 
@@ -72,7 +75,7 @@ def build_index(
     Raises:
         SlideError: there is no slide, or none can be used.
         PathError: the table is invalid.
-        InvalidValueError: ``val_fraction`` is not in [0, 1).
+        InvalidValueError: ``val_fraction`` is not in [0, 1), or there is one mask for several slides.
 
     Memory:
         One slide at 8 µm/px, and the compressed masks.
@@ -82,7 +85,8 @@ def build_index(
     """
     left_out: list[Failure] = []
     files = find_slides(slides, left_out)
-    surveys, failures = survey_slides(files, table, folder=_folder(slides), progress=progress)
+    roi.require_masks(len(files))
+    surveys, failures = survey_slides(files, table, folder=_folder(slides), roi=roi, progress=progress)
     said = said_splits(s.entry for s in surveys)
     splits = group_splits(said, val_fraction)
     if len(surveys) > 1 and list(said.values()) == [None] and val_fraction > 0:
@@ -98,7 +102,9 @@ def survey_slides(
     table: Path | None,
     *,
     folder: Path,
+    roi: Roi = WHOLE_SLIDE,
     progress: bool = True,
+    mpp: float | None = None,
     mpp_fix: str = TABLE_FIX,
 ) -> tuple[list[Survey], list[Failure]]:
     """Survey slides; those that cannot be used are left out with a warning.
@@ -107,7 +113,9 @@ def survey_slides(
         files: name to path.
         table: as for `build_index`.
         folder: of the slides, for messages.
+        roi: as for `build_index`.
         progress: show a bar.
+        mpp: µm/px of the slides for which neither their files nor the table state it.
         mpp_fix: what to do about slides whose µm/px are not known, for messages.
 
     Returns:
@@ -121,7 +129,7 @@ def survey_slides(
     surveys: list[Survey] = []
     failures: list[Failure] = []
     for name, path in tqdm(files.items(), desc="slides", unit="slide", disable=not progress):
-        survey = _survey(name, path, rows[name], mpp_fix)
+        survey = _survey(name, path, rows[name], roi, mpp, mpp_fix)
         if isinstance(survey, Failure):
             failures.append(survey)
             log.warning("left out %s: %s", survey.slide, survey.reason)
@@ -155,13 +163,14 @@ def load_or_build_index(slides: Path, *, table: Path | None = None, val_fraction
     return build_index(slides, table, val_fraction=val_fraction)[0]
 
 
-def survey_slide(name: str, path: Path, row: Row) -> Survey:
+def survey_slide(name: str, path: Path, row: Row, roi: Roi = WHOLE_SLIDE) -> Survey:
     """Open a slide and find tissue and background.
 
     Args:
         name: the slide's name in the index.
         path: the file.
         row: of the user's table.
+        roi: the part of the slide that patches may lie in.
 
     Returns:
         The entry, with an empty split unless the table states it, and the background colour.
@@ -169,13 +178,15 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
     Damaged tiles count as background, with a warning.
 
     Raises:
-        SlideError: unreadable, truncated, without µm/px or without tissue.
+        SlideError: unreadable, truncated, without µm/px or without tissue (in the region of interest), or its
+            mask or region does not fit.
 
     Memory:
         The slide at 8 µm/px or coarser, at most 64 million pixels.
     """
     slide = open_slide(path, row.mpp, row.view).skipping_damage()
     check_complete(path)
+    used = roi.of(slide, name)
     mask_mpp, overview = _overview(slide)
     mask = tissue_mask(overview, mask_mpp)
     if not mask.any():
@@ -185,7 +196,15 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
         raise SlideError(path, f"no tissue found on it ({why})")
     if slide.damage:
         log.warning("%s: damaged, no patches are taken there: %s", path, slide.damage)
-    background = background_colour(overview, mask)
+    background, border = background_colour(overview, mask), border_fraction(mask)
+    inside = None
+    if used is not None:
+        inside = used.covered(Size(*mask.shape), mask_mpp / slide.mpp)
+        mask &= inside
+        if not mask.any():
+            raise SlideError(
+                path, "no tissue inside its mask or region; correct them, or leave the slide out"
+            )
     fraction = float(mask.mean())
     entry = SlideEntry(
         slide=name,
@@ -198,23 +217,27 @@ def survey_slide(name: str, path: Path, row: Row) -> Survey:
         background=background or BACKGROUND,
         tissue_um2=fraction * slide.size.area * slide.mpp**2,
         tissue_fraction=fraction,
-        border_tissue=border_fraction(mask),
+        border_tissue=border,
         mask_mpp=mask_mpp,
         mask_png=_to_png(mask),
         finest_mpp=row.finest_mpp or 0.0,
         series=row.series,
         z=row.z,
+        roi_png=None if inside is None else _to_png(inside),
     )
     return Survey(entry, background)
 
 
-def _survey(name: str, path: Path, row: Row, mpp_fix: str) -> Survey | Failure:
+def _survey(name: str, path: Path, row: Row, roi: Roi, mpp: float | None, mpp_fix: str) -> Survey | Failure:
     try:
-        return survey_slide(name, path, row)
-    except MissingMppError:
-        return Failure(name, f"{UNKNOWN}; {mpp_fix}")
+        try:
+            return survey_slide(name, path, row, roi)
+        except MissingMppError:
+            if mpp is None:
+                return Failure(name, f"{UNKNOWN}; {mpp_fix}")
+            return survey_slide(name, path, replace(row, mpp=mpp), roi)
     except SlideError as error:
-        return Failure(name, error.reason)
+        return Failure(name, error.reason if error.path.name == path.name else str(error))
 
 
 def said_splits(entries: Iterable[SlideEntry]) -> dict[str, str | None]:

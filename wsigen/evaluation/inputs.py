@@ -11,6 +11,7 @@ from typing import Any
 from wsigen import __version__
 from wsigen.config.evaluate import REAL, TRAIN, EvaluateConfig, as_list
 from wsigen.data.find import Failure
+from wsigen.data.survey import TABLE_FIX
 from wsigen.errors import OutputError, SlideError
 from wsigen.evaluation.estimate import MIN_GROUPS
 from wsigen.evaluation.results import Share
@@ -67,11 +68,11 @@ def load_inputs(config: EvaluateConfig) -> Inputs:
             in train.
         InvalidValueError: no µm/px at which all sides can be compared.
     """
-    real = load_set(REAL, config.real, config.table)
+    real = _real(REAL, config.real, config)
     sets = tuple(
-        of_stain(load_set(name, paths, tabled=False), config.stain) for name, paths in config.sets.items()
+        of_stain(_generated(name, paths, config), config.stain) for name, paths in config.sets.items()
     )
-    train = load_set(TRAIN, as_list(config.train), config.table) if config.train else None
+    train = _real(TRAIN, as_list(config.train), config) if config.train else None
     if train and (common := _common(train, real)):
         why = "membership cannot be told from held-out slides that were trained on"
         raise SlideError(min(common), f"is in {train.name} and in {real.name}; {why}")
@@ -80,9 +81,19 @@ def load_inputs(config: EvaluateConfig) -> Inputs:
     )
     for one in sets:
         warnings += _notes(one, real)
-    ihc = load_set("IHC", as_list(config.pairs), tabled=False) if config.pairs else None
-    real_ihc = load_set("real IHC", as_list(config.real_pairs), config.table) if config.real_pairs else None
+    ihc = _generated("IHC", as_list(config.pairs), config) if config.pairs else None
+    real_ihc = _real("real IHC", as_list(config.real_pairs), config) if config.real_pairs else None
     return Inputs(config, sets, real, train, ihc, real_ihc, tuple(plans), tuple(warnings))
+
+
+def _real(name: str, paths: str | list[str], config: EvaluateConfig) -> SlideSet:
+    fix = f"{TABLE_FIX}, or if all such files have the same, pass --real-mpp, such as --real-mpp 0.5"
+    return load_set(name, paths, config.table, mpp=config.real_mpp, mpp_fix=fix)
+
+
+def _generated(name: str, paths: list[str], config: EvaluateConfig) -> SlideSet:
+    fix = "pass --generated-mpp, such as --generated-mpp 0.5, or write it into the file"
+    return load_set(name, paths, mpp=config.generated_mpp, mpp_fix=fix)
 
 
 def of_stain(one: SlideSet, stain: str) -> SlideSet:

@@ -98,7 +98,7 @@ def seam_rows(ours: SlideSet, real: SlideSet, *, seed: int) -> tuple[list[Result
         metrics = (SEAM, EDGE) if grid.rows is not None else (STRONGEST_LINE,)
         rows += [_row(metric, grid, mine, theirs, len(entries)) for metric in metrics]
         for name, found in ((grid.name, mine), (f"{grid.name} (real)", theirs)):
-            if found:
+            if mine and found:  # without the set's own, that of real slides is compared with nothing
                 profiles[name] = np.mean([soft.profile for soft, _ in found], axis=0)
     blocks = [_blockiness(entries, seed) for entries in (chosen, some_slides(real.entries))]
     rows.append(Result(JPEG, None, blocks[0], blocks[1], f"{len(chosen)} slides"))

@@ -76,8 +76,9 @@ def load_set(
     slides: str | Sequence[str],
     table: Path | None = None,
     *,
+    mpp: float | None = None,
     progress: bool = False,
-    tabled: bool = True,
+    mpp_fix: str = TABLE_FIX,
 ) -> SlideSet:
     """Survey every slide of a set once: its µm/px and where its tissue is.
 
@@ -85,8 +86,9 @@ def load_set(
         name: of the set.
         slides: folders, slides and patterns, as for `wsigen.data.domains.expand`; or one index (.parquet).
         table: CSV with what the files do not say.
+        mpp: µm/px of the slides for which neither their files nor the table state it.
         progress: show a bar.
-        tabled: whether the user's table may name its slides; otherwise the files must state µm/px.
+        mpp_fix: what to do about slides whose µm/px are not known, for messages.
 
     Raises:
         SlideError: there is no slide, or none that can be used.
@@ -96,8 +98,9 @@ def load_set(
         return SlideSet(name, SlideIndex.load(Path(given[0])).entries)
     left_out: list[Failure] = []
     files = expand(given, left_out)
-    fix = TABLE_FIX if tabled else "write it into the file; --table is for real slides"
-    surveys, failures = survey_slides(files, table, folder=Path(given[0]), progress=progress, mpp_fix=fix)
+    surveys, failures = survey_slides(
+        files, table, folder=Path(given[0]), progress=progress, mpp=mpp, mpp_fix=mpp_fix
+    )
     return SlideSet(name, tuple(entries_of(surveys)), (*left_out, *failures))
 
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from wsigen.data.index import SlideEntry
+from wsigen.data.index import ROI_MARGIN, SlideEntry
 from wsigen.data.patches import place
 from wsigen.errors import SlideError
 from wsigen.geometry import Size
@@ -57,7 +57,7 @@ class Spot:
         rng = np.random.default_rng([seed, int.from_bytes(key[:8], "little")])
         extent, best, most = self.mpp * self.size, (0.0, 0.0), -1.0
         for _ in range(ATTEMPTS):
-            found = place(self.entry, extent, rng)
+            found = place(self.entry, extent, rng, margin_um=self.mpp * ROI_MARGIN)
             share = tissue_share(self.entry, found, extent)
             if share > most:
                 best, most = found, share

@@ -16,6 +16,7 @@ import numpy as np
 from wsigen.errors import SlideError
 from wsigen.geometry import Colour, Region
 from wsigen.sampling.rows import RowSource
+from wsigen.slide.mask import Mask
 from wsigen.slide.pyramid import ceil_div, pad_edge
 from wsigen.slide.read import BACKGROUND, WholeSlide
 from wsigen.slide.tissue import (
@@ -52,8 +53,12 @@ class SlideBackground:
     map: BackgroundMap
 
 
-def slide_background(slide: WholeSlide) -> SlideBackground:
+def slide_background(slide: WholeSlide, mask: Mask | None = None) -> SlideBackground:
     """Find the background of a slide that exists. Where none is found, all counts as tissue.
+
+    Args:
+        slide: to look at.
+        mask: outside which all is background, in the slide's pixels; None for no such limit.
 
     Raises:
         SlideError: the slide is grey, so that stains cannot be told apart; or it cannot be read.
@@ -75,7 +80,10 @@ def slide_background(slide: WholeSlide) -> SlideBackground:
     shown = shown[shown.min(axis=1) < BACKGROUND_DARKEST]  # on a small slide, glass may count as occupied
     if shown.size and (not np.ptp(whole, axis=2).any() or is_grey(shown)):
         raise SlideError(slide.path, "is grey; a stainer needs the colours of H&E: give the slide in RGB")
-    return SlideBackground(colour or BACKGROUND, found if colour is None else _without_dust(found, slide.mpp))
+    found = found if colour is None else _without_dust(found, slide.mpp)
+    if mask is not None:
+        found = BackgroundMap(found.occupied & mask.touched(grid.size, CELL * mask.scale), CELL)
+    return SlideBackground(colour or BACKGROUND, found)
 
 
 def _without_dust(found: BackgroundMap, mpp: float) -> BackgroundMap:

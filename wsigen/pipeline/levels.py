@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm.auto import tqdm
 
-from wsigen.geometry import Region, Size
+from wsigen.geometry import Colour, Region, Size
 from wsigen.pipeline.background import LocalBackground, slide_background
 from wsigen.sampling.lazy import LazyCascade
 from wsigen.slide.journal import BlockJournal
+from wsigen.slide.mask import Mask
 from wsigen.slide.read import WholeSlide
 from wsigen.stain.engine.background import AnyBackground
 from wsigen.stain.engine.local import LocalTranslator
@@ -139,15 +140,31 @@ class FileIHCLevels(TranslatedLevels):
         slide: the H&E.
         stainers: that the slide's stain is one of.
         which: its index.
+        mask: outside which the slide is shown as glass; None for nowhere.
+        tile: side of what is rendered at once, px.
     """
 
-    def __init__(self, slide: WholeSlide, stainers: Stainers, which: int) -> None:
-        super().__init__(stainers, which)
+    def __init__(
+        self, slide: WholeSlide, stainers: Stainers, which: int, mask: Mask | None = None, *, tile: int = 512
+    ) -> None:
+        super().__init__(stainers, which, tile=tile)
         self.slide, self.levels = slide, tuple(level.size for level in slide.levels)
+        self._mask, self._glass = mask, dict[int, Colour]()
+
+    def read(self, region: Region, level: int) -> np.ndarray:
+        """Return the pixels of a region of a level: uint8 (height, width, 3)."""
+        pixels = super().read(region, level)
+        if (mask := self._mask_of(level)) is not None:
+            mask.paint(pixels, region, self._glass[level])
+        return pixels
+
+    def _mask_of(self, level: int) -> Mask | None:
+        return self._mask and self._mask.at(self.slide.levels[level].downsample)
 
     def _source(self, level: int) -> tuple[Read, AnyBackground | None]:
         slide = self.slide.from_level(level)
-        background = slide_background(slide)
+        background = slide_background(slide, self._mask_of(level))
+        self._glass[level] = background.colour
         return lambda region: slide.read_region(region, slide.mpp, background.colour), background.map
 
 

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from wsigen.diffusion.step import DenoiserFunction
-from wsigen.nn.snapshot import weights_hash
+from wsigen.nn.snapshot import resolve, weights_hash
 from wsigen.pipeline.outputs import HEOutput
 from wsigen.sampling.spec import UpscaleSpec, diffused
 from wsigen.sampling.upscale import UpscalerFunction
 from wsigen.stain.stainer import load_stainer, resolve_stainer
+from wsigen.stain.style.weights import load_style
 
 if TYPE_CHECKING:  # imports diffusers, which stainers do without
     from wsigen.nn.model import Model
     from wsigen.stain.networks.generator import Generator
+    from wsigen.stain.style.network import StyleModel
 
 _FAR = 1.2
 
@@ -64,6 +66,11 @@ class Networks:
         """
         key = ("stainer", name, str(device), dtype, copy)
         return self._keep(key, lambda: (load_stainer(name, device), weights_hash(resolve_stainer(name))))
+
+    def style(self, name: str, device: torch.device) -> tuple[StyleModel, str]:
+        """Return a style model and the hash of its weights, see `wsigen.stain.style.weights.load_style`."""
+        key = ("style", name, str(device))
+        return self._keep(key, lambda: (load_style(name, device), weights_hash(resolve(name))))
 
     def _keep(self, key: tuple[object, ...], load: Callable[[], Loaded]) -> Loaded:
         if key not in self._kept:

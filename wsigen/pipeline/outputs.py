@@ -182,7 +182,7 @@ class Source:
     """The H&E slide that an IHC slide is made from.
 
     Args:
-        size: in pixels.
+        size: of what is made from it, in pixels.
         facts: what identifies its pixels.
         pixel_um: height and width of a pixel in µm, where they differ.
         skip_damaged: whether damaged tiles of it are shown as glass.
@@ -200,7 +200,7 @@ class IHCOutput(Output):
 
     Args:
         stain: of the slide.
-        source: the H&E, with the same size and µm/px.
+        source: the H&E or its region, with the same size and µm/px.
     """
 
     stain: Stain
@@ -230,7 +230,7 @@ class IHCOutput(Output):
     def fingerprint(self) -> str:
         """Return a hash of what the pixels follow from, names of files and models left out."""
         facts = {**self.stain.facts, **self.source.facts, "mpp": self.mpp}
-        return _digest(_without(facts, "stainer", "slide"))
+        return _digest(_without(facts, "stainer", "slide", "mask"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,11 +369,13 @@ class HEOutput(Output):
         return self.work / f"stage-{stage:02d}"
 
     def _place(self) -> dict[str, Any]:
-        if self.region is None:
-            return {}
-        r = self.region
-        where = {"x": r.x, "y": r.y, "width": r.width, "height": r.height}
-        return {"region": {**where, "of_width": self.side, "of_height": self.side}}
+        return {} if self.region is None else region_facts(self.region, Size(self.side, self.side))
+
+
+def region_facts(region: Region, size: Size) -> dict[str, Any]:
+    """Return where in a slide of this size a region lies, as provenance states it."""
+    where = {"x": region.x, "y": region.y, "width": region.width, "height": region.height}
+    return {"region": {**where, "of_width": size.width, "of_height": size.height}}
 
 
 def disk_bytes(size: Size, layout: Layout) -> int:

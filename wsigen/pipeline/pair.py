@@ -17,7 +17,7 @@ from wsigen.pipeline.outputs import HEOutput, IHCOutput, Output
 from wsigen.pipeline.run import Run
 from wsigen.pipeline.source import SIZE, STAGES
 from wsigen.pipeline.synthetic import SyntheticSlide, properties
-from wsigen.slide.levels import FileSlide, Slide
+from wsigen.slide.levels import FileSlide, LevelSource, RegionLevels, Slide
 from wsigen.slide.read import open_slide
 from wsigen.slide.view import View
 from wsigen.slide.write import Layout, SlideFiles
@@ -168,9 +168,10 @@ class TranslatedPair(Pair):
 
     @cached_property
     def he(self) -> Slide:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The H&E slide that is translated."""
+        """The H&E slide, or its region, that is translated."""
         c = self._config
-        return FileSlide(open_slide(c.slide, c.mpp, View(c.series, c.z, c.icc)))
+        slide = open_slide(c.slide, c.mpp, View(c.series, c.z, c.icc))
+        return FileSlide(slide, translate.region_of(c, slide))
 
     @property
     def ihc(self) -> Mapping[str, Slide]:
@@ -181,12 +182,13 @@ class TranslatedPair(Pair):
     def _computed(self) -> Mapping[str, Slide]:
         run = translate.open_run(self._config, self._networks)
         downsamples = [level.downsample for level in run.slide.levels]
-        return {
-            output.stain.marker: Slide(
-                FileIHCLevels(run.slide, run.stainers, which), downsamples, run.slide.mpp, properties(output)
-            )
-            for which, output in enumerate(run.outputs)
-        }
+        found = {}
+        for which, output in enumerate(run.outputs):
+            source: LevelSource = FileIHCLevels(run.slide, run.stainers, which, run.mask)
+            if run.region is not None:
+                source, downsamples = RegionLevels(source, run.region), [1.0]
+            found[output.stain.marker] = Slide(source, downsamples, run.slide.mpp, properties(output))
+        return found
 
     def _run(self, out: Path, name: str | None, layout: Layout, memory: str | None, overwrite: bool) -> Run:
         memory = memory or self._config.memory

@@ -200,16 +200,16 @@ def check_memory(needed: int, memory: str, what: str, *, other: str = "") -> Non
         )
 
 
-def tissue_share(background: BackgroundMap, size: Size, tile: int) -> float:
-    """Return the share of a slide's tiles that are rendered, since they show more than background.
+def tissue_share(background: BackgroundMap, region: Region, tile: int) -> float:
+    """Return the share of the tiles that are rendered, since they show more than background.
 
     Args:
         background: of the slide.
-        size: of the slide in pixels.
+        region: of the slide that is made.
         tile: side of the tiles, px.
     """
-    tops, lefts = range(0, size.height, tile), range(0, size.width, tile)
-    tiles = [Region(y, x, tile, tile).intersect(size.region) for y in tops for x in lefts]
+    tops, lefts = range(region.y, region.y1, tile), range(region.x, region.x1, tile)
+    tiles = [Region(y, x, tile, tile).intersect(region) for y in tops for x in lefts]
     return sum(background.range(tile)[1] > 0 for tile in tiles) / len(tiles)
 
 

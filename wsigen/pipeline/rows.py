@@ -18,6 +18,7 @@ import numpy as np
 from wsigen.geometry import Colour, Region
 from wsigen.sampling.rows import RowSink, RowStore
 from wsigen.slide.journal import usable_cpus
+from wsigen.slide.mask import Mask
 from wsigen.slide.read import WholeSlide
 
 STRIP = 256  # rows: as high as the tiles of most files, so that each is decoded once
@@ -126,6 +127,30 @@ class IHCRows:
                 self._writer.run(partial(self._sinks[i].append, lacking))
         if self._next == self._height:
             self._writer.wait()
+
+
+class MaskedSink:
+    """Sink of an IHC slide that shows glass outside a mask.
+
+    Args:
+        sink: of the slide.
+        mask: of the slide, at level 0.
+        colour: of the glass.
+    """
+
+    def __init__(self, sink: RowSink, mask: Mask, colour: Colour) -> None:
+        self._sink, self._mask, self._colour = sink, mask, colour
+        self.rows_done = sink.rows_done
+
+    def append(self, rows: np.ndarray) -> None:
+        """Take the next rows: uint8 (any height ≥ 1, width, 3); they are changed.
+
+        Raises:
+            OutputError: a disk refuses.
+        """
+        self._mask.paint(rows, Region(self.rows_done, 0, *rows.shape[:2]), self._colour)
+        self._sink.append(rows)
+        self.rows_done += len(rows)
 
 
 class PairStore:

@@ -89,6 +89,20 @@ def source_facts(slide: WholeSlide) -> dict[str, Any]:
     return facts | slide.view.facts()
 
 
+def mask_facts(mask: Path, mask_class: str | None) -> dict[str, Any]:
+    """Return what identifies a mask: name, SHA-256 of the file, and a chosen class.
+
+    Raises:
+        SlideError: it cannot be read.
+    """
+    try:
+        digest = hashlib.sha256(mask.read_bytes()).hexdigest()
+    except OSError as error:
+        raise SlideError(mask, f"cannot be read ({error.strerror or error})") from error
+    chosen = {} if mask_class is None else {"mask_class": mask_class}
+    return {"mask": mask.name, "mask_sha256": digest, **chosen}
+
+
 @dataclass(frozen=True, eq=False)
 class Overview:
     """A picture of a whole slide, in place of stage 0.

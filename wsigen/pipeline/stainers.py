@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from wsigen import __version__
 from wsigen.config.translate import split_paths
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Size
-from wsigen.nn.snapshot import resolve, weights_hash
 from wsigen.pipeline.networks import Networks, warn_of_scale
 from wsigen.pipeline.outputs import IHCOutput, Stain
 from wsigen.pipeline.source import open_source, source_facts, source_name
@@ -28,7 +28,6 @@ from wsigen.stain.networks.generator import Generator
 from wsigen.stain.normalise.norm import Norm
 from wsigen.stain.style.adain import LikeReference
 from wsigen.stain.style.thumbnail import compare_stains
-from wsigen.stain.style.weights import load_style
 
 _NOT_PLAIN = re.compile(r"[^\w+.-]+", re.ASCII)
 
@@ -196,6 +195,7 @@ def open_like(
     strength: float = 1.0,
     mpp: float | None = None,
     series: int | None = None,
+    networks: Networks | None = None,
 ) -> Stainers:
     """Make the network that gives a slide the stain of another one, from thumbnails of both.
 
@@ -207,6 +207,7 @@ def open_like(
         strength: from 0, the slide as the model reproduces it, to 1.
         mpp: µm/px of the reference, for a file that does not state it.
         series: number of the reference's image, for a TIFF or OME-Zarr that holds several.
+        networks: where loaded networks are kept.
 
     Raises:
         SlideError: the reference cannot be read, or contains no tissue.
@@ -215,7 +216,8 @@ def open_like(
     Determinism: the statistics are computed in float32 on the rendering's device.
     """
     other = open_source(reference, mpp, view=View(series), prefix="like-")
-    model = load_style(style, rendering.device)  # not kept: the network below converts its weights in place
+    kept, digest = (networks or Networks()).style(style, rendering.device)
+    model = deepcopy(kept)  # the network below converts its weights in place
     net = LikeReference(model, *compare_stains(model.encoder, slide, other), strength)
     net.to(rendering.device, rendering.dtype, memory_format=torch.channels_last).eval()  # pyright: ignore
     label = f"like-{_NOT_PLAIN.sub('-', source_name(other.path))}"
@@ -224,7 +226,7 @@ def open_like(
         "like": source_facts(other),
         "strength": strength,
         "stainer": style,
-        "stainer_hash": weights_hash(resolve(style)),
+        "stainer_hash": digest,
         "dtype": rendering.dtype_name,
     }
     stain = Stain(label=label, marker=label, facts=facts)

@@ -9,17 +9,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from wsigen.config import TranslateConfig
+from wsigen.config import TranslateConfig, TranslateSlidesConfig, parse_region
 from wsigen.geometry import Region
-from wsigen.pipeline.background import slide_background
+from wsigen.pipeline.background import SlideBackground, slide_background
+from wsigen.pipeline.levels import FileIHCLevels, fill_region
 from wsigen.pipeline.networks import Networks
-from wsigen.pipeline.outputs import IHCOutput, Output, Source, disk_bytes
+from wsigen.pipeline.outputs import IHCOutput, Output, Source, disk_bytes, region_facts
 from wsigen.pipeline.plan import (
     StainPlan,
     check_memory,
@@ -29,12 +30,14 @@ from wsigen.pipeline.plan import (
     time_text,
     tissue_share,
 )
-from wsigen.pipeline.rows import BackgroundWriter, IHCRows, slide_rows
+from wsigen.pipeline.rows import BackgroundWriter, IHCRows, MaskedSink, slide_rows
 from wsigen.pipeline.run import Progress, Run
-from wsigen.pipeline.source import open_source, source_facts, source_name
+from wsigen.pipeline.source import mask_facts, open_source, source_facts, source_name
 from wsigen.pipeline.stainers import Rendering, Stainers, open_like, open_stainers
 from wsigen.runtime import choose_device, choose_dtype, format_bytes, parse_bytes
+from wsigen.sampling.rows import RowSink
 from wsigen.slide.journal import BlockJournal
+from wsigen.slide.mask import Mask, check_region, find_mask, open_mask
 from wsigen.slide.read import WholeSlide
 from wsigen.slide.view import View
 from wsigen.slide.write import SlideFiles
@@ -72,19 +75,14 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
         SlideError: the slide cannot be read.
         SnapshotError: a stainer cannot be loaded.
     """
-    device = choose_device(config.device)
-    rendering = Rendering(
-        norm=Norm.parse(config.norm),
-        pitch=config.stats_pitch,
-        device=device,
-        dtype=choose_dtype(config.dtype, device),
-        tile=config.tile,
-        batch=None if config.batch_size == "auto" else config.batch_size,
-    )
+    rendering, networks = rendering_of(config), networks or Networks()
     slide = open_source(config.slide, config.mpp, view=View(config.series, config.z, config.icc))
     slide = replace(slide, damage_fix=DAMAGE_FIX)
     if config.skip_damaged:
         slide = slide.skipping_damage()
+    region, mask = region_of(config, slide), None
+    if config.mask is not None:
+        mask = open_mask(find_mask(config.mask, slide.path.name), slide, config.mask_class)
     if config.like is None:
         assert config.stainer is not None, "checked by the config"
         stainers = open_stainers(config.stainer, config.markers, rendering, networks)
@@ -98,10 +96,12 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
             strength=config.strength,
             mpp=config.like_mpp,
             series=config.like_series,
+            networks=networks,
         )
     stainers.warn_of_scale(slide.mpp)
-    allowed, reading = parse_bytes(config.memory), reading_bytes(slide.size.width)
-    plan = plan_stains(stainers, slide.size, allowed=allowed, beside=reading)
+    size = slide.size if region is None else region.size
+    allowed, reading = parse_bytes(config.memory), reading_bytes(size.width)
+    plan = plan_stains(stainers, size, allowed=allowed, beside=reading)
     return TranslateRun(
         overwrite=config.overwrite,
         several=len(stainers.nets) > 1,
@@ -109,7 +109,39 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
         slide=slide,
         stainers=stainers.with_tile(plan.translation.tile),
         plan=plan,
+        region=region,
+        mask=mask,
     )
+
+
+def rendering_of(config: TranslateSlidesConfig) -> Rendering:
+    """Return how the stainers of a call run.
+
+    Raises:
+        InvalidValueError: this machine has no such device, or the norm is none.
+    """
+    device = choose_device(config.device)
+    return Rendering(
+        norm=Norm.parse(config.norm),
+        pitch=config.stats_pitch,
+        device=device,
+        dtype=choose_dtype(config.dtype, device),
+        tile=config.tile,
+        batch=None if config.batch_size == "auto" else config.batch_size,
+    )
+
+
+def region_of(config: TranslateConfig, slide: WholeSlide) -> Region | None:
+    """Return the region of a slide that is translated; None for all of it.
+
+    Raises:
+        SlideError: it reaches outside the slide.
+    """
+    if config.region is None:
+        return None
+    region = parse_region(config.region)
+    check_region(region, slide)
+    return region
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +153,8 @@ class TranslateRun(Run):
         slide: the H&E.
         stainers: that translate it.
         plan: of the IHC slides.
+        region: of level 0 that is made alone; None for the whole slide.
+        mask: outside which the IHC slides show glass; None for nowhere.
 
     Memory: what the translator holds of the slide's width, two strips of 256 rows, and a row of tiles for
         each stain; not the slide.
@@ -133,14 +167,35 @@ class TranslateRun(Run):
     slide: WholeSlide
     stainers: Stainers
     plan: StainPlan
+    region: Region | None = None
+    mask: Mask | None = None
+
+    @property
+    def made(self) -> Region:
+        """What is made of level 0."""
+        return self.region or self.slide.size.region
+
+    @cached_property
+    def background(self) -> SlideBackground:
+        """The background of the H&E.
+
+        Raises:
+            SlideError: it is grey, or cannot be read.
+        """
+        return slide_background(self.slide, self.mask)
 
     @cached_property
     def outputs(self) -> tuple[IHCOutput, ...]:
         """The slides to make, one for each stainer; the H&E's file is hashed for it."""
         config, slide = self.config, self.slide
+        facts = source_facts(slide)
+        if self.region is not None:
+            facts |= region_facts(self.region, slide.size)
+        if config.mask is not None:
+            facts |= mask_facts(find_mask(config.mask, slide.path.name), config.mask_class)
         source = Source(
-            size=slide.size,
-            facts=source_facts(slide),
+            size=self.made.size,
+            facts=facts,
             pixel_um=slide.pixel_um,
             skip_damaged=config.skip_damaged,
         )
@@ -171,7 +226,7 @@ class TranslateRun(Run):
         Raises:
             InvalidValueError: it does not fit.
         """
-        count, width, tile = len(self.stainers.nets), self.slide.size.width, self.plan.translation.tile
+        count, width, tile = len(self.stainers.nets), self.made.width, self.plan.translation.tile
         what = "one stainer takes" if count == 1 else f"{count} stainers take"
         what = f"with a slide {width} px wide and tiles of {tile} px, {what}"
         check_memory(self.plan.host_bytes, self.config.memory, what)
@@ -182,13 +237,14 @@ class TranslateRun(Run):
         Raises:
             SlideError: the slide cannot be read, or is grey.
         """
-        slide, size, translation = self.slide, self.slide.size, self.plan.translation
-        share = tissue_share(slide_background(slide).map, size, translation.tile)
+        slide, made, translation = self.slide, self.made, self.plan.translation
+        share = tissue_share(self.background.map, made, translation.tile)
         stains, seconds = describe_stains(self.stainers, self.plan)
-        disk = len(self.stainers.nets) * disk_bytes(size, self.config.layout)
+        disk = len(self.stainers.nets) * disk_bytes(made.size, self.config.layout)
+        what = "slide     " if self.region is None else "region    "
         return "\n".join(
             (
-                f"slide       {size.width} × {size.height} px, {slide.mpp:g} µm/px; "
+                f"{what}  {made.width} × {made.height} px, {slide.mpp:g} µm/px; "
                 f"{100 * share:.0f} % of the tiles show tissue",
                 stains,
                 f"time        {time_text(seconds * share)}",
@@ -204,9 +260,32 @@ class TranslateRun(Run):
         writer: BackgroundWriter,
         progress: Progress | None,
     ) -> None:
-        """Read the H&E strip by strip and translate it; append the rows that journals lack."""
-        slide, background = self.slide, slide_background(self.slide)
+        """Translate the H&E; append the rows that journals lack."""
         stainers = self.stainers.of([output for output in outputs if isinstance(output, IHCOutput)])
+        if self.mask is not None and not self.background.map.occupied.any():
+            log.warning("%s: no tissue inside the mask; all is shown as glass", self.slide.path)
+        if self.region is None:
+            self._fill_slide(stainers, journals, writer, progress)
+        else:
+            tile, ihc = self.plan.translation.tile, range(len(stainers.nets))
+            levels = [FileIHCLevels(self.slide, stainers, i, self.mask, tile=tile) for i in ihc]
+            readers = [partial(one.read, level=0) for one in levels]
+            fill_region(self.region, journals, readers, progress)
+        if self.slide.damage:
+            log.warning("%s: damaged, shown as glass: %s", self.slide.path, self.slide.damage)
+
+    def _fill_slide(
+        self,
+        stainers: Stainers,
+        journals: Sequence[BlockJournal],
+        writer: BackgroundWriter,
+        progress: Progress | None,
+    ) -> None:
+        """Read the H&E strip by strip and translate it."""
+        slide, background, mask = self.slide, self.background, self.mask
+        sinks: Sequence[RowSink] = journals
+        if mask is not None:
+            sinks = [MaskedSink(journal, mask, background.colour) for journal in journals]
 
         def read(region: Region) -> np.ndarray:
             return slide.read_region(region, slide.mpp, background.colour)
@@ -214,7 +293,7 @@ class TranslateRun(Run):
         def begin(which: Sequence[int], start: int) -> StreamTranslator:
             return stainers.only(which).begin(slide.size, background.map, start, read)
 
-        rows = IHCRows(journals, slide.size.height, begin, writer)
+        rows = IHCRows(sinks, slide.size.height, begin, writer)
         with tqdm(total=slide.size.area, unit="px", unit_scale=True, smoothing=0.1) as bar:
             for y, strip in slide_rows(slide, rows.first_row, background.colour):
                 rows.push(y, strip)
@@ -224,5 +303,3 @@ class TranslateRun(Run):
                 bar.update(done * slide.size.width - bar.n)
                 if progress:
                     progress(done)
-        if slide.damage:
-            log.warning("%s: damaged, shown as glass: %s", slide.path, slide.damage)

@@ -220,19 +220,43 @@ class Slide(AbstractSlide):
 class FileSlide(Slide):
     """A slide in a file; see `wsigen.open_slide`.
 
+    Args:
+        file: the file.
+        region: of level 0 that is shown alone, as a slide of one level; None for the whole slide.
+
     Attributes:
         path: the file.
     """
 
-    def __init__(self, file: WholeSlide) -> None:
+    def __init__(self, file: WholeSlide, region: Region | None = None) -> None:
         downsamples = [level.downsample for level in file.levels]
+        source: LevelSource = _FileLevels(file)
+        if region is not None:
+            source, downsamples = RegionLevels(source, region), [1.0]
         sides = zip("yx", file.pixel_um or (), strict=False)
         known = {f"openslide.mpp-{side}": f"{length:g}" for side, length in sides}
-        super().__init__(_FileLevels(file), downsamples, file.mpp, known)
+        super().__init__(source, downsamples, file.mpp, known)
         self.path = file.path
 
     def __repr__(self) -> str:
         return f"FileSlide({str(self.path)!r})"
+
+
+class RegionLevels:
+    """A region of a slide as a slide of one level.
+
+    Args:
+        source: of the slide's pixels.
+        region: in pixels of its level 0, inside it.
+    """
+
+    def __init__(self, source: LevelSource, region: Region) -> None:
+        self._source, self._region = source, region
+        self.levels = (region.size,)
+
+    def read(self, region: Region, level: int) -> np.ndarray:
+        """Return a part of the region: uint8 (height, width, 3)."""
+        return self._source.read(region.shift(self._region.y, self._region.x), level)
 
 
 class _FileLevels:
