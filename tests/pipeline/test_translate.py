@@ -17,7 +17,7 @@ import torch
 import wsigen
 from tests.pipeline.test_source import png
 from tests.stain.models import small_generator
-from tests.synthetic import he_image, write_tiff
+from tests.synthetic import he_image, reduce_by, write_dicom, write_tiff, write_zarr
 from wsigen.config import TranslateConfig
 from wsigen.errors import AmbiguousSlideError, InvalidValueError, MissingMppError, OutputError, SlideError
 from wsigen.geometry import Size
@@ -284,6 +284,26 @@ def test_small_and_narrow_slides(config, tmp_path, size):
     assert np.array_equal(
         pixels(files.slide), straight(replace(config, slide=tmp_path / "p.png", mpp=0.5), image)[0]
     )
+
+
+@pytest.mark.parametrize("kind", ["dicom", "zarr"])
+def test_a_slide_of_several_files_is_translated_as_one_in_a_file(config, picture, tmp_path, kind):
+    """To the same pixels and µm/px, under the name of its folder; of DICOM from any of its levels."""
+    picture, folder = np.ascontiguousarray(picture[1000:1200]), tmp_path / "he"
+    slide = write_tiff(tmp_path / "case_HE.tif", picture, 0.5, compression="zstd")
+    if kind == "dicom":
+        given = write_dicom(folder / "case_HE", picture, 0.5, levels=2)[1]
+    else:
+        given = write_zarr(folder / "case_HE.ome.zarr", [picture, reduce_by(picture, 2)], 0.5)
+    alone, several = (
+        translate(replace(config, slide=path, out=tmp_path / f"{path.name}-out"))[0]
+        for path in (slide, given)
+    )
+    assert several.slide.name == "case_IHC-SYN.ome.tif"
+    np.testing.assert_array_equal(pixels(several.slide), pixels(alone.slide))
+    assert open_slide(several.slide).mpp == 0.5
+    source = json.loads(several.provenance.read_bytes())["source"]
+    assert source["slide"] == ("case_HE" if kind == "dicom" else "case_HE.ome.zarr")
 
 
 def test_the_image_that_was_chosen_is_translated(config, slide, picture, tmp_path):
