@@ -90,10 +90,10 @@ def main(argv: Sequence[str] | None = None) -> Row:
         for side in args.sizes
         for row in measure(layers(Generator(args.family, args.width), side, where), args.repeats, where)
     ]
-    lines = {
-        way: tuple(zip(*((r["patch"], r["seconds"]) for r in rows if r["way"] == way), strict=True))
-        for way in WAYS
-    }
+    lines = {}
+    for way in WAYS:
+        own = [row for row in rows if row["way"] == way]
+        lines[way] = ([row["patch"] for row in own], [row["seconds"] for row in own])
     panel = Panel(title="seconds a patch", x="side of the patch, px", lines=lines, log="xy")
     draw_panels([panel], args.out / "interpolation.png")
     page = Page(
@@ -148,21 +148,24 @@ def measure(found: Sequence[Layer], repeats: int, where: Device) -> list[Row]:
         seconds, difference = 0.0, 0.0
         prepared = [prepare(layer) for layer in found]
         for layer, given, wanted in zip(found, prepared, exact, strict=True):
-            times = []
-            for _ in range(repeats):
-                clock = Clock(where.device)
-                done = normalise(layer, given)
-                times.append(clock.seconds())
+            runs = [_timed(normalise, layer, given, where) for _ in range(repeats)]
             share = layer.x.shape[1] ** 2 / PIXELS if way == "pixel by pixel" else 1.0
-            seconds += min(times) * share * layer.times
+            seconds += min(run for run, _ in runs) * share * layer.times
             if way == "pixel by pixel":
                 rows_, cols = _pixels(layer)
                 wanted = wanted[:, rows_, cols]
-            difference = max(difference, float((done - wanted).abs().max()))
+            difference = max(difference, float((runs[-1][1] - wanted).abs().max()))
         largest = max(found, key=lambda layer: layer.x.numel())
         row: Row = {"patch": side, "way": way, "seconds": seconds, "difference": difference}
         rows.append(row | {"temporary": temporary(largest) / MIB})
     return rows
+
+
+def _timed(normalise: Callable, layer: Layer, given: object, where: Device) -> tuple[float, Tensor]:
+    """Seconds of one run, and what it made."""
+    clock = Clock(where.device)
+    done = normalise(layer, given)
+    return clock.seconds(), done
 
 
 def _exact(layer: Layer) -> Tensor:
