@@ -17,7 +17,7 @@ from wsigen.errors import InvalidValueError
 from wsigen.evaluation.comparison import evenly_over_groups
 from wsigen.evaluation.estimate import Estimate, Labels, half, run_measure, sample_labels
 from wsigen.evaluation.features import Extractor, batches, load_extractor
-from wsigen.evaluation.fidelity import fid, frechet_distance, kid
+from wsigen.evaluation.fidelity import fid, frechet_distance, kid, overlap
 from wsigen.evaluation.sets import FEWEST, SlideSet, allot
 from wsigen.evaluation.spectrum import band_powers
 from wsigen.evaluation.spots import TISSUE_SHARE, Reader, Spot, spots
@@ -94,9 +94,15 @@ class Judge:
     def distance(self, patches: Sequence[np.ndarray]) -> Row:
         """Fréchet distance of patches to as many real ones, with its interval."""
         features = described(self._extractor, patches)
-        chosen = evenly_over_groups(list(self._groups), len(patches), seed=SEED)
-        ours, theirs = self._features[chosen], self._groups[chosen]
-        return self._row("distance", lambda: fid(features, ours, real_slides=theirs, seed=SEED))
+        real, groups = self._as_many(len(patches))
+        return self._row("distance", lambda: fid(features, real, real_slides=groups, seed=SEED))
+
+    def precision_recall(self, patches: Sequence[np.ndarray]) -> Row:
+        """Improved precision and recall of patches beside as many real ones (k = 3)."""
+        features, (real, _) = described(self._extractor, patches), self._as_many(len(patches))
+        found, cautions = run_measure(lambda: overlap(features, real, seed=SEED))
+        self.cautions += cautions
+        return {} if found is None else {"precision": found[0].value, "recall": found[2].value}
 
     def kernel_distance(self, patches: Sequence[np.ndarray]) -> Row:
         """Kernel distance, which the number of patches does not bias."""
@@ -104,15 +110,23 @@ class Judge:
         return self._row("kernel", lambda: kid(features, self._features, real_slides=self._groups, seed=SEED))
 
     def floor(self, count: int) -> Row:
-        """`distance` between halves of the real slides, with as many patches a side."""
-        features, groups = self._features, self._groups
-        return self._row(
-            "distance", lambda: real_floor(frechet_distance, features, slides=groups, size=count, seed=SEED)
-        )
+        """`distance` and `precision_recall` between halves of the real slides, as many patches a side."""
+        row: Row = {}
+        for key, measure in (("distance", frechet_distance), ("precision", precision), ("recall", recall)):
+            row |= self._row(
+                key,
+                lambda m=measure: real_floor(m, self._features, slides=self._groups, size=count, seed=SEED),
+            )
+        return row
 
     def spectrum(self, patches: Sequence[np.ndarray]) -> np.ndarray:
         """Mean power of patches over that of the real ones, by octave from the finest, (7,)."""
         return np.mean([band_powers(p) for p in patches], axis=0) / self._power
+
+    def _as_many(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Features and cases of as many real patches, evenly over the cases."""
+        chosen = evenly_over_groups(list(self._groups), count, seed=SEED)
+        return self._features[chosen], self._groups[chosen]
 
     def _row(self, key: str, measure: Callable[[], Estimate]) -> Row:
         found, cautions = run_measure(measure)
@@ -169,7 +183,7 @@ class Comparison:
         patches = self.patches(images)
         power = self.judge.spectrum(patches)
         octaves = {f"octave{i}": float(p) for i, p in enumerate(power[:-1])}
-        return {**octaves, **self.judge.distance(patches)}
+        return {**octaves, **self.judge.distance(patches), **self.judge.precision_recall(patches)}
 
     def floor(self, key: str) -> list[Row]:
         """A row for real against real, whose name stands under ``key``; none without."""
@@ -219,6 +233,16 @@ def _cells(start: float, length: float, mpp: float) -> slice:
 def described(extractor: Extractor, patches: Sequence[np.ndarray]) -> np.ndarray:
     """Return the features of patches, float32 (n, dimensions)."""
     return np.concatenate([extractor(np.stack(batch)) for batch in batches(patches, 32)])
+
+
+def precision(generated: np.ndarray, real: np.ndarray) -> float:
+    """Improved precision (Kynkäänniemi et al. 2019, k = 3) of features (n, d) beside (m, d)."""
+    return overlap(generated, real, draws=2)[0].value
+
+
+def recall(generated: np.ndarray, real: np.ndarray) -> float:
+    """Improved recall, likewise."""
+    return overlap(generated, real, draws=2)[2].value
 
 
 def real_floor(

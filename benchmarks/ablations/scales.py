@@ -32,14 +32,21 @@ alone at twice the µm/px, as a cascade does. *Held-out*: real patches of cases 
 trained on. The floor, *real*, is that of real patches of the training cases against the same held-out
 ones: with few held-out cases it says mostly how cases differ. *Fréchet*: distance of features, biased by
 the number of patches, which is the same in all columns. *Kernel*: kernel distance, unbiased. Neither
-compares with published FID or KID unless the features are Inception's.
+compares with published FID or KID unless the features are Inception's. *Precision*: share of the patches
+whose features lie among those of the held-out ones; *recall*: share of the held-out ones that lie among
+those of the patches (improved precision and recall, k = 3, Kynkäänniemi et al. 2019).
 """
 COLUMNS = (
     Column("mpp", "µm/px", "g"),
     Column("count", "patches", "d"),
     *(
         Column(f"{key}_{kind}", f"{head}, {kind}", form)
-        for key, head, form in (("distance", "Fréchet", ".1f"), ("kernel", "kernel", ".3g"))
+        for key, head, form in (
+            ("distance", "Fréchet", ".1f"),
+            ("kernel", "kernel", ".3g"),
+            ("precision", "precision", ".2f"),
+            ("recall", "recall", ".2f"),
+        )
         for kind in ("alone", "guided", "real")
     ),
     *(Column(f"octave0_{kind}", f"detail, {kind}", ".2f") for kind in ("alone", "guided", "real")),
@@ -115,7 +122,7 @@ def measure(
 
 
 def _compared(judge: Judge, patches: list[np.ndarray], kind: str) -> Row:
-    figures = judge.distance(patches) | judge.kernel_distance(patches)
+    figures = judge.distance(patches) | judge.kernel_distance(patches) | judge.precision_recall(patches)
     figures["octave0"] = float(judge.spectrum(patches)[0])
     return {f"{key}_{kind}": value for key, value in figures.items()}
 

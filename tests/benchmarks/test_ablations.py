@@ -17,6 +17,9 @@ from PIL import Image
 from benchmarks.ablations import (
     baselines,
     distance,
+    domains,
+    interpolation,
+    memory,
     normalisers,
     relaxation,
     scales,
@@ -32,7 +35,7 @@ from benchmarks.ablations.picture import texture
 from benchmarks.ablations.real import RealSlides, cut, tissue_places
 from benchmarks.ablations.relaxation import blocks
 from benchmarks.ablations.translator import compared, reduced
-from tests.synthetic import write_tiff
+from tests.synthetic import he_image, write_tiff
 from wsigen.errors import InvalidValueError
 from wsigen.stain.normalise import LayerStats
 
@@ -154,6 +157,8 @@ def test_scales(run: Run, denoiser: Path, slides: Path) -> None:
     rows = run(scales, "mpp", *argv, "--real", slides)
     assert set(rows) == {"0.5", "1.0", "64.0"}
     assert rows["0.5"]["distance_real"] < rows["0.5"]["distance_alone"]
+    assert rows["0.5"]["precision_real"] > rows["0.5"]["precision_alone"] == 0
+    assert rows["1.0"]["recall_guided"] == 0
     assert "seconds_alone" in rows["64.0"]
     assert "seconds_guided" not in rows["64.0"]  # its guide would have 128 µm/px, the model knows up to 64
 
@@ -174,6 +179,64 @@ def test_normalisers(run: Run, stainer: Path, slides: Path) -> None:
     assert all(row["niqe"] > 0 for row in rows.values())
     assert rows["as published in"]["hue"] == pytest.approx(1)
     assert rows["as published dn"]["jump"] > 1.5 * rows["as built dn"]["jump"]
+
+
+def test_interpolation(run: Run) -> None:
+    rows = run(interpolation, "patch way", "--sizes", 16, 32, "--width", 4, "--repeats", 1)
+    assert set(rows) == {f"{side} {way}" for side in (16, 32) for way in interpolation.WAYS}
+    assert all(row["difference"] < 1e-5 for row in rows.values())
+    assert rows["32 matrix product"]["temporary"] == pytest.approx(
+        4 * 32**2 * (9 + 2 * 8) / 2**20, rel=1e-4
+    )  # twice the width, before the blur halves the resolution
+    assert rows["32 pixel by pixel"]["seconds"] > rows["32 weights precomputed"]["seconds"]
+
+
+def test_interpolation_of_a_ramp_by_hand() -> None:
+    # a patch of two pixels a side; nodes 0, 1, 2 along rows, everywhere the same along columns
+    (layer,) = interpolation.layers(torch.nn.InstanceNorm2d(3), 2, CPU)
+    ramp = torch.arange(3.0)[:, None, None].expand(3, 3, 1)
+    ones = torch.ones(3, 3, 1)
+    layer = interpolation.Layer(torch.zeros(1, 2, 2), ramp, ones, layer.at, 1)
+    wanted = torch.tensor([[[-0.75, -0.75], [-1.25, -1.25]]])  # a quarter of a patch off its centre
+    weights = interpolation.node_weights(layer)
+    torch.testing.assert_close(interpolation.matrix_product(layer, weights), wanted)
+    torch.testing.assert_close(interpolation.built(layer, interpolation.Places([(layer.at,) * 2])), wanted)
+
+
+@pytest.mark.slow
+def test_memory(run: Run, stainer: Path) -> None:
+    rows = run(memory, "norm size", "--sizes", 256, "--patch", 128, "--stainer", stainer)
+    assert set(rows) == {f"{norm} 256" for norm in (memory.WHOLE, *memory.NORMS)}
+    assert rows["in 256"]["over_in"] == 1
+    assert rows["in 256"]["seconds_per_megapixel"] == pytest.approx(
+        rows["in 256"]["seconds"] * 1e6 / 256**2, rel=1e-4
+    )
+
+
+def test_memory_that_is_taken_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = memory.resident_bytes()
+    taken = np.ones(64 << 20, np.uint8)
+    assert 60 << 20 < memory.peak_bytes() - before < 100 << 20
+    del taken
+    assert memory.peak_bytes() - before > 60 << 20  # it is gone, and still the most that there was
+
+
+def test_domains(run: Run, stainer: Path, slides: Path, tmp_path: Path) -> None:
+    (tmp_path / "ihc").mkdir()
+    for seed in (5, 6):
+        brown = (he_image(512, seed) * np.array([0.9, 0.7, 0.4])).astype(np.uint8)
+        write_tiff(tmp_path / "ihc" / f"case{seed}_SYN.tif", brown, 0.5)
+    argv = ["--source", slides, "--target", tmp_path / "ihc", "--pictures", 1, "--patch", 128]
+    rows = run(
+        domains, "how norm", *argv, "--size", 256, "--stainer", stainer, "--crops", 60, "--updates", 40
+    )
+    norms = [f"{how} {norm}" for how in ("as published", "as built") for norm in domains.PUBLISHED]
+    assert list(rows) == ["not translated H&E", *norms, "real IHC"]
+    assert rows["not translated H&E"]["over"] < 0.2
+    assert rows["real IHC"]["inside"] > 0.8
+    assert rows["as published in"]["step8"] > rows["as built dn"]["step8"]
+    with pytest.raises(InvalidValueError, match="fits into every slide"):
+        domains.main([*map(str, argv), "--size", "1024"])
 
 
 def test_thumbnails(run: Run, stainer: Path) -> None:
@@ -265,6 +328,9 @@ def test_real_pictures_are_nearer_than_blurred_ones(slides: Path) -> None:
     blurred = [reduced(p, 16).repeat(4, 0).repeat(4, 1) for p in patches]
     assert judge.distance(patches)["distance"] < judge.distance(blurred)["distance"]
     assert judge.spectrum(patches)[:4] == pytest.approx(1, rel=0.3)
+    same, other = judge.precision_recall(patches), judge.precision_recall(blurred)
+    assert min(same["precision"], same["recall"]) > 0.7
+    assert max(other["precision"], other["recall"]) < 0.5
     assert judge.spectrum(blurred)[0] < 0.5
     args.real = "nowhere"
     with pytest.raises(InvalidValueError, match="nowhere"):
