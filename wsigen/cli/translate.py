@@ -24,6 +24,8 @@ def run(argv: Sequence[str], prog: str = "wsigen translate") -> None:
 
     keep_freed_memory()
     slides = open_run(config)
+    # Features of the largest layers are not kept: of two sizes, they do not fit into each other's place.
+    keep_freed_memory(slides.plan.host_bytes // 16)
     if config.dry_run:
         sys.stdout.write(slides.describe() + "\n")
     else:
