@@ -5,11 +5,17 @@ from __future__ import annotations
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-# The sampler's loops over patches are left out: checked, their tests take three times as long.
+# The sampler's loops over patches are left out: checked, their tests take three times as long. And so are
+# expressions that torch compiles, which the checks would interrupt.
 PACKAGES = (
     "wsigen.diffusion",
     "wsigen.sampling.lazy",
     "wsigen.sampling.upscale",
+    *(f"wsigen.stain.{package}" for package in ("engine", "losses", "networks", "style")),
+    *(
+        f"wsigen.stain.normalise.{module}"
+        for module in ("blocks", "field", "layers", "norm", "passes", "tables")
+    ),
     *(f"wsigen.nn.{module}" for module in ("denoiser", "discriminator", "ema", "upscaler")),
 )
 

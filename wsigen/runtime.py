@@ -81,12 +81,16 @@ def memory_flag(n: int) -> str:
     return f"{-(-n // 2**28) / 4:g}GiB"
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory(largest: int = _LARGEST) -> bool:
     """Let this process reuse memory that it has freed, instead of returning it to the system.
 
     A network on the CPU frees and allocates the same buffers with every call. glibc maps those above 32 MiB
     afresh each time, and the kernel fills them with zeros, page by page: up to half of the time of a wide
-    generator. Buffers above 512 MiB, such as a canvas, are still returned.
+    generator. Larger buffers than a limit, such as a canvas, are still returned: once smaller ones lie in the
+    holes that they leave, they need new memory each time.
+
+    Args:
+        largest: bytes of the largest buffer to keep, 512 MiB at most.
 
     Returns:
         Whether the allocator took the settings; other systems' allocators are left alone.
@@ -94,8 +98,20 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    largest = mallopt(_M_MMAP_THRESHOLD, _LARGEST) or mallopt(_M_MMAP_THRESHOLD, _LARGEST_BEFORE_2_35)
-    return bool(largest and mallopt(_M_TRIM_THRESHOLD, _KEPT))
+    limits = (min(largest, limit) for limit in (_LARGEST, _LARGEST_BEFORE_2_35))
+    return any(mallopt(_M_MMAP_THRESHOLD, limit) for limit in limits) and bool(
+        mallopt(_M_TRIM_THRESHOLD, _KEPT)
+    )
+
+
+def return_freed_memory() -> None:
+    """Return memory that this process has freed to the system, whatever `keep_freed_memory` says.
+
+    Before work whose buffers differ in size from those freed: holes that they do not fit into would be held
+    beside them. Each page that is used again costs a fault, so this is for work of a second or more.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def choose_device(name: str, *, mps: bool = True) -> torch.device:

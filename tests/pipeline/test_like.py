@@ -29,7 +29,7 @@ from wsigen.nn.snapshot import save_snapshot, weights_hash
 from wsigen.pipeline.background import slide_background
 from wsigen.pipeline.translate import open_run, translate
 from wsigen.slide.read import open_slide
-from wsigen.stain.style.adain import adain_map
+from wsigen.stain.style.network import adain_map
 from wsigen.stain.style.thumbnail import compare_stains
 
 SIDE = (840, 264)

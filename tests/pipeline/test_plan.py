@@ -35,14 +35,13 @@ def stainers(count=1, **rendering):
 
 def test_less_memory_means_smaller_tiles_until_there_are_none():
     plenty = plan_stains(stainers(), SIZE, allowed=2**40)
-    assert plenty.translation.tile == 1024
-    plan, tiles, allowed = plenty, [1024], plenty.host_bytes
+    plan, tiles, allowed = plenty, [plenty.translation.tile], plenty.host_bytes
     while tiles[-1] > 256:
         plan = plan_stains(stainers(), SIZE, allowed=allowed - 1)
         tiles.append(plan.translation.tile)
         assert plan.host_bytes < allowed
         allowed = plan.host_bytes
-    assert tiles == [1024, 768, 512, 256]
+    assert tiles == [768, 512, 256]  # with 1024 px, 3 % less of what networks see is halo
     assert plan_stains(stainers(), SIZE, allowed=0) == plan
 
 
@@ -50,7 +49,7 @@ def test_what_is_counted_beside_the_translation():
     plan = plan_stains(stainers(2, tile=512), SIZE, allowed=0, beside=10**9)
     assert plan.translation.tile == 512
     rest = plan.host_bytes - plan.translation.host_bytes
-    assert rest == 10**9 + 2 * journal_bytes(4096) + 3 * 512 * 4096
+    assert rest == 10**9 + 2 * journal_bytes(4096)
     assert reading_bytes(2 * 4096) - reading_bytes(4096) >= 2 * 3 * 256 * 4096
 
 

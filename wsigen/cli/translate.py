@@ -29,6 +29,8 @@ def run(argv: Sequence[str], prog: str = "wsigen translate") -> None:
     from wsigen.pipeline.translate import open_run
 
     slide = open_run(config.of(config.slide, config.out))
+    # Features of the largest layers are not kept: of two sizes, they do not fit into each other's place.
+    keep_freed_memory(slide.plan.host_bytes // 16)
     if config.dry_run:
         sys.stdout.write(slide.describe() + "\n")
     else:

@@ -33,8 +33,6 @@ from wsigen.slide.write import estimate_bytes
 from wsigen.stain.engine.background import BackgroundMap
 from wsigen.stain.engine.plan import TranslationPlan, plan_translation
 
-# px. The larger, the less of what networks see is halo; the smaller, the less memory.
-_TILES, _CUDA_TILES = (1024, 768, 512, 256), (2048, 1024, 512, 256)
 _SAMPLE = 512  # px a side of the picture that stainers are timed with
 _SIDE = 256  # guide pixels a side that the upscaler is timed with on the CPU
 _LEAST_TILE = 128  # guide pixels; of smaller tiles, most of what the upscaler sees is halo
@@ -136,7 +134,7 @@ def reading_bytes(width: int) -> int:
 
 
 def plan_stains(stainers: Stainers, size: Size, *, allowed: int, beside: int = 0) -> StainPlan:
-    """Plan the IHC slides of a slide, with the largest tile that the memory allows, or else the smallest.
+    """Plan the IHC slides of a slide; see `plan_translation`.
 
     Args:
         stainers: that make them.
@@ -148,36 +146,23 @@ def plan_stains(stainers: Stainers, size: Size, *, allowed: int, beside: int = 0
         InvalidValueError: no network can take the tile or pitch.
     """
     beside += journal_bytes(size.width) * len(stainers.nets)
-    tile = stainers.rendering.tile
-    choices = _CUDA_TILES if stainers.rendering.device.type == "cuda" else _TILES
-    sides = [tile] if isinstance(tile, int) else choices
-    plans = (_plan_stains(stainers, size, side, beside) for side in sides)
-    plan = next(plans)
-    for smaller in plans:
-        if plan.host_bytes <= allowed:
-            break
-        plan = smaller
-    return plan
+    translation = _plan_translation(stainers, size, allowed - beside)
+    return StainPlan(translation, translation.host_bytes + beside)
 
 
-def _plan_stains(stainers: Stainers, size: Size, tile: int, beside: int) -> StainPlan:
-    translation = _plan_translation(stainers, size, tile)
-    writing = 3 * size.width * min(tile, size.height)  # a row of tiles, while the next is rendered
-    return StainPlan(translation, translation.host_bytes + writing + beside)
-
-
-def _plan_translation(stainers: Stainers, size: Size, tile: int) -> TranslationPlan:
+def _plan_translation(stainers: Stainers, size: Size, memory: int = 0) -> TranslationPlan:
     how = stainers.rendering
     return plan_translation(
         size,
         stainers.nets,
         norm=how.norm,
         pitch=how.pitch,
-        tile=tile,
+        tile=how.tile,
         batch=how.batch,
         dtype=how.dtype,
         device=how.device,
         background_cell=CELL,
+        memory=memory,
     )
 
 
@@ -217,13 +202,14 @@ def seconds_per_pixel(stainers: Stainers) -> float:
     """Measure the seconds for a pixel that stainers see, as a mean of statistics and rendering."""
     size = Size(_SAMPLE, _SAMPLE)
     rows = np.random.default_rng(0).integers(0, 256, (_SAMPLE, _SAMPLE, 3)).astype(np.uint8)
+    stainers = stainers.with_tile(_SAMPLE)
 
     def translate() -> None:
         read = lambda r: rows[r.y : r.y1, r.x : r.x1]  # noqa: E731
-        for _ in stainers.with_tile(_SAMPLE).begin(size, None, read=read).push(rows):
+        for _ in stainers.begin(size, None, read=read).push(rows):
             pass
 
-    pixels = _plan_translation(stainers, size, _SAMPLE).network_pixels
+    pixels = _plan_translation(stainers, size).network_pixels
     return _seconds(translate, stainers.rendering.device) / pixels
 
 

@@ -26,7 +26,7 @@ from wsigen.stain.engine.statistics import ReadRegion, prepare_constant
 from wsigen.stain.engine.stream import StreamTranslator
 from wsigen.stain.networks.generator import Generator
 from wsigen.stain.normalise.norm import Norm
-from wsigen.stain.style.adain import LikeReference
+from wsigen.stain.style.network import LikeReference
 from wsigen.stain.style.thumbnail import compare_stains
 
 _NOT_PLAIN = re.compile(r"[^\w+.-]+", re.ASCII)

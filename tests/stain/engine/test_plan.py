@@ -63,11 +63,11 @@ def test_numbers_by_hand():
     assert plan.network_pixels == 2 * 2 * 1024 * 2048  # no halo
     assert plan.rows_alive == 1024
     network = plan.device_bytes
-    assert plan.host_bytes == network + 3 * 2048 * (1024 + 512) + 40 * 512**2
+    assert plan.host_bytes == network + 3 * 2048 * (1024 + 2 * 512) + 40 * 512**2
     on_gpu = plan_translation(
         Size(1024, 2048), [OneNorm(), OneNorm()], norm=Norm(), tile=512, device=torch.device("cuda")
     )
-    assert on_gpu.host_bytes == 3 * 2048 * (1024 + 512) + 12 * GPU_LOAD
+    assert on_gpu.host_bytes == 3 * 2048 * (1024 + 2 * 512) + 12 * GPU_LOAD
     assert on_gpu.device_bytes > network  # 32 patches at once instead of one
 
 
@@ -86,12 +86,24 @@ def test_the_tile_is_as_large_as_memory_allows():
     assert tiles == sorted(tiles)
     assert tiles[0] < tiles[-1] == 1024
     assert plan_translation(slide, [net], norm=Norm(), device=torch.device("cuda")).tile == 2048
-    with pytest.raises(InvalidValueError, match=r"20000 px wide takes .* MiB .* 256.0 MiB .* --memory"):
-        plan_translation(slide, [net], norm=Norm(), memory=1 << 28)
+    assert plan_translation(slide, [net], norm=Norm(), memory=1 << 28).tile == 256
+
+
+def test_a_smaller_tile_is_taken_where_its_halo_costs_little():
+    size, net = Size(1536, 2048), published("urust")
+    plans = {tile: plan_translation(size, [net], norm=Norm(), tile=tile) for tile in (1024, 768, 512, 256)}
+    # by hand: statistics of all pixels once; tiles with 96 px around them, clipped at the edges
+    assert plans[1024].network_pixels == 1536 * 2048 + (1120 + 608) * (1120 + 1120)
+    assert plans[768].network_pixels == 1536 * 2048 + (864 + 864) * (864 + 960 + 608)
+    assert plan_translation(size, [net], norm=Norm()) == plans[768]
+    assert plans[768].network_pixels < 1.05 * plans[1024].network_pixels < plans[512].network_pixels
+    assert plans[768].host_bytes < 0.7 * plans[1024].host_bytes
 
 
 def test_a_stream_chooses_the_planned_tile():
     assert StreamTranslator([OneNorm()], Size(100, 100)).tile == 1024
+    with pytest.raises(InvalidValueError, match=r"100 px wide takes .* tiles of 256 px, but 1.0 MiB are"):
+        StreamTranslator([OneNorm()], Size(100, 100), memory=1 << 20)
 
 
 def test_features_alive_at_once():

@@ -111,6 +111,13 @@ def test_features_lie_on_the_way_to_the_output():
     assert torch.equal(out, net(x))
 
 
+def test_features_before_a_rectifier_are_not_overwritten():
+    net, x = small_generator(), torch.rand(1, 3, 32, 32) * 2 - 1
+    norm, rectified = net.features(x, [2, 3])
+    assert norm.min() < -0.5
+    assert torch.equal(rectified, norm.relu())
+
+
 def test_features_train_the_layers_before_them_alone():
     net = small_generator().requires_grad_(True)
     net.features(torch.rand(1, 3, 16, 16), [4])[0].square().mean().backward()

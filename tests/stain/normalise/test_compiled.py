@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,11 +22,10 @@ def fresh_compiler() -> Iterator[None]:
 
 
 def test_it_is_the_device_that_decides(monkeypatch):
-    monkeypatch.setattr(module, "_has_triton", lambda: True)
-    assert compiles(SimpleNamespace(device=torch.device("cuda")))  # pyright: ignore
-    assert not compiles(torch.zeros(1))
-    monkeypatch.setattr(module, "_has_triton", lambda: False)
-    assert not compiles(SimpleNamespace(device=torch.device("cuda")))  # pyright: ignore
+    for triton in (True, False):
+        monkeypatch.setattr(module, "_has_triton", lambda there=triton: there)
+        assert compiles(torch.device("cuda", 1)) == triton
+        assert not compiles(torch.device("cpu"))
 
 
 def test_a_function_is_compiled_once():

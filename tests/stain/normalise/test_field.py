@@ -53,8 +53,6 @@ def test_fields_that_make_no_sense():
     table = torch.zeros(2, 1, 3)
     with pytest.raises(InvalidValueError, match=r"on 2 x 2 nodes needs .* got \(2, 1, 3\)"):
         Field(table, table, axis, axis)
-    with pytest.raises(InvalidValueError, match="linear or nearest"):
-        Field(table, table, axis, one, "cubic")  # pyright: ignore
     with pytest.raises(InvalidValueError, match="granularity"):
         Field(table, table, axis, one, granularity=0)
     assert Field(table, table, axis, one).channels == 3

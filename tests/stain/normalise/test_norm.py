@@ -40,9 +40,7 @@ def test_other_names_are_refused(text):
         Norm.parse(text)
 
 
-@pytest.mark.parametrize(
-    "bad", [{"kind": "bn"}, {"size": 2}, {"size": -1}, {"granularity": 0}, {"kernel": "x"}]
-)
+@pytest.mark.parametrize("bad", [{"kind": "bn"}, {"size": 2}, {"size": -1}, {"granularity": 0}])
 def test_impossible_values_are_refused(bad):
     with pytest.raises(InvalidValueError):
         Norm(**{"kind": "kin", **bad})

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.stain.normalise.networks import Residual, Shared, UNet, generator
 from wsigen.stain.normalise.layers import NormLayers
-from wsigen.stain.normalise.slide_norm import Trace, run_pass
+from wsigen.stain.normalise.passes import Trace, run_pass
 
 
 def overwritten(net: nn.Module) -> dict[str, bool]:

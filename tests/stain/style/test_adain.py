@@ -1,6 +1,6 @@
 import torch
 
-from wsigen.stain.style.adain import EPSILON, LARGEST_GAIN, FeatureStats, adain_map, feature_stats
+from wsigen.stain.style.network import EPSILON, LARGEST_GAIN, FeatureStats, adain_map, feature_stats
 
 
 def stats(mean, std):

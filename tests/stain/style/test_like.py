@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from tests.stain.style.test_network import model
-from wsigen.stain.style.adain import FeatureStats, LikeReference, adain_map, feature_stats
+from wsigen.stain.style.network import FeatureStats, LikeReference, adain_map, feature_stats
 
 
 class Blocks(nn.Module):

@@ -9,7 +9,7 @@ from tests.synthetic import he_image
 from wsigen.geometry import Size
 from wsigen.stain.engine.background import BackgroundMap
 from wsigen.stain.engine.stream import StreamTranslator
-from wsigen.stain.style.adain import LikeReference, feature_stats
+from wsigen.stain.style.network import LikeReference, feature_stats
 
 
 def painted_like(reference, picture):

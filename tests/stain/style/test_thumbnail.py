@@ -9,8 +9,7 @@ from tests.synthetic import GLASS, he_image, write_tiff
 from wsigen.errors import SlideError
 from wsigen.geometry import Size
 from wsigen.slide.read import open_slide
-from wsigen.stain.style.adain import feature_stats
-from wsigen.stain.style.network import Encoder
+from wsigen.stain.style.network import Encoder, feature_stats
 from wsigen.stain.style.thumbnail import (
     Thumbnail,
     compare_stains,

@@ -18,7 +18,7 @@ from tests.synthetic import he_image, write_tiff
 from wsigen.config import AdainConfig, StainOptimConfig, StyleDataConfig, StyleLossConfig
 from wsigen.errors import InvalidValueError, SnapshotError
 from wsigen.stain.losses.style import stroke_loss, style_loss
-from wsigen.stain.style.adain import adain_map, feature_stats
+from wsigen.stain.style.network import adain_map, feature_stats
 from wsigen.stain.style.weights import load_style
 from wsigen.training.processes import Processes
 from wsigen.training.stain.adain import Adain

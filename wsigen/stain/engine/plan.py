@@ -15,7 +15,6 @@ from torch.utils._pytree import tree_leaves
 
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Size
-from wsigen.runtime import format_bytes
 from wsigen.stain.engine.nodes import PATCH, NodeGrid
 from wsigen.stain.engine.render import GPU_LOAD, common_stride, halo_of
 from wsigen.stain.engine.tiles import Schedule, rows_alive
@@ -28,6 +27,9 @@ MEMORY = 4 << 30
 
 SMALLEST_TILE = 64
 _AUTO_CUDA, _AUTO = (2048, 1024, 512, 256), (1024, 768, 512, 256)
+
+# What a tile may cost in pixels of halo, relative to others, if it takes less memory.
+_WORTH = 1.05
 
 # Copies of a window of the table that are alive while its background is filled and its kernel applied.
 _TABLE_COPIES = 16
@@ -105,30 +107,25 @@ def plan_translation(
         nets: the generators.
         norm: how they are normalised; None for networks that are rendered as they are.
         pitch: of the nodes.
-        tile: side of the tiles; "auto" takes the largest common one that fits.
+        tile: side of the tiles; "auto" takes the smallest common one that gives networks up to 5 % more
+            pixels than any other that fits; the smallest of all where none does.
         batch: tiles per network call; None for what keeps the device busy.
         dtype: of the networks.
         device: that runs them.
         background_cell: side of the cells of the slide's map of background, px; None without one.
-        memory: bytes of host memory that "auto" may plan for.
+        memory: bytes of host memory that "auto" chooses for.
 
     Raises:
-        InvalidValueError: no tile fits into the memory, or a grid that no network can take.
+        InvalidValueError: a grid that no network can take.
     """
     planner = _Planner(size, nets, norm, pitch, batch, dtype, device, background_cell)
     if tile != "auto":
         return planner.plan(tile)
-    choices = _AUTO_CUDA if device.type == "cuda" else _AUTO
-    plans = (planner.plan(side) for side in choices)
-    smallest = plan = next(plans)
-    while plan.host_bytes > memory:
-        smallest, plan = plan, next(plans, None)
-        if plan is None:
-            raise InvalidValueError(
-                f"a slide {size.width} px wide takes {format_bytes(smallest.host_bytes)} with tiles of "
-                f"{smallest.tile} px, but {format_bytes(memory)} are allowed; allow more with --memory"
-            )
-    return plan
+    plans = [planner.plan(side) for side in (_AUTO_CUDA if device.type == "cuda" else _AUTO)]
+    fitting = [plan for plan in plans if plan.host_bytes <= memory] or plans[-1:]
+    least = min(plan.network_pixels for plan in fitting)
+    quick = [plan for plan in fitting if plan.network_pixels <= _WORTH * least]
+    return min(quick, key=lambda plan: plan.host_bytes)
 
 
 class _Planner:
@@ -179,7 +176,8 @@ class _Planner:
         pixels = max(largest, patch) if self.host_runs else max(self._load(largest), largest, patch)
         device = self.weights + round(pixels * self.features * _WORKSPACE)
         tables = self._tables(schedules)
-        rows = 3 * self.padded.width * alive + 3 * self.size.width * max(grid.tallest for grid in grids)
+        # a row of tiles is rendered while the one before is written
+        rows = 3 * self.padded.width * alive + 3 * self.size.width * 2 * max(grid.tallest for grid in grids)
         host = rows + self.background + pixels * (_AROUND_NETWORK if self.host_runs else _IN_FLIGHT)
         patches = nodes.rows.count * nodes.cols.count * len(self.nets) if nodes else 0
         return TranslationPlan(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region, Size
 from wsigen.nn.images import to_unit
+from wsigen.runtime import return_freed_memory
 from wsigen.stain.engine.background import AnyBackground
 from wsigen.stain.engine.nodes import NodeGrid, NodeRow, TableWindow
 from wsigen.stain.engine.tiles import Schedule, Tile
@@ -287,7 +288,14 @@ class RowRenderer:
         out = np.empty((region.height, region.width, 3), np.uint8)
         pending = None
         for batch in self._batches(tiles, read, out, region):
+            if self.machine.device.type == "cpu":
+                return_freed_memory()
             launched = self._launch(batch, read)
+            if launched.done is None:
+                # Kept until after the next batch, pixels would lie between buffers of this one, so that those
+                # of the next would not fit into their place.
+                launched.write(out, region)
+                continue
             if pending is not None:
                 pending.write(out, region)  # while the device works on the next one
             pending = launched

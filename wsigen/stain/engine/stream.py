@@ -15,6 +15,7 @@ from torch import nn
 
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region, Size
+from wsigen.runtime import format_bytes
 from wsigen.stain.engine.background import BackgroundMap
 from wsigen.stain.engine.nodes import PATCH, NodeGrid
 from wsigen.stain.engine.plan import MEMORY, TileSize, check_grid, padded_size, plan_translation
@@ -88,6 +89,11 @@ class StreamTranslator:
             plan = plan_translation(
                 size, nets, norm=norm, pitch=pitch, batch=batch, dtype=dtype, device=device, memory=memory
             )
+            if plan.host_bytes > memory:
+                raise InvalidValueError(
+                    f"a slide {size.width} px wide takes {format_bytes(plan.host_bytes)} with tiles of "
+                    f"{plan.tile} px, but {format_bytes(memory)} are allowed; allow more memory"
+                )
             tile = plan.tile
         stride = common_stride(nets)
         check_grid(size, tile, pitch, stride)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.nn.functional import mse_loss
 
 from wsigen.errors import InvalidValueError
-from wsigen.stain.style.adain import feature_stats
+from wsigen.stain.style.network import feature_stats
 
 
 def stroke_loss(

@@ -22,6 +22,9 @@ Normalisation = Callable[[int], nn.Module]
 DOWN_TAPS = (1.0, 2.0, 1.0)
 UP_TAPS = (1.0, 3.0, 3.0, 1.0)
 
+# Values in a band of rows: few on the CPU, where a call costs little, more where a kernel is launched for it.
+_BAND, _DEVICE_BAND, _LEAST_ROWS = 1 << 18, 1 << 25, 16
+
 
 def binomial(taps: tuple[float, ...], gain: float = 1.0) -> Float[Tensor, "1 1 k k"]:
     """Return the separable filter taps ⊗ taps, which sums to ``gain``.
@@ -46,9 +49,42 @@ class BlurDown(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h//2 w//2"]:
         """Return ``x`` at half the resolution."""
-        channels = x.shape[1]
-        filt = self.filt.expand(channels, -1, -1, -1)
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), filt, stride=2, groups=channels)
+        filt = self.filt.expand(x.shape[1], -1, -1, -1)
+        return _halved(x, lambda padded: F.conv2d(padded, filt, stride=2, groups=len(filt)))
+
+
+class LearnedDown(nn.Conv2d):
+    """Halves the resolution with a learned 3×3 convolution, edges reflected.
+
+    Args:
+        channels: of the input and of the output.
+        bias: whether it has one.
+    """
+
+    def __init__(self, channels: int, bias: bool = True) -> None:
+        super().__init__(channels, channels, 3, stride=2, bias=bias)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h//2 w//2"]:  # pyright: ignore
+        """Return ``x`` at half the resolution."""
+        return _halved(x, super().forward)
+
+
+def _halved(x: Tensor, convolve: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply a 3×3 convolution of stride 2 with reflected edges.
+
+    A padded copy of all of it would be the largest allocation of a generator. So where no gradient is needed,
+    a band of rows is padded at a time: a pixel's value does not depend on the band that it is computed in.
+    """
+    height, rows = x.shape[2], -(-x.shape[2] // 2)
+    most = x.numel() // (_BAND if x.device.type == "cpu" else _DEVICE_BAND)
+    count = 1 if torch.is_grad_enabled() else max(1, min(most, rows // _LEAST_ROWS))
+    bands = []
+    for i in range(count):
+        first, stop = i * rows // count, (i + 1) * rows // count
+        # rows 2·first - 1 to 2·stop - 1: the first one, and the last one of an odd height, are reflections
+        part = x[:, :, max(0, 2 * first - 1) : 2 * stop]
+        bands.append(convolve(F.pad(part, (1, 1, int(not first), int(2 * stop > height)), mode="reflect")))
+    return bands[0] if count == 1 else torch.cat(bands, dim=2)
 
 
 class BlurUp(nn.Module):

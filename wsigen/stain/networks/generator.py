@@ -21,7 +21,15 @@ from torch import Tensor, nn
 
 from wsigen.errors import InvalidValueError
 from wsigen.nn.network import Network
-from wsigen.stain.networks.blocks import BlurDown, BlurUp, LearnedUp, Normalisation, ResnetBlock, StridedUp
+from wsigen.stain.networks.blocks import (
+    BlurDown,
+    BlurUp,
+    LearnedDown,
+    LearnedUp,
+    Normalisation,
+    ResnetBlock,
+    StridedUp,
+)
 
 # How far the layers around the residual blocks see, px; a block sees 8 px further.
 FAMILIES = {"cut": 21, "cyclegan": 12, "cut-antialias-up": 18, "cut-antialias-down": 15, "urust": 21}
@@ -155,6 +163,8 @@ class Generator(Network):
             )
         found = []
         for number, layer in enumerate(self.model[: wanted[-1] + 1]):
+            if number - 1 in wanted and isinstance(layer, nn.ReLU):
+                x = x.clone()  # the rectifier would overwrite the feature
             x = layer(x)
             if number in wanted:
                 found.append(x)
@@ -166,8 +176,7 @@ def _no_norm(channels: int) -> nn.Module:
 
 
 def _normalised(conv: nn.Module, channels: int, norm: Normalisation) -> list[nn.Module]:
-    # not in place: what precedes a rectifier may be asked for as a feature
-    return [conv, norm(channels), nn.ReLU()]
+    return [conv, norm(channels), nn.ReLU(inplace=True)]
 
 
 def _down(family: str, channels: int, bias: bool, norm: Normalisation) -> list[nn.Module]:
@@ -178,8 +187,7 @@ def _down(family: str, channels: int, bias: bool, norm: Normalisation) -> list[n
     if family in ("cut", "cut-antialias-down"):
         layers.append(BlurDown())
     elif family == "urust":
-        learned = nn.Conv2d(2 * channels, 2 * channels, 3, 2, 1, bias=bias, padding_mode="reflect")
-        layers.append(learned)
+        layers.append(LearnedDown(2 * channels, bias))
     return layers
 
 

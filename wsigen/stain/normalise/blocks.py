@@ -77,9 +77,9 @@ def shaped(buffer: Float[Tensor, " n"], block: Float[Tensor, "c h w"]) -> Float[
 R = TypeVar("R")
 
 
-def compiles(x: Tensor) -> bool:
-    """Return whether expressions on this tensor's device are compiled."""
-    return x.device.type == "cuda" and _has_triton()
+def compiles(device: torch.device) -> bool:
+    """Return whether expressions on this device are compiled."""
+    return device.type == "cuda" and _has_triton()
 
 
 @lru_cache

@@ -97,7 +97,7 @@ class Field:
             (Ho et al. 2024, ablation); blocks lie on a grid from the slide's origin.
 
     Raises:
-        InvalidValueError: shapes that do not fit together, or an unknown interpolation.
+        InvalidValueError: shapes that do not fit together, or no granularity.
     """
 
     mean: Float[Tensor, "rows cols c"]
@@ -114,11 +114,8 @@ class Field:
                 f"a field on {nodes[0]} x {nodes[1]} nodes needs mean and inv_std of shape ({nodes[0]}, "
                 f"{nodes[1]}, channels), got {tuple(self.mean.shape)} and {tuple(self.inv_std.shape)}"
             )
-        if self.interpolation not in ("linear", "nearest") or self.granularity < 1:
-            raise InvalidValueError(
-                "interpolation must be linear or nearest, and granularity at least 1, got "
-                f"{self.interpolation!r} and {self.granularity}"
-            )
+        if self.granularity < 1:
+            raise InvalidValueError(f"granularity must be at least 1, got {self.granularity}")
 
     @property
     def channels(self) -> int:

@@ -79,7 +79,7 @@ def apply_field(
         The result in the type of ``x``; the arithmetic is float32.
     """
     table = _Table.on(field, x.device, affine)
-    if fuse and compiles(x):
+    if fuse and compiles(x.device):
         return compiled(gather_normalise)(
             x, table.mean, table.inv_std, table.shift, *places.stacked(x.device)
         )

@@ -15,8 +15,16 @@ from torch import Tensor, nn
 
 from wsigen.errors import InvalidValueError
 from wsigen.stain.normalise.field import Field, LayerStats
-from wsigen.stain.normalise.passes import MeasuringPass, NormPass, PassFinished, RenderingPass
-from wsigen.stain.normalise.slide_norm import Call, SlideNorm, Trace, run_pass
+from wsigen.stain.normalise.passes import (
+    Call,
+    MeasuringPass,
+    NormPass,
+    PassFinished,
+    RenderingPass,
+    SlideNorm,
+    Trace,
+    run_pass,
+)
 
 
 class NormLayers:
@@ -64,7 +72,7 @@ class NormLayers:
         return self._channels if self._calls is None else tuple(c.channels for c in self._calls)
 
     @torch.inference_mode()
-    def instance(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    def instance(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b _ _ _"]:
         """Run the network with plain instance normalisation.
 
         Equal to calling the network within float32's rounding, and, bit for bit, to `render` with a field of
@@ -115,7 +123,7 @@ class NormLayers:
         x: Float[Tensor, "b 3 h w"],
         fields: Sequence[Field],
         origins: Sequence[tuple[int, int]],
-    ) -> Float[Tensor, "b 3 h w"]:
+    ) -> Float[Tensor, "b _ _ _"]:
         """Run the network, normalised with fields.
 
         Args:

@@ -55,7 +55,7 @@ def instance_normalise(
         The result in the type of ``x``; mean and 1 / (sqrt(variance + eps) + std_eps) in float32.
     """
     gain, shift = (None, None) if affine is None else (affine[0].float(), affine[1].float())
-    if fuse and compiles(x):
+    if fuse and compiles(x.device):
         return compiled(moments_normalise)(x, eps, gain, shift, correction, std_eps)
     x, copied = dense(x)
     out = x if overwrite or copied else torch.empty_like(x)

@@ -21,8 +21,7 @@ from wsigen.geometry import Region
 from wsigen.nn.images import to_unit
 from wsigen.slide.read import SlideReader
 from wsigen.slide.tissue import is_grey, tissue_mask
-from wsigen.stain.style.adain import FeatureStats, feature_stats
-from wsigen.stain.style.network import STRIDE, Encoder
+from wsigen.stain.style.network import STRIDE, Encoder, FeatureStats, feature_stats
 
 LARGEST, SMALLEST = 1024, 256  # roots of the number of pixels
 

@@ -18,8 +18,7 @@ from torch.nn.functional import avg_pool2d, l1_loss
 from wsigen.config.style import AdainConfig
 from wsigen.nn.images import to_unit
 from wsigen.stain.losses.style import content_loss, stroke_loss, style_loss
-from wsigen.stain.style.adain import LikePictures, adain_map, feature_stats
-from wsigen.stain.style.network import StyleModel
+from wsigen.stain.style.network import LikePictures, StyleModel, adain_map, feature_stats
 from wsigen.stain.style.weights import NEW, untrained_style
 from wsigen.training.loop import Scalars
 from wsigen.training.processes import Processes, frozen
