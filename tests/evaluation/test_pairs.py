@@ -12,6 +12,7 @@ import pytest
 from tests.evaluation.slides import entry, written
 from tests.synthetic import he_image
 from wsigen.errors import InvalidValueError
+from wsigen.evaluation import pairs
 from wsigen.evaluation.pairs import displacement, domain_rows, pair_rows, pair_up
 from wsigen.evaluation.seam_classifier import Training, visibility_rows
 from wsigen.evaluation.sets import SlideSet
@@ -58,8 +59,8 @@ def at(name: str):
 def test_names_pair_up():
     he = SlideSet("he", tuple(at(n) for n in ("a_HE.ome.tif", "b_1_HE.ome.tif", "c_HE.tif")))
     ihc = SlideSet("ihc", tuple(at(n) for n in ("b_1_IHC-KI_67.ome.tif", "a_SYN.ome.tif", "z_IHC-SYN.tif")))
-    pairs, warnings = pair_up(he, ihc)
-    assert [(t.he.slide, t.ihc.slide) for t in pairs] == [
+    found, warnings = pair_up(he, ihc)
+    assert [(t.he.slide, t.ihc.slide) for t in found] == [
         ("b_1_HE.ome.tif", "b_1_IHC-KI_67.ome.tif"),
         ("a_HE.ome.tif", "a_SYN.ome.tif"),
     ]
@@ -84,6 +85,12 @@ def test_nuclei_of_true_pairs_are_where_they_were(he, ihc):
     assert {"dab_mean", "dab_p90", "dab_positive"} < set(rows)
     assert rows["dab_mean"].floor is None
     assert not {"dab_kl", "niqe", "sobel"} & set(rows)  # nothing to compare with
+
+
+def test_each_place_is_compared_once_with_each_ihc_slide(he, ihc, monkeypatch):
+    monkeypatch.setattr(pairs, "MOST", 8)
+    rows, _ = rows_of(he, replace(ihc, entries=(*ihc.entries, *ihc.entries)))
+    assert rows["twin_correlation"].samples == "16 places"
 
 
 def test_a_shifted_slide_is_measured(he, tmp_path):
@@ -173,9 +180,9 @@ def test_too_few_windows_are_no_ground_for_a_verdict(he):
 
 
 def test_domains_are_told_apart_and_twins_pass(he, ihc, tmp_path):
-    pairs, _ = pair_up(he, ihc)
+    paired, _ = pair_up(he, ihc)
     images = {f"s{seed}_IHC-SYN": painted(he_image(640, seed, mpp=1.0), 0.4) for seed in (0, 1)}
-    large = [replace(t, ihc=e) for t, e in zip(pairs, written(tmp_path / "x", images).entries, strict=False)]
+    large = [replace(t, ihc=e) for t, e in zip(paired, written(tmp_path / "x", images).entries, strict=False)]
     real = write(tmp_path / "real", range(30, 33), "SYN", 0.4)
     difference, passed = domain_rows(large, he, real, Reader(0), TRAINING)
     assert (difference.key, passed.key) == ("domain_difference", "domain_share")

@@ -48,7 +48,6 @@ def split_halves(
     counts: Mapping[float, int],
     *,
     seed: int,
-    draws: int = SPLITS,
 ) -> list[Halves]:
     """Split the groups (slides, cases) into random halves; of a single group, its patches.
 
@@ -57,16 +56,16 @@ def split_halves(
         strata: µm/px of each patch: both halves get equally many of each.
         counts: µm/px to the most patches per half.
         seed: of the draws.
-        draws: number of splits; fewer where there are not so many different ones.
 
     Returns:
-        Splits with at least 2 patches a side in every stratum; none where that is impossible.
+        10 splits, or fewer where there are not so many different ones; at least 2 patches a side in every
+        stratum; none where that is impossible.
     """
     rng = np.random.default_rng([seed, 0x5911])
     labels, values = np.asarray(groups), np.asarray(strata, np.float64)
     names = np.unique(labels)
     # n groups have 2ⁿ⁻¹ - 1 splits into two halves that are not empty
-    draws = min(draws, max(1, 2 ** (len(names) - 1) - 1)) if len(names) > 1 else draws
+    draws = min(SPLITS, max(1, 2 ** (len(names) - 1) - 1)) if len(names) > 1 else SPLITS
     found: dict[bytes, Halves] = {}
     # a draw may repeat another or be too uneven: hence more attempts than splits
     for _ in range(20 * draws):

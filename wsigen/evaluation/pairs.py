@@ -239,13 +239,7 @@ def domain_rows(
 
 
 def domain_differentiation(
-    source: np.ndarray,
-    target: np.ndarray,
-    over: np.ndarray,
-    inside: np.ndarray,
-    training: Training,
-    *,
-    draws: int = 40,
+    source: np.ndarray, target: np.ndarray, over: np.ndarray, inside: np.ndarray, training: Training
 ) -> list[Estimate]:
     """Train a classifier of domains on real crops; let it judge generated ones over seams and within tiles.
 
@@ -256,7 +250,6 @@ def domain_differentiation(
         over: generated crops over seams, uint8 (k, s, s, 3).
         inside: generated crops within tiles.
         training: of the network.
-        draws: halves drawn for the intervals.
 
     Returns:
         The share of crops over seams taken for the target less that of inner ones (below 0 = seams are seen);
@@ -280,7 +273,7 @@ def domain_differentiation(
     def shares(i: np.ndarray, j: np.ndarray) -> list[float]:
         return [passed[i].mean() - within[j].mean(), passed[i].mean()]
 
-    return jackknife(shares, [len(passed), len(within)], draws=draws, seed=training.seed, bounds=(-1, 1))
+    return jackknife(shares, [len(passed), len(within)], seed=training.seed, bounds=(-1, 1))
 
 
 def _read_pairs(

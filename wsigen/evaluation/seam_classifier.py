@@ -157,9 +157,7 @@ def visibility_rows(ours: SlideSet, real: SlideSet, training: Training, *, mark:
     return rows
 
 
-def seam_visibility(
-    over: np.ndarray, inside: np.ndarray, regions: Labels, training: Training, *, draws: int = 40
-) -> Estimate:
+def seam_visibility(over: np.ndarray, inside: np.ndarray, regions: Labels, training: Training) -> Estimate:
     """Return the AUC of a classifier that was trained to tell crops over seams from crops within tiles.
 
     Two classifiers, each trained on half of the regions and tested on the other, so that training and test
@@ -170,7 +168,6 @@ def seam_visibility(
         inside: crops within tiles, uint8 (n, s, s, 3), of the same images.
         regions: slide or region of each crop, the same for both kinds; at least 4 regions.
         training: of the networks.
-        draws: halves drawn for the interval.
 
     Raises:
         InvalidValueError: fewer than 4 regions.
@@ -192,7 +189,7 @@ def seam_visibility(
         # a draw may have no region of one fold, never of both
         return [float(np.nanmean([auc(*scores[:, among & (fold == k)]) for k in (0, 1)]))]
 
-    return jackknife(mean_auc, [len(names)], draws=draws, seed=training.seed, bounds=(0, 1))[0]
+    return jackknife(mean_auc, [len(names)], seed=training.seed, bounds=(0, 1))[0]
 
 
 def seam_crops(

@@ -32,7 +32,7 @@ from wsigen.evaluation.windows import (
     windows,
 )
 
-STRIP, SEGMENT = 8, 64
+STRIP, SEGMENT, REACH = 8, 64, 32
 LARGEST = 4096
 BLOCKS = 8
 _MAD_TO_SIGMA = 1.4826
@@ -226,19 +226,19 @@ def jpeg_grid(image: np.ndarray, *, origin: tuple[int, int] = (0, 0)) -> float:
     return float(np.sqrt(np.mean(np.square(ratios))))
 
 
-def seam_profile(energy: np.ndarray, phase: int = 0, reach: int = 32) -> np.ndarray:
+def seam_profile(energy: np.ndarray, phase: int = 0) -> np.ndarray:
     """Return E / median E on the lines around a seam: a peak in the middle, or flat at 1 where none shows.
 
     Args:
         energy: of a `SeamScore`.
         phase: of the seam.
-        reach: lines on either side; at most half the pitch.
 
     Returns:
-        float64 (2·reach + 1,).
+        float64 (2·reach + 1,), for a reach of 32 lines on either side, at most half the pitch.
     """
     pitch = len(energy)
-    around = (phase + np.arange(-min(reach, pitch // 2), min(reach, pitch // 2) + 1)) % pitch
+    reach = min(REACH, pitch // 2)
+    around = (phase + np.arange(-reach, reach + 1)) % pitch
     return energy[around] / max(float(np.median(energy)), 1e-12)
 
 

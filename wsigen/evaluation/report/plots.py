@@ -122,14 +122,14 @@ def densities(curves: dict[str, Any], names: Sequence[str], titles: Sequence[str
 
 
 def distributions(
-    values: dict[str, Sequence[float]], title: str, label: str, *, bins: int = 40, top: float | None = None
+    values: dict[str, Sequence[float]], title: str, label: str, *, top: float | None = None
 ) -> bytes:
     """Plot histograms on common bins: the first name filled in grey, the others as lines."""
 
     def draw(axes: Axes, _: int) -> None:
         finite = np.concatenate([np.ones(1), *(np.asarray(v, np.float64) for v in values.values())])
         finite = finite[np.isfinite(finite)]
-        edges = np.linspace(min(0.0, float(finite.min())), top or float(np.quantile(finite, 0.995)), bins + 1)
+        edges = np.linspace(min(0.0, float(finite.min())), top or float(np.quantile(finite, 0.995)), 41)
         for i, (name, given) in enumerate(values.items()):
             counts = np.histogram(np.asarray(given, np.float64), edges)[0]
             share = counts / max(1, len(given))
