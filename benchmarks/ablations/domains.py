@@ -104,7 +104,9 @@ def main(argv: Sequence[str] | None = None) -> Row:
     source = [picture.image for picture in pictures]
     rows: list[Row] = [{"how": "not translated", "norm": "H&E"} | bench.row(source)]
     shown = {"": {"H&E": _middle(source[0])}}
-    settings = [(how, kind) for how in ("as published", "as built") for kind in PUBLISHED]
+    settings: list[tuple[str, PublishedKind]] = [
+        (how, kind) for how in ("as published", "as built") for kind in PUBLISHED
+    ]
     for how, norm in settings:
         done = [_translated(translator, picture, how, norm, args.patch) for picture in pictures]
         rows.append({"how": how, "norm": norm} | bench.row([image for image, _ in done]))

@@ -2,7 +2,8 @@
 
     python benchmarks/ablations/memory.py --sizes 512 1024 1536
 
-(Ho et al. 2024, table 3; Ho et al. 2022, figure 2; Chen et al. 2022, table 1.) Writes memory.md and memory.png; the last line is one JSON object with the table's rows.
+(Ho et al. 2024, table 3; Ho et al. 2022, figure 2; Chen et al. 2022, table 1.) Writes memory.md and
+memory.png; the last line is one JSON object with the table's rows.
 """
 
 from __future__ import annotations
