@@ -25,9 +25,10 @@ from benchmarks.ablations.translator import Translator, patches_of
 from benchmarks.published import PublishedKind
 from wsigen.errors import InvalidValueError
 from wsigen.evaluation.features import load_extractor
-from wsigen.evaluation.seam_classifier import CropClassifier, Training, crops_over_seams, inner_crops
+from wsigen.evaluation.seam_classifier import CropClassifier, Training, seam_crops
 from wsigen.evaluation.sets import SlideSet, allot, load_set
 from wsigen.evaluation.spots import Reader, spots
+from wsigen.evaluation.windows import SeamGrid
 from wsigen.stain.normalise.norm import Norm
 
 SHARED = Path("../shared/data")
@@ -76,11 +77,10 @@ class Bench:
         """Figures of translated pictures, uint8 (h, w, 3)."""
         described = [patch for image in images for patch in patches_of(image, DESCRIBED)]
         row = self.judge.distance(described) | seams(images, self.patch, [([0], [0])] * len(images))
-        for key, cut in (("over", crops_over_seams), ("inside", inner_crops)):
-            crops = [
-                cut(image, self.patch, CROPS, size=CROP, seed=SEED + i) for i, image in enumerate(images)
-            ]
-            row[key] = self.share(np.concatenate(crops))
+        grid = SeamGrid("patches", self.patch)
+        crops = [seam_crops(image, grid, CROPS, size=CROP, seed=SEED + i) for i, image in enumerate(images)]
+        for key, kind in zip(("over", "inside"), zip(*crops, strict=True), strict=True):
+            row[key] = self.share(np.concatenate(kind))
         return row
 
     def share(self, crops: np.ndarray) -> float:

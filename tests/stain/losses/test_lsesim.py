@@ -211,7 +211,7 @@ def test_heads_are_registered_before_use():
 
 def test_heads_have_a_quarter_of_the_channels():
     heads = SpatialCorrelation((256, 64), learned=True).heads
-    assert [[c.weight.shape[:2] for c in head if hasattr(c, "weight")] for head in heads] == [
+    assert [[c.weight.shape[:2] for c in head.children() if hasattr(c, "weight")] for head in heads] == [
         [(64, 256), (64, 64)],
         [(32, 64), (32, 32)],
     ]
