@@ -209,7 +209,7 @@ def test_the_expression_for_the_compiler_computes_the_same(interpolation):
 
 
 def test_nothing_is_compiled_on_the_cpu():
-    assert not compiles(features(4, 4))
+    assert not compiles(torch.device("cpu"))
 
 
 @pytest.mark.gpu
