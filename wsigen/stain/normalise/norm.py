@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -67,7 +67,7 @@ class Norm:
         for kind, normaliser in NORMALISERS.items():
             match = re.fullmatch(kind + normaliser.pattern, text)
             if match:
-                given = {name: value for name, value in match.groupdict().items() if value is not None}
+                given: dict[str, Any] = {n: v for n, v in match.groupdict().items() if v is not None}
                 return cls(kind, **{n: int(v) if v.isdecimal() else v for n, v in given.items()})
         names = [name for normaliser in NORMALISERS.values() for name in normaliser.names]
         raise InvalidValueError(f"norm must be such as {', '.join(names[:-1])} or {names[-1]}, got {text!r}")
