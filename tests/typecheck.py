@@ -11,11 +11,11 @@ PACKAGES = (
     "wsigen.diffusion",
     "wsigen.sampling.lazy",
     "wsigen.sampling.upscale",
-    *(f"wsigen.stain.{package}" for package in ("engine", "losses", "networks", "style")),
-    *(
-        f"wsigen.stain.normalise.{module}"
-        for module in ("blocks", "field", "layers", "norm", "passes", "tables")
-    ),
+    "wsigen.stain.losses",
+    "wsigen.stain.networks",
+    *(f"wsigen.stain.engine.{name}" for name in ("background", "nodes", "render", "statistics", "tiles")),
+    *(f"wsigen.stain.normalise.{name}" for name in ("blocks", "field", "layers", "norm", "passes", "tables")),
+    *(f"wsigen.stain.style.{name}" for name in ("network", "weights")),
     *(f"wsigen.nn.{module}" for module in ("denoiser", "discriminator", "ema", "upscaler")),
 )
 

@@ -102,8 +102,8 @@ def test_a_smaller_tile_is_taken_where_its_halo_costs_little():
 
 def test_a_stream_chooses_the_planned_tile():
     assert StreamTranslator([OneNorm()], Size(100, 100)).tile == 1024
-    with pytest.raises(InvalidValueError, match=r"100 px wide takes .* tiles of 256 px, but 1.0 MiB are"):
-        StreamTranslator([OneNorm()], Size(100, 100), memory=1 << 20)
+    with pytest.raises(InvalidValueError, match=r"100 px wide takes .* tiles of 256 px, but 4 KiB are"):
+        StreamTranslator([OneNorm()], Size(100, 100), memory=1 << 12)
 
 
 def test_features_alive_at_once():

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from tests.stain.style.test_network import model
-from wsigen.stain.style.network import FeatureStats, LikeReference, adain_map, feature_stats
+from wsigen.stain.style.network import FeatureStats, LikeReference, StyleModel, adain_map, feature_stats
 
 
 class Blocks(nn.Module):
@@ -22,11 +22,11 @@ class Blocks(nn.Module):
         return torch.einsum("ij,bjhw->bihw", self.matrix, nn.functional.pixel_unshuffle(x, 2))
 
 
-class Toy(nn.Module):
-    stride, halo, config = 2, 0, None
+class Toy(StyleModel):
+    stride, halo = 2, 0
 
     def __init__(self):
-        super().__init__()
+        super().__init__(width=1)
         self.encoder, self.decoder = Blocks(), Blocks(inverse=True)
 
 
