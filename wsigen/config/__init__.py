@@ -6,7 +6,7 @@ place that does it.
 
 from wsigen.config.check import check, parse_region
 from wsigen.config.domains import StainDataConfig, StainOptimConfig, StainRunConfig
-from wsigen.config.sample import SampleConfig
+from wsigen.config.sample import SampleConfig, parse_mpp, parse_size
 from wsigen.config.stain import (
     STAIN_METHODS,
     CutConfig,
@@ -68,5 +68,7 @@ __all__ = [
     "UpscalerLossConfig",
     "UpscalerTrainConfig",
     "check",
+    "parse_mpp",
     "parse_region",
+    "parse_size",
 ]
