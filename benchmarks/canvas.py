@@ -22,7 +22,7 @@ import yaml
 
 import wsigen
 from wsigen.diffusion.gaussian import GaussianDenoiser
-from wsigen.geometry import Region
+from wsigen.geometry import Region, Size
 from wsigen.nn.model import load_model
 from wsigen.sampling.plan import plan_any
 from wsigen.sampling.preset import GuidedConfig, Preset, preset_from_dict
@@ -93,7 +93,7 @@ def main() -> None:
     if args.steps:
         preset = with_steps(preset, args.steps)
     stages = int(np.log2(args.size // args.patch))
-    spec = stage_specs(preset, size=args.size, stages=stages, k=2, mpp=0.5, seed=args.seed)[-1]
+    spec = stage_specs(preset, size=Size.square(args.size), stages=stages, k=2, mpp=0.5, seed=args.seed)[-1]
     machine = Execution(batch_size=args.batch_size, order=args.schedule)
     upscaler = load_model(upscaler=args.upscaler).upscaler if isinstance(spec, UpscaleSpec) else None
     plan = plan_any(spec, machine, upscaler)
@@ -123,7 +123,7 @@ def main() -> None:
         "seconds": round(time.perf_counter() - begun, 1),
         "preset": args.preset,
         "steps": plan.steps,
-        "patch": plan.patch,
+        "patch": plan.patch.height,
         "schedule": args.schedule,
         "patch_steps": plan.patches,
         "threads": torch.get_num_threads(),

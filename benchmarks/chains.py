@@ -27,7 +27,7 @@ from benchmarks.held_out import SLIDES, TABLES, Case, Crop, cases
 from benchmarks.over_real import ROWS, Figures, Ratios, figures, mean, ratios
 from wsigen.evaluation.phase import tissue_of
 from wsigen.files import write_bytes
-from wsigen.geometry import Region
+from wsigen.geometry import Region, Size
 from wsigen.nn.snapshot import load_snapshot
 from wsigen.nn.upscaler import Upscaler
 from wsigen.runtime import keep_freed_memory
@@ -118,8 +118,8 @@ def chain(net: Upscaler, case: Case, size: int, seed: int) -> Chain:
     image = read(case.overview, centre, START, size)
     images = {START: image}
     for stage in range(1, STAGES + 1):
-        mpp, extent = START / net.k**stage, len(image) * net.k
-        spec = UpscaleSpec(stage=stage, extent=extent, k=net.k, mpp=mpp, seed=seed)
+        mpp, made = START / net.k**stage, Size.square(len(image) * net.k)
+        spec = UpscaleSpec(stage=stage, size=made, k=net.k, mpp=mpp, seed=seed)
         drawn = UpscaledStage(spec, net, Picture(image), background=GROUND, device=net.device)
         images[mpp] = image = drawn.read(spec.bounds)
     return Chain(case, centre, images)

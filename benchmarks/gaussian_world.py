@@ -23,7 +23,7 @@ from torch import Tensor
 
 import wsigen
 from wsigen.evaluation.seams import step8
-from wsigen.geometry import Region
+from wsigen.geometry import Region, Size
 from wsigen.sampling.plan import plan_stage
 from wsigen.sampling.preset import GuidedConfig, Preset, preset_from_dict
 from wsigen.sampling.shift import StepGrid
@@ -108,7 +108,9 @@ def measure(config: GuidedConfig, patch: int, correlation: float, images: int) -
     denoiser, extent, rows = WienerDenoiser(patch, correlation), patch * 2**STAGES, []
     evaluations = 0.0
     for seed in range(images):
-        specs = stage_specs(Preset(guided=config), size=extent, stages=STAGES, k=2, mpp=1.0, seed=seed)
+        specs = stage_specs(
+            Preset(guided=config), size=Size.square(extent), stages=STAGES, k=2, mpp=1.0, seed=seed
+        )
         spec = diffused(specs)[-1]
         world = truth(extent, correlation, seed)
         guide = Rows(pixels(world.reshape(extent // 2, 2, extent // 2, 2, 3).mean(axis=(1, 3))))

@@ -45,7 +45,7 @@ def measure(
     net, dtype = model.denoiser, choose_dtype(args.dtype, machine.device)
     specs = stage_specs(
         load_preset(name),
-        size=args.size,
+        size=Size.square(args.size),
         stages=args.stages,
         k=2,
         mpp=args.mpp,
@@ -57,7 +57,7 @@ def measure(
     bar = tqdm(desc=name, unit="batch", mininterval=5)
 
     def store(stage: int) -> BlockJournal:
-        size = Size(specs[stage].extent, specs[stage].extent)
+        size = specs[stage].size
         journals.append(BlockJournal(folder / str(stage), size, codec=ZSTD, levels=1, fingerprint=name))
         return journals[-1]
 
@@ -105,7 +105,7 @@ def score(spec: AnySpec, journal: BlockJournal) -> float:
         return seam_ratio(image, CELL * spec.k, rows=[-origin], cols=[-origin])
     last = spec.grids[-3:]
     rows, cols = [g.rows.offset - origin for g in last], [g.cols.offset - origin for g in last]
-    return seam_ratio(image, spec.patch, rows=rows, cols=cols)
+    return seam_ratio(image, spec.patch.width, rows=rows, cols=cols)
 
 
 def main() -> None:

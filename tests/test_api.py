@@ -22,6 +22,7 @@ from wsigen.errors import AmbiguousSlideError, InvalidValueError, OutputError, S
 from wsigen.geometry import Region
 from wsigen.nn.model import save_model
 from wsigen.pipeline import sample, translate
+from wsigen.pipeline.corpus import slide_mpp
 from wsigen.stain.stainer import save_stainer
 
 
@@ -88,6 +89,17 @@ def test_saving_again_keeps_what_is_there_and_refuses_what_differs(sampler, tmp_
         sampler(size=128, stages=1, seed=2).save(tmp_path, name="a")
     sampler(size=128, stages=1, seed=2).save(tmp_path, name="a", overwrite=True)
     assert (tmp_path / "a_HE.ome.tif").stat().st_mtime_ns > written
+
+
+def test_a_wide_pair_whose_scale_follows_from_its_seed(sampler, tmp_path):
+    pair = sampler(size=(190, 100), stages=1, seed=4, mpp="0.4-0.6")
+    computed, mpp = np.asarray(pair.he.read_region((0, 0), 0, (190, 100))), slide_mpp("0.4-0.6", 4)
+    assert pair.he.dimensions == (190, 100)
+    assert pair.he.properties["openslide.mpp-x"] == str(mpp)
+    assert repr(pair) == "Pair(seed=4, size=190x100, mpp=0.4-0.6, stain=None)"
+    saved = pair.save(tmp_path, layout="lossless").he
+    assert np.array_equal(np.asarray(saved.read_region((0, 0), 0, (190, 100))), computed)
+    assert float(saved.properties["openslide.mpp-x"]) == pytest.approx(mpp)
 
 
 def test_a_slide_of_diffused_stages_is_read_once_it_is_saved(sampler, tmp_path):

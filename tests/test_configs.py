@@ -13,6 +13,7 @@ import yaml
 from tests.commands import ROOT, parsed, split
 from wsigen.config import STAIN_METHODS, StainDataConfig, UpscalerTrainConfig
 from wsigen.errors import InvalidValueError
+from wsigen.geometry import Size
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.upscaler import Upscaler
 from wsigen.sampling.preset import Preset, load_preset, preset_from_dict, preset_names
@@ -167,7 +168,7 @@ def test_preset_states_every_value_and_is_understood_as_written(path: Path) -> N
 
 
 def test_paper_preset_is_the_published_algorithm() -> None:
-    spec = stage_specs(load_preset("paper"), size=256, stages=2, k=2, mpp=0.5, seed=0)[-1]
+    spec = stage_specs(load_preset("paper"), size=Size.square(256), stages=2, k=2, mpp=0.5, seed=0)[-1]
     assert (spec.steps, spec.relax, spec.from_guide, spec.skip) == (40, 28, False, None)
     assert (spec.sigmas[0], spec.sigmas[-2], spec.sigmas[-1]) == (80.0, 0.002, 0.0)
     assert spec.solver.evaluations(spec.steps) == 79
@@ -176,7 +177,7 @@ def test_paper_preset_is_the_published_algorithm() -> None:
 
 def test_fast_preset_needs_an_eighth_of_the_evaluations_in_guided_stages() -> None:
     fast, paper = (
-        stage_specs(load_preset(name), size=256, stages=1, k=2, mpp=0.5, seed=0)[-1]
+        stage_specs(load_preset(name), size=Size.square(256), stages=1, k=2, mpp=0.5, seed=0)[-1]
         for name in ("fast", "paper")
     )
     assert 8 * fast.solver.evaluations(fast.steps) <= paper.solver.evaluations(paper.steps)

@@ -27,6 +27,7 @@ from wsigen.evaluation import (
 )
 from wsigen.evaluation.results import SCHEMA
 from wsigen.evaluation.topics import METRICS
+from wsigen.geometry import Size
 from wsigen.sampling.noise import BLOCK_HEIGHT, BLOCK_WIDTH
 from wsigen.sampling.shift import SHIFTS, ShiftPlan
 from wsigen.sampling.wavefront import ORDERS, rows_alive
@@ -46,7 +47,9 @@ def _rows(page: str, head: str) -> list[list[str]]:
 def test_rows_alive(row: list[str]) -> None:
     steps, mode, delta, rows, canvas, whole = row
     plan = ShiftPlan(mode=mode, drift=int(delta or 0) / PATCH)
-    grids = plan.grids(seed=0, stage=7, steps=int(steps), extent=WIDTH, patch=PATCH, k=2)
+    grids = plan.grids(
+        seed=0, stage=7, steps=int(steps), canvas=Size.square(WIDTH), patch=Size.square(PATCH), k=2
+    )
     alive = rows_alive([grid.rows for grid in grids])
     assert int(rows) == alive
     if delta:

@@ -11,9 +11,9 @@ import pytest
 import wsigen
 from tests.commands import ROOT, bash_commands, inline_commands, parsed, split
 from wsigen.cli import main
-from wsigen.config import SampleConfig, TrainConfig
+from wsigen.config import SampleConfig, TrainConfig, parse_size
 from wsigen.pipeline.source import SIZE, STAGES
-from wsigen.sampling.spec import patch_size
+from wsigen.sampling.spec import first_size
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text(encoding="utf-8")
@@ -38,7 +38,9 @@ def test_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) 
         assert file is not None
     if isinstance(config, SampleConfig):
         stages = STAGES if config.stages is None else config.stages
-        assert config.overview or patch_size(config.size or SIZE, stages, config.k) >= 64
+        assert (
+            config.overview or min(first_size(parse_size(config.size or SIZE), stages, config.k).sides) >= 64
+        )
 
 
 def test_every_command_is_shown() -> None:
@@ -131,6 +133,6 @@ def test_training_example_leads_to_the_sampling_example(monkeypatch: pytest.Monk
     assert words is not None
     asked, _ = parsed(*words, monkeypatch)
     trained = [g.size for g in config.data.patches]
-    assert patch_size(asked.size, asked.stages, asked.k) in trained
+    assert first_size(parse_size(asked.size), asked.stages, asked.k).height in trained
     assert config.data.mpp_range[0] <= asked.mpp <= config.data.mpp_range[1]
     assert asked.mpp * asked.k**asked.stages <= config.data.mpp_range[1]

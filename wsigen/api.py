@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from wsigen.config import SampleConfig, TranslateConfig
 from wsigen.config.evaluate import EvaluateConfig
+from wsigen.config.sample import size_text
 from wsigen.config.translate import split_paths
 from wsigen.pipeline.networks import Networks
 from wsigen.pipeline.pair import Pair, SampledPair, TranslatedPair
@@ -124,10 +125,10 @@ class Sampler:
     def __call__(
         self,
         *,
-        size: int | None = None,
+        size: int | str | tuple[int, int] | None = None,
         stages: int | None = None,
         seed: int = 0,
-        mpp: float = 0.5,
+        mpp: float | str = 0.5,
         k: int = 2,
         preset: str | Path = "auto",
         stain: str | Sequence[str] | None = None,
@@ -137,22 +138,23 @@ class Sampler:
         """Describe a slide, which is computed when it is read or saved.
 
         Args:
-            size: side in pixels, patch * k**stages; 2048 if neither it nor an overview is given.
+            size: side in pixels, or (width, height); 2048 if neither it nor an overview is given. A size that
+                is no multiple of the denoiser's stride times k**stages is cropped from the next larger one.
             stages: number of upscalings; 5 if neither it nor an overview is given.
             seed: the slide follows from it.
-            mpp: µm/px of level 0.
+            mpp: µm/px of level 0, or LOW-HIGH, such as "0.45-0.6": the seed's value of that range.
             k: factor between two stages.
             preset: "one-step", "fast", "paper", or a YAML file; "auto" is one-step where the model has an
                 upscaler, else fast. Slides of fast and paper must be saved before they can be read.
             stain: stainers of the IHC slides, one or several: "SYN" (bundled), a snapshot folder, a hub id.
-            overview: square H&E picture or slide to start from instead of sampling stage 0.
+            overview: H&E picture or slide to start from instead of sampling stage 0.
             overview_mpp: µm/px of it, if the file does not say.
 
         Raises:
             InvalidValueError: a value out of range, naming it.
         """
         config = SampleConfig(
-            size=size,
+            size=size_text(size),
             stages=stages,
             seed=seed,
             mpp=mpp,

@@ -15,6 +15,16 @@ class Size:
     height: int
     width: int
 
+    @classmethod
+    def square(cls, side: int) -> Size:
+        """Return the size of a square."""
+        return cls(side, side)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
     @property
     def area(self) -> int:
         """Number of pixels."""
@@ -24,6 +34,18 @@ class Size:
     def region(self) -> Region:
         """The region from the origin that covers this size."""
         return Region(0, 0, self.height, self.width)
+
+    def times(self, k: int) -> Size:
+        """Return the size with k pixels for each one."""
+        return Size(k * self.height, k * self.width)
+
+    def over(self, k: int) -> Size:
+        """Return the size with one pixel for each k, rounded up."""
+        return Size(-(-self.height // k), -(-self.width // k))
+
+    def __str__(self) -> str:
+        """Return the side of a square, such as 2048; else width and height, such as 4096x2048."""
+        return str(self.width) if self.height == self.width else f"{self.width}x{self.height}"
 
 
 @dataclass(frozen=True)

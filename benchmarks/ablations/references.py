@@ -112,7 +112,7 @@ def overlap_average(
         batch_size: windows per call.
     """
     y = _values(guide, device)
-    whole = averaged(estimate, spec.patch, stride, batch_size=batch_size)
+    whole = averaged(estimate, spec.patch.width, stride, batch_size=batch_size)
     x = integrate(whole, first_canvas(spec, y), spec.sigmas, spec.solver, guide=y, k=spec.k, relax=spec.relax)
     return _pixels(x)
 
@@ -133,7 +133,7 @@ def mask_shift(
     y = _values(guide, device)
     start = first_canvas(spec, y)
     x, known = torch.zeros_like(start), torch.zeros(start.shape[-2:], dtype=torch.bool, device=device)
-    for region in windows(spec.extent, spec.patch, stride):
+    for region in windows(spec.canvas.width, spec.patch.width, stride):
         beside = imposing(part(x, region), part(known, region))
         coarse = Region(*(n // spec.k for n in (region.y, region.x, region.height, region.width)))
         part(x, region)[:] = _solve(estimate, spec, part(start, region), part(y, coarse), beside)
@@ -158,8 +158,7 @@ def imposing(values: Float[Tensor, "b 3 h w"], known: Bool[Tensor, "h w"]) -> Ca
 
 def first_canvas(spec: StageSpec, guide: Float[Tensor, "1 3 gh gw"]) -> Float[Tensor, "1 3 h w"]:
     """The canvas at the first noise level, of the same noise as `wsigen.sampling.stage` begins with."""
-    whole = Region(0, 0, spec.extent, spec.extent)
-    noise = Noise(spec.seed, spec.stage).region(whole) * np.float32(spec.sigmas[0])
+    noise = Noise(spec.seed, spec.stage).region(spec.canvas.region) * np.float32(spec.sigmas[0])
     x = torch.from_numpy(noise)[None].to(guide.device)
     return x + replicate(guide, spec.k) if spec.from_guide else x
 

@@ -110,7 +110,7 @@ def row(
         "bias": float(np.mean([np.abs(a.bias).max() for a in agreements])),
         "blocks": float(np.mean([blocks(i, spec.k) for i in images])),
     }
-    seam = seams(images, spec.patch, [last_joints(s) for s in specs])
+    seam = seams(images, spec.patch.width, [last_joints(s) for s in specs])
     return figures | cost(slides) | seam | compared.figures(images)
 
 

@@ -14,7 +14,7 @@ from benchmarks.ablations.options import Device
 from benchmarks.ablations.page import Row
 from wsigen.diffusion.step import DenoiserFunction
 from wsigen.evaluation.seams import jump, step8
-from wsigen.geometry import Colour, Region
+from wsigen.geometry import Colour, Region, Size
 from wsigen.nn.denoiser import Denoiser, load_denoiser
 from wsigen.pipeline.networks import InPrecision
 from wsigen.runtime import choose_batch_size
@@ -58,9 +58,9 @@ class ImageRows:
         self.image, self.rows_done = image, rows_done
 
     @classmethod
-    def empty(cls, extent: int) -> ImageRows:
-        """A square canvas without rows."""
-        return cls(np.empty((extent, extent, 3), np.uint8))
+    def empty(cls, size: Size) -> ImageRows:
+        """A canvas without rows."""
+        return cls(np.empty((*size.sides, 3), np.uint8))
 
     def append(self, rows: np.ndarray) -> None:
         """Take the next rows."""
@@ -140,7 +140,7 @@ class Sampler:
         preset = replace(self.preset, guided=guided or self.preset.guided)
         specs = stage_specs(
             preset,
-            size=self.size,
+            size=Size.square(self.size),
             stages=self.stages,
             k=K,
             mpp=self.mpp,
@@ -153,7 +153,7 @@ class Sampler:
         """One stage from the stage above."""
         done: list[StageProgress] = []
         machine = Execution(device=self.where.device, batch_size=self.batch_size)
-        clock, rows = Clock(self.where.device), ImageRows.empty(spec.extent)
+        clock, rows = Clock(self.where.device), ImageRows.empty(spec.size)
         source = None if guide is None else ImageRows(guide, len(guide))
         run = StageRun(
             spec, self.denoise, source, rows, background=background, execution=machine, progress=done.append

@@ -133,7 +133,7 @@ def averaging(sampler: Sampler, seed: int, guide: np.ndarray) -> tuple[Sampled, 
 
     def run(estimate: Counted, spec: StageSpec, device: torch.device) -> np.ndarray:
         return overlap_average(
-            estimate, spec, guide, spec.patch // 2, device=device, batch_size=sampler.batch_size
+            estimate, spec, guide, spec.patch.width // 2, device=device, batch_size=sampler.batch_size
         )
 
     return _reference(sampler, seed, run)
@@ -143,7 +143,7 @@ def masking(sampler: Sampler, seed: int, guide: np.ndarray) -> tuple[Sampled, Jo
     """Mask-shift, with windows half a patch apart."""
 
     def run(estimate: Counted, spec: StageSpec, device: torch.device) -> np.ndarray:
-        return mask_shift(estimate, spec, guide, spec.patch // 2, device=device)
+        return mask_shift(estimate, spec, guide, spec.patch.width // 2, device=device)
 
     return _reference(sampler, seed, run)
 
@@ -154,7 +154,7 @@ def _reference(
     spec, device = sampler.specs(seed)[-1], sampler.where.device
     clock, estimate = Clock(device), Counted(at_mpp(sampler.denoise, spec.mpp))
     image = run(estimate, spec, device)
-    at = [0, spec.patch // 2]
+    at = [0, spec.patch.width // 2]
     return Sampled(image, estimate.evaluations, clock.seconds()), (at, at)
 
 

@@ -14,6 +14,7 @@ from benchmarks import chains
 from benchmarks.over_real import Figures, figures, grid, mean, ratios
 from tests.synthetic import he_image, write_tiff
 from wsigen.evaluation.phase import phase
+from wsigen.geometry import Size
 from wsigen.nn.snapshot import save_snapshot
 from wsigen.nn.upscaler import Upscaler
 from wsigen.sampling.spec import UpscaleSpec
@@ -86,7 +87,7 @@ def test_each_stage_is_made_of_the_one_before(real):
     net, case = small_upscaler(), the_cases(real)[0]
     made = chains.chain(net, case, 32, seed=5).images
     assert {m: len(i) for m, i in made.items()} == {8.0: 32, 4.0: 64, 2.0: 128, 1.0: 256, 0.5: 512}
-    spec = UpscaleSpec(stage=3, extent=256, k=2, mpp=1.0, seed=5)
+    spec = UpscaleSpec(stage=3, size=Size.square(256), k=2, mpp=1.0, seed=5)
     again = UpscaledStage(spec, net, chains.Picture(made[2.0]), background=chains.GROUND)
     np.testing.assert_array_equal(made[1.0], again.read(spec.bounds))
 

@@ -21,7 +21,7 @@ from wsigen.diffusion.gaussian import GaussianDenoiser
 from wsigen.diffusion.solvers import SOLVERS
 from wsigen.diffusion.step import DenoiserFunction, at_mpp
 from wsigen.errors import InvalidValueError
-from wsigen.geometry import Region
+from wsigen.geometry import Region, Size
 from wsigen.sampling.shift import ShiftPlan
 from wsigen.sampling.spec import StageSpec
 
@@ -63,8 +63,10 @@ def test_windows_that_leave_a_gap_or_a_rest_are_refused(extent: int, patch: int,
 @pytest.mark.parametrize("solver", list(SOLVERS))
 def test_pointwise_denoiser_gives_the_untiled_image(solver: str, start: float | None) -> None:
     spec, denoiser = spec_of(solver, sigma_start=start), GaussianDenoiser(0.4, 0.1)
-    grids = ShiftPlan(mode="none").grids(seed=1, stage=2, steps=spec.steps, extent=64, patch=64, k=2)
-    untiled = run_stage(replace(spec, patch=64, grids=grids), denoiser, GUIDE)
+    grids = ShiftPlan(mode="none").grids(
+        seed=1, stage=2, steps=spec.steps, canvas=Size.square(64), patch=Size.square(64), k=2
+    )
+    untiled = run_stage(replace(spec, patch=Size.square(64), grids=grids), denoiser, GUIDE)
     assert untiled.std() > 10
     for stride in (8, 16):
         assert np.array_equal(overlapped(spec, denoiser, stride), untiled)

@@ -18,7 +18,7 @@ from tests.pipeline.models import QUICK, small_net
 from tests.sampling.upscalers import small_upscaler
 from tests.stain.models import small_generator
 from wsigen.cli import main
-from wsigen.geometry import Region
+from wsigen.geometry import Region, Size
 from wsigen.nn.model import save_model
 from wsigen.nn.snapshot import save_snapshot, weights_hash
 from wsigen.pipeline import sample as pipeline_sample
@@ -104,7 +104,7 @@ def upscaled(image: np.ndarray, net, *, stages: int, mpp: float, seed: int = 0) 
     for stage in range(1, stages + 1):
         spec = UpscaleSpec(
             stage=stage,
-            extent=2 * len(image),
+            size=Size(*image.shape[:2]).times(2),
             k=2,
             mpp=mpp * 2 ** (stages - stage),
             seed=seed,
@@ -155,7 +155,7 @@ def test_a_mixed_preset_upscales_the_finest_stage_alone(sample, tmp_path):
     out = sample(*SMALL, preset="mixed")
     coarse = sample("--size", 128, "--stages", 1, "--mpp", 1, preset="mixed", out=tmp_path / "coarse")
     assert "upscaler" not in facts(coarse), "above 0.5 µm/px all is the denoiser's"
-    spec = UpscaleSpec(stage=2, extent=256, k=2, mpp=0.5, seed=0, skip=SkipRule())
+    spec = UpscaleSpec(stage=2, size=Size.square(256), k=2, mpp=0.5, seed=0, skip=SkipRule())
     base = cv2.imread(str(out / "a_HE.png"))[..., ::-1]
     colour = background_of(base, (243, 243, 243))
     last = UpscaledStage(spec, small_upscaler(), Picture(pixels(coarse)), background=colour)
@@ -193,6 +193,15 @@ def test_an_overview_takes_the_place_of_stage_0(sample, folder):
     assert np.array_equal(cv2.imread(str(out / "a_HE.png"))[..., ::-1], picture)
 
 
+def test_a_slide_has_the_aspect_of_its_overview(sample, folder, refusal):
+    wide = ("--overview", folder / "wide.png", "--overview-mpp", 2, "--mpp", 0.5)
+    assert "got 160; pass --size 160x128, or leave it out" in refusal(*wide, "--size", 160)
+    out = sample(*wide, "--size", "160x128")
+    picture = cv2.imread(str(folder / "wide.png"))[..., ::-1]
+    assert_alike(pixels(out), upscaled(picture, small_upscaler(), stages=2, mpp=0.5))
+    assert facts(out)["size"] == "160x128"
+
+
 def test_the_overview_is_in_the_fingerprint_its_name_is_not(sample, folder, tmp_path):
     picture = cv2.imread(str(folder / "square.png"))
     (tmp_path / "renamed.png").write_bytes((folder / "square.png").read_bytes())
@@ -221,10 +230,11 @@ def test_a_file_that_knows_its_scale_needs_no_more(sample, folder, refusal):
         (["--overview-mpp", 0.5], "reaches: 0.25 µm/px after 1 stages"),
         (
             ["--overview-mpp", 2, "--size", 512],
-            "--size must be the side of the overview, 40 px, times 2**stages",
+            "--size must be that of the overview, 40 px, times 2**stages",
         ),
         (["--overview-mpp", 2, "--size", 512], "pass --size 160, or leave it out"),
         (["--overview-mpp", 2, "--stages", 0], "--stages must be at least 1 with --overview, got 0"),
+        (["--overview-mpp", 2, "--mpp", "0.4-0.6"], "--mpp must be one number with --overview"),
         (["--overview-mpp", 0], "--overview-mpp must be a positive number of µm/px"),
     ],
 )
@@ -233,8 +243,6 @@ def test_an_overview_that_does_not_fit(refusal, folder, flags, says):
 
 
 def test_other_overviews_that_cannot_be(refusal, folder, tmp_path):
-    line = refusal("--overview", folder / "wide.png", "--overview-mpp", 8)
-    assert "must be square, this one is 32 px high and 40 px wide; crop it to 32 × 32 px" in line
     assert "--overview-mpp must be given with --overview" in refusal("--overview-mpp", 8)
     cv2.imwrite(str(tmp_path / "odd.png"), np.zeros((42, 42, 3), np.uint8))
     line = refusal("--overview", tmp_path / "odd.png", "--overview-mpp", 2, preset="mixed")
@@ -272,6 +280,14 @@ def test_unusual_scales_and_flags_without_effect_are_warned_of(sample, folder, t
         preset="mixed",
     )
     assert "--upscaler is not used" in caplog.text
+
+
+def test_a_range_may_reach_over_the_scale_at_which_the_upscaler_takes_over(sample, folder):
+    """Preset "mixed": the upscaler makes stages of 0.5 µm/px and finer."""
+    out = sample("--size", 128, "--stages", 1, "--count", 6, "--mpp", "0.3-0.7", preset="mixed")
+    made = [json.loads((out / f"a-{seed}_HE.json").read_text()) for seed in range(6)]
+    assert {said["mpp"] <= 0.5 for said in made} == {True, False}
+    assert all(("upscaler_hash" in said) == (said["mpp"] <= 0.5) for said in made)
 
 
 def test_dry_run_plans_tiles_and_knows_the_background_of_an_overview(sample, folder, capsys):

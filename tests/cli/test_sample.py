@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import openslide
 import pytest
 import torch
@@ -14,8 +17,10 @@ import yaml
 
 from tests.pipeline.models import QUICK, small_net, small_snapshot
 from wsigen.cli import main
+from wsigen.data.table import SlideTable
 from wsigen.nn.snapshot import WEIGHTS, save_snapshot
 from wsigen.pipeline import sample as pipeline_sample
+from wsigen.pipeline.corpus import slide_mpp
 from wsigen.sampling.cascade import run_cascade
 
 
@@ -84,6 +89,39 @@ def test_several_slides_and_again_makes_only_the_missing(sample, caplog):
     assert caplog.text.count("exists already") == 2
 
 
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_slides_of_a_range_have_the_values_of_their_seeds_and_a_table(sample, tmp_path):
+    out = sample("--count", 4, "--seed", 5, "--mpp", "0.45-0.6", "--layout", "lossless")
+    rows = table(out / "synthetic.csv")
+    assert [row["slide"] for row in rows] == [f"synthetic-{seed}_HE.ome.tif" for seed in range(5, 9)]
+    assert len({row["mpp"] for row in rows}) == 4
+    for row in rows:
+        facts = json.loads((out / f"synthetic-{row['seed']}_HE.json").read_text())
+        assert 0.45 <= facts["mpp"] <= 0.6
+        assert str(facts["mpp"]) == row["mpp"]
+        assert (facts["fingerprint"], "128", "128") == (row["fingerprint"], row["width"], row["height"])
+        with openslide.OpenSlide(out / row["slide"]) as slide:
+            assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(facts["mpp"])
+    sizes = SlideTable.load(out / "synthetic.csv").match([row["slide"] for row in rows])
+    assert [str(found.mpp) for found in sizes.values()] == [row["mpp"] for row in rows]
+    # Any of them again, alone: by its seed and the range, or by its seed and its value.
+    of = (out / "synthetic-7_HE.ome.tif").read_bytes()
+    for mpp in ("0.45-0.6", rows[2]["mpp"]):
+        alone = sample("--seed", 7, "--mpp", mpp, "--layout", "lossless", out=tmp_path / mpp)
+        assert (alone / "synthetic-7_HE.ome.tif").read_bytes() == of
+
+
+def test_the_table_holds_the_slides_of_one_name_of_all_calls(sample):
+    sample("--seed", 50, "--name", "s-other-50")
+    for seed in (12, 3):
+        out = sample("--count", 2, "--seed", seed, "--name", "s")
+    assert [row["seed"] for row in table(out / "s.csv")] == ["3", "4", "12", "13"]
+
+
 @pytest.mark.parametrize("schedule", ["wavefront", "steps"])
 def test_dry_run_prints_the_plan_and_writes_nothing(sample, capsys, tmp_path, schedule):
     sample("--size", 512, "--stages", 3, "--schedule", schedule, "--count", 2, "--dry-run")
@@ -105,6 +143,13 @@ def test_dry_run_prints_the_plan_and_writes_nothing(sample, capsys, tmp_path, sc
 def test_dry_run_of_the_largest_slide_takes_seconds(sample, capsys):
     sample("--size", 65536, "--stages", 7, "--preset", "fast", "--batch-size", 1, "--dry-run")
     assert "65536" in capsys.readouterr().out
+
+
+def test_dry_run_of_a_range_names_it(sample, capsys):
+    sample("--count", 3, "--mpp", "0.45-0.6", "--dry-run")
+    plan = capsys.readouterr().out
+    assert "3 slides of 0.45 to 0.6 µm/px" in plan
+    assert plan.splitlines()[2].split()[2] == f"{slide_mpp('0.45-0.6', 0):g}"
 
 
 def test_config_file_and_flags_over_it(sample, tmp_path):
@@ -153,17 +198,40 @@ def test_nan_in_weights(refusal, tmp_path):
     assert "pixel_out.weight holds NaN" in refusal("--model", tmp_path / "nan")
 
 
-def test_size_that_is_no_multiple_names_the_nearest(refusal):
-    line = refusal("--size", 1000, "--stages", 3)
-    assert "size must be patch_size * 2**stages" in line
-    assert "got 1000" in line
-    assert "--size 1024" in line or "--size 960" in line
+def test_a_wide_slide(sample):
+    out = sample("--size", "256x128", "--seed", 7)
+    with openslide.OpenSlide(out / "synthetic-7_HE.ome.tif") as slide:
+        assert slide.dimensions == (256, 128)
+        assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(0.5)
+    facts = json.loads((out / "synthetic-7_HE.json").read_text())
+    assert (facts["size"], facts["width"], facts["height"]) == ("256x128", 256, 128)
+    assert cv2.imread(str(out / "synthetic-7_HE.png")).shape == (64, 128, 3)
+
+
+def test_a_size_that_does_not_fit_is_cropped_and_the_plan_says_so(sample, capsys):
+    sample("--size", "250x101", "--dry-run")
+    plan = capsys.readouterr().out
+    assert [line.split()[1] for line in plan.splitlines()[1:3]] == ["128x56", "250x101"]
+    assert "crop        made as 256x112 px, kept 250x101 px: the upper left" in plan
+    out, larger = (
+        sample("--size", "250x101", "--layout", "lossless"),
+        sample("--size", "256x112", "--name=b", "--layout", "lossless"),
+    )
+    with (
+        openslide.OpenSlide(out / "synthetic-0_HE.ome.tif") as a,
+        openslide.OpenSlide(larger / "b_HE.ome.tif") as b,
+    ):
+        assert a.dimensions == (250, 101)
+        pixels = [np.asarray(slide.read_region((0, 0), 0, (250, 101))) for slide in (a, b)]
+    assert np.array_equal(*pixels)
 
 
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--mpp", "0"], "--mpp must be a positive number of µm/px, got 0.0"),
+        (["--mpp", "0"], "--mpp must be a positive number of µm/px, or LOW-HIGH such as 0.45-0.6, got 0.0"),
+        (["--mpp", "0.6-0.5"], "or LOW-HIGH such as 0.45-0.6, got '0.6-0.5'"),
+        (["--mpp", "fine"], "or LOW-HIGH such as 0.45-0.6, got 'fine'"),
         (["--seed", "-1"], "--seed must be between 0 and"),
         (["--stages", "-1"], "--stages must be >= 0"),
         (["--memory", "1.5.2GiB"], "--memory must be an amount such as 8GiB"),
@@ -175,7 +243,9 @@ def test_size_that_is_no_multiple_names_the_nearest(refusal):
         (["--layout", "svs"], "layout"),
         (["--name", "a/b"], "--name must be a plain file name"),
         (["--colour", "4"], "--colour"),
-        (["--size", "many"], "size"),
+        (["--size", "many"], "--size must be N or WIDTHxHEIGHT in px, such as 4096 or 8192x4096, got 'many'"),
+        (["--size", "0"], "--size must be N or WIDTHxHEIGHT in px"),
+        (["--size", "64x"], "--size must be N or WIDTHxHEIGHT in px"),
     ],
 )
 def test_a_flag_that_cannot_be(refusal, flags, says):

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from wsigen.config import SampleConfig
+from wsigen.geometry import Size
 from wsigen.nn.denoiser import Denoiser
 from wsigen.nn.snapshot import save_snapshot
 from wsigen.pipeline.networks import InPrecision
@@ -61,7 +62,7 @@ def small_snapshot(folder: Path) -> Path:
 def small_job(out: Path, **changes: object) -> HEOutput:
     """A 512-px slide in three stages from patches of 64 px."""
     values = {
-        "side": 512,
+        "whole": Size.square(512),
         "stages": 3,
         "k": 2,
         "mpp": 0.5,

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.sampling.stores import ImageSource
 from tests.synthetic import he_image, write_tiff
 from wsigen.errors import SlideError
-from wsigen.geometry import Region
+from wsigen.geometry import Region, Size
 from wsigen.pipeline.background import CELL, TOLERANCE, slide_background, stage_background
 from wsigen.slide.read import BACKGROUND, open_slide
 from wsigen.slide.tissue import drop_specks
@@ -110,7 +110,9 @@ def test_the_stage_above_shows_where_glass_will_be(k, extent):
     padded = np.pad(fine, ((0, cells * CELL - extent),) * 2 + ((0, 0),), mode="edge")
     means = padded.reshape(cells, CELL, cells, CELL, 3).mean(axis=(1, 3))
     difference = np.abs(means - BACKGROUND).max(axis=2)
-    occupied = stage_background(ImageSource(image), extent, k, mpp=0.5, colour=BACKGROUND).occupied
+    occupied = stage_background(
+        ImageSource(image), Size.square(extent), k, mpp=0.5, colour=BACKGROUND
+    ).occupied
     assert occupied.shape == (cells, cells)
     tissue = drop_specks(difference > TOLERANCE + 0.51, 0.5 * CELL)
     assert occupied[tissue].all()
@@ -131,6 +133,6 @@ def test_dust_on_a_sampled_slide_is_glass_too():
     image = painted(512, 512)
     image[50:58, 50:58] = (90, 80, 70)
     image[200:350, 200:350] = PINK
-    occupied = stage_background(ImageSource(image), 1024, 2, mpp=0.5, colour=BACKGROUND).occupied
+    occupied = stage_background(ImageSource(image), Size.square(1024), 2, mpp=0.5, colour=BACKGROUND).occupied
     assert not occupied[:20, :20].any()
     assert occupied[25:43, 25:43].all()

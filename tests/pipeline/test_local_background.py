@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sampling.stores import GLASS, ImageSource
-from wsigen.geometry import Region
+from wsigen.geometry import Region, Size
 from wsigen.pipeline.background import CELL, LocalBackground, stage_background
 
 SIDE = 1200
@@ -46,11 +46,11 @@ class Watched(ImageSource):
 
 
 IMAGE = cells_image(parts())
-WHOLE = stage_background(ImageSource(IMAGE), EXTENT, 2, mpp=0.5, colour=GLASS)
+WHOLE = stage_background(ImageSource(IMAGE), Size.square(EXTENT), 2, mpp=0.5, colour=GLASS)
 
 
 def local(image=IMAGE, **changes):
-    values = {"extent": 2 * len(image), "k": 2, "mpp": 0.5, "colour": GLASS} | changes
+    values = {"size": Size(*image.shape[:2]).times(2), "k": 2, "mpp": 0.5, "colour": GLASS} | changes
     return LocalBackground(ImageSource(image), **values)
 
 
@@ -88,7 +88,7 @@ def test_what_is_said_of_pixels_is_what_the_map_says(y, x, h, w):
 def test_sides_that_end_within_a_cell_and_other_scales(side, mpp):
     image = np.random.default_rng(side).choice(np.array([150, 243], np.uint8), (side // 4, side // 4, 1))
     image = image.repeat(4, axis=0).repeat(4, axis=1).repeat(3, axis=2)
-    whole = stage_background(ImageSource(image), 2 * side, 2, mpp=mpp, colour=GLASS)
+    whole = stage_background(ImageSource(image), Size.square(2 * side), 2, mpp=mpp, colour=GLASS)
     count = -(-2 * side // CELL)
     found = local(image, mpp=mpp).occupied(Region(0, 0, count, count))
     assert np.array_equal(found, whole.occupied)
@@ -98,6 +98,6 @@ def test_sides_that_end_within_a_cell_and_other_scales(side, mpp):
 
 def test_within_tissue_no_more_is_read_than_is_near():
     source = Watched(np.full((4096, 4096, 3), 150, np.uint8))
-    glass = LocalBackground(source, 8192, 2, mpp=0.5, colour=GLASS)
+    glass = LocalBackground(source, Size.square(8192), 2, mpp=0.5, colour=GLASS)
     assert glass.range(Region(4000, 4000, 100, 100)) == (1, 1)
     assert source.area <= (4 * 256) ** 2

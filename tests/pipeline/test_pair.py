@@ -16,7 +16,7 @@ from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.spec import Execution, stage_specs
 
 SIDE, STAGES = 96, 3
-SPECS = stage_specs(SMALL, size=SIDE, stages=STAGES, k=2, mpp=0.5, seed=0)
+SPECS = stage_specs(SMALL, size=Size.square(SIDE), stages=STAGES, k=2, mpp=0.5, seed=0)
 LAST = STAGES
 
 
@@ -39,11 +39,11 @@ def sample(stores, stained, stainers=None):
     """The cascade into stores that outlive it."""
 
     def store(stage):
-        mine = stores.setdefault(stage, MemoryStore(SPECS[stage].extent))
+        mine = stores.setdefault(stage, MemoryStore(SPECS[stage].size))
         if stage < LAST:
             return mine
         above = [stores[i] for i in range(LAST)]
-        rows = translated_rows(SPECS[-1], above, stained, stainers or Recorder(), GLASS, writer)
+        rows = translated_rows(SPECS, above, stained, stainers or Recorder(), GLASS, writer)
         return PairStore(mine, rows)
 
     with BackgroundWriter() as writer:
@@ -130,13 +130,13 @@ def test_glass_is_seen_on_the_stage_above():
 
 
 def test_a_slide_of_one_stage_is_tissue_all_over():
-    specs = stage_specs(SMALL, size=32, stages=0, k=2, mpp=0.5, seed=0)
+    specs = stage_specs(SMALL, size=Size.square(32), stages=0, k=2, mpp=0.5, seed=0)
     recorder, slide, stain = Recorder(), MemoryStore(32), MemoryStore(32)
     with BackgroundWriter() as writer:
         run_cascade(
             BlurDenoiser(),
             specs,
-            lambda _: PairStore(slide, translated_rows(specs[0], [], [stain], recorder, GLASS, writer)),
+            lambda _: PairStore(slide, translated_rows(specs, [], [stain], recorder, GLASS, writer)),
             background=GLASS,
             execution=Execution(threads=1),
         )

@@ -17,6 +17,7 @@ from filelock import FileLock
 from tests.pipeline.models import PAINT, small_job, small_run
 from wsigen.data.find import find_slides
 from wsigen.errors import OutputError
+from wsigen.geometry import Size
 from wsigen.pipeline.outputs import seam_grids
 
 
@@ -26,7 +27,7 @@ def make(he, *, progress=None, block=2048, **options):
 
 def tall_job(out):
     """Two rows of blocks in the last stage, so that a resumed run finds one of them done."""
-    return small_job(out, side=1024, stages=3, preset=PAINT)
+    return small_job(out, whole=Size.square(1024), stages=3, preset=PAINT)
 
 
 def pixels(path):
@@ -40,7 +41,7 @@ def contents(folder):
 
 
 def test_slide_says_what_it_is_and_opens(tmp_path):
-    (files,) = make(small_job(tmp_path, side=1024, stages=4, mpp=0.4))
+    (files,) = make(small_job(tmp_path, whole=Size.square(1024), stages=4, mpp=0.4))
     with openslide.OpenSlide(files.slide) as slide:
         assert slide.dimensions == (1024, 1024)
         assert slide.level_dimensions == ((1024, 1024), (512, 512))
@@ -55,12 +56,12 @@ def test_slide_says_what_it_is_and_opens(tmp_path):
         "a_HE.ome.tif",
         "a_HE.png",
     ]
-    assert small_job(tmp_path, side=1024, stages=4, mpp=0.4).is_finished()
-    assert not small_job(tmp_path, side=1024, stages=4, mpp=0.4, seed=1).is_finished()
+    assert small_job(tmp_path, whole=Size.square(1024), stages=4, mpp=0.4).is_finished()
+    assert not small_job(tmp_path, whole=Size.square(1024), stages=4, mpp=0.4, seed=1).is_finished()
 
 
 def test_the_overview_that_a_slide_was_made_from_lies_beside_it(tmp_path):
-    make(small_job(tmp_path, side=1024, stages=4, layout="lossless"))
+    make(small_job(tmp_path, whole=Size.square(1024), stages=4, layout="lossless"))
     overview = cv2.imread(str(tmp_path / "a_HE.png"))[..., ::-1].astype(int)
     assert overview.shape == (64, 64, 3)
     fine = pixels(tmp_path / "a_HE.ome.tif").reshape(64, 16, 64, 16, 3).mean(axis=(1, 3))
@@ -71,7 +72,7 @@ def test_the_overview_that_a_slide_was_made_from_lies_beside_it(tmp_path):
 
 
 def test_slide_says_where_its_last_patches_met(tmp_path):
-    job = small_job(tmp_path, side=1024, stages=4)
+    job = small_job(tmp_path, whole=Size.square(1024), stages=4)
     (files,) = make(job)
     last, before = json.loads(files.provenance.read_text())["joints"]
     assert (last["name"], before["name"]) == ("patches, last step", "patches, step before it")
@@ -155,12 +156,12 @@ def test_killed_at_ten_random_moments_gives_identical_files(tmp_path):
 
 
 def test_existing_slide_is_kept_unless_asked(tmp_path):
-    job = small_job(tmp_path, side=128, stages=1)
+    job = small_job(tmp_path, whole=Size.square(128), stages=1)
     make(job)
     before = job.slide.read_bytes()
     with pytest.raises(OutputError, match="exists already; pass --overwrite"):
         make(job)
-    other = small_job(tmp_path, side=128, stages=1, seed=5)
+    other = small_job(tmp_path, whole=Size.square(128), stages=1, seed=5)
     make(other, overwrite=True)
     assert job.slide.read_bytes() != before
 
@@ -183,7 +184,7 @@ def test_unfinished_state_in_another_layout_is_replaced(tmp_path):
         if done.stage == 1:
             raise KeyboardInterrupt
 
-    job = small_job(tmp_path, side=128, stages=1)
+    job = small_job(tmp_path, whole=Size.square(128), stages=1)
     with pytest.raises(KeyboardInterrupt):
         make(job, progress=stop)
     make(replace(job, layout="lossless"), overwrite=True)

@@ -132,6 +132,25 @@ def test_coarser_levels_are_the_slide_that_ends_there(slide, values, level, tmp_
     assert np.array_equal(corner, crop(stage, Region(192 >> level, 256 >> level, 30, 20)))
 
 
+def test_a_slide_that_is_cropped_is_the_file_too(values, tmp_path):
+    how = values | {"size": (500, 300)}
+    sample(
+        SampleConfig(
+            **(values | {"size": "500x300"}), preset="one-step", out=tmp_path, name="w", layout="lossless"
+        )
+    )
+    with wsigen.SyntheticSlide(**how) as slide:
+        assert slide.level_dimensions == ((500, 300), (250, 150), (125, 75), (63, 38))
+        assert repr(slide) == "SyntheticSlide(seed=3, 500 x 300 px at 0.5 µm/px)"
+        assert slide.properties["wsigen.size"] == "500x300"
+        shown = {"HE": slide, "IHC-SYN": slide.ihc["SYN"]}
+        for name, of in shown.items():
+            expected = in_file(tmp_path / f"w_{name}.ome.tif")
+            assert expected.shape == (300, 500, 3)
+            assert np.array_equal(of.read(Region(0, 0, 300, 500)), expected)
+        assert slide.read(Region(0, 0, 38, 63), 3).shape == (38, 63, 3)
+
+
 def test_coarser_levels_are_followed_by_the_means_of_level_0(slide, he):
     means = he.reshape(256, 2, 256, 2, 3).mean(axis=(1, 3))
     stage = slide.read(Region(0, 0, 256, 256), 1)
@@ -217,8 +236,8 @@ def test_mistakes_are_named(values, tmp_path):
     def opened(**changes):
         return wsigen.SyntheticSlide(**(values | {"stain": None} | changes))
 
-    with pytest.raises(InvalidValueError, match=r"size must be patch_size \* 2\*\*stages .*got 500"):
-        opened(size=500)
+    with pytest.raises(InvalidValueError, match=r"--size must be N or WIDTHxHEIGHT in px.*got '500x0'"):
+        opened(size=(500, 0))
     with pytest.raises(InvalidValueError, match=r"diffuses stage 3 of 3, 512 px .*one-step"):
         opened(preset="fast")
     with pytest.raises(InvalidValueError, match="cache must be an amount such as 8GiB or 500MB, got 'much'"):

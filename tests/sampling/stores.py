@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from tests.synthetic import he_image
-from wsigen.geometry import Colour, Region
+from wsigen.geometry import Colour, Region, Size
 from wsigen.sampling.preset import GuidedConfig, Preset, ScheduleConfig
 from wsigen.sampling.spec import Execution, StageSpec, stage_specs
 from wsigen.sampling.stage import StageRun
@@ -34,9 +34,10 @@ class MemoryStore:
     Like a block journal, it keeps whole blocks of rows only when a run dies.
     """
 
-    def __init__(self, extent: int, *, dies_at: int | None = None, block: int = 1) -> None:
-        self.extent, self.dies_at, self.block = extent, dies_at, block
-        self.rows = np.empty((0, extent, 3), np.uint8)
+    def __init__(self, size: Size | int, *, dies_at: int | None = None, block: int = 1) -> None:
+        self.size = Size.square(size) if isinstance(size, int) else size
+        self.dies_at, self.block = dies_at, block
+        self.rows = np.empty((0, self.size.width, 3), np.uint8)
         self.appends: list[int] = []
 
     @property
@@ -45,17 +46,17 @@ class MemoryStore:
 
     def append(self, rows: np.ndarray) -> None:
         assert rows.dtype == np.uint8
-        assert rows.shape[1:] == (self.extent, 3)
+        assert rows.shape[1:] == (self.size.width, 3)
         assert len(rows) >= 1
         self.appends.append(len(rows))
         self.rows = np.concatenate([self.rows, rows])
-        assert len(self.rows) <= self.extent
+        assert len(self.rows) <= self.size.height
         if self.dies_at is not None and len(self.rows) > self.dies_at:
             self.rows, self.dies_at = self.rows[: self.dies_at // self.block * self.block], None
             raise Killed
 
     def read(self, region: Region) -> np.ndarray:
-        assert region.intersect(Region(0, 0, len(self.rows), self.extent)) == region
+        assert region.intersect(Region(0, 0, len(self.rows), self.size.width)) == region
         return self.rows[region.y : region.y1, region.x : region.x1]
 
 
@@ -90,9 +91,10 @@ def guide_image(extent: int, seed: int = 0) -> ImageSource:
     return ImageSource(he_image(extent, seed=seed))
 
 
-def noise_image(extent: int, seed: int = 0) -> ImageSource:
+def noise_image(size: Size | int, seed: int = 0) -> ImageSource:
     """A guide without glass, in which every pixel counts."""
-    values = np.random.default_rng(seed).integers(40, 220, (extent, extent, 3))
+    sides = (size, size) if isinstance(size, int) else size.sides
+    values = np.random.default_rng(seed).integers(40, 220, (*sides, 3))
     return ImageSource(values.astype(np.uint8))
 
 
@@ -101,7 +103,9 @@ def guided_spec(
 ) -> StageSpec:
     """The last stage of a small cascade; ``changes`` are fields of its `GuidedConfig`."""
     preset = Preset(base=SMALL.base, guided=replace(SMALL.guided, **changes))  # type: ignore[arg-type]
-    spec = stage_specs(preset, size=patch * k**stages, stages=stages, k=k, mpp=mpp, seed=seed)[-1]
+    spec = stage_specs(preset, size=Size.square(patch * k**stages), stages=stages, k=k, mpp=mpp, seed=seed)[
+        -1
+    ]
     assert isinstance(spec, StageSpec)
     return spec
 
@@ -118,7 +122,7 @@ def run_stage(
     threads: int = 1,
 ) -> np.ndarray:
     """The pixels of one stage."""
-    store = store or MemoryStore(spec.extent)
+    store = store or MemoryStore(spec.size)
     machine = Execution(order=order, batch_size=batch_size, threads=threads)
     StageRun(spec, denoiser, source, store, background=background, execution=machine).run()
     return store.rows

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sampling.stores import GLASS, ImageSource, noise_image
-from wsigen.geometry import Region
+from wsigen.geometry import Region, Size
 from wsigen.nn.images import to_unit
 from wsigen.sampling.canvas import Canvas, GuideRows, outside
 from wsigen.sampling.pixels import SkipRule
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 def test_patches_see_the_step_before_though_neighbours_are_written(offset, late):
     extent, halo = 40, 2
     before = torch.arange(3.0 * extent * extent).view(3, extent, extent)
-    canvas = Canvas(extent, extent, 1, history_dtype=None, device=CPU)
+    canvas = Canvas(Size.square(extent), extent, 1, history_dtype=None, device=CPU)
     canvas.state.write(canvas.bounds, before)
     grid = StepGrid(Lines(extent, offset, 8, halo), Lines(extent, (offset + 4) % 8, 8, halo))
     for row in range(grid.rows.count):
@@ -64,8 +64,8 @@ def test_outside_is_the_rest_once(inside):
 
 
 def test_memory_is_what_the_band_holds():
-    one = Canvas(64, 10, 3, history_dtype=None, device=CPU)
-    two = Canvas(64, 10, 3, history_dtype=torch.float16, device=CPU)
+    one = Canvas(Size.square(64), 10, 3, history_dtype=None, device=CPU)
+    two = Canvas(Size.square(64), 10, 3, history_dtype=torch.float16, device=CPU)
     assert one.nbytes == 3 * 10 * 64 * 4
     assert two.nbytes == 3 * 10 * 64 * 6
 
@@ -88,7 +88,7 @@ class CountingSource(ImageSource):
 
 def guide_rows(source: ImageSource, *, k: int = 2, capacity: int = 64, **more) -> GuideRows:
     values = {"background": GLASS, "skip": None, "device": CPU, **more}
-    return GuideRows(source, extent=len(source.image), capacity=capacity, k=k, **values)
+    return GuideRows(source, size=Size(*source.image.shape[:2]), capacity=capacity, k=k, **values)
 
 
 def test_every_row_is_read_once_whatever_is_needed():

@@ -14,6 +14,7 @@ from tests.sampling.stores import GLASS, SMALL, BlurDenoiser, ImageSource, Kille
 from tests.sampling.upscalers import small_upscaler
 from wsigen.diffusion.gaussian import GaussianDenoiser
 from wsigen.errors import InvalidValueError
+from wsigen.geometry import Size
 from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.pixels import SkipRule
 from wsigen.sampling.preset import GuidedConfig, Preset, ScheduleConfig, UpscaledConfig
@@ -34,15 +35,17 @@ def cascade(
     k=2,
     background=GLASS,
     upscaler=None,
+    size=None,
     **machine,
 ):
     """The images of all stages."""
-    specs = stage_specs(preset, size=patch * k**stages, stages=stages, k=k, mpp=0.5, seed=seed)
+    multiple, size = (8, size) if size else (1, Size.square(patch * k**stages))
+    specs = stage_specs(preset, size=size, stages=stages, k=k, mpp=0.5, seed=seed, multiple=multiple)
     stores = {} if stores is None else stores
     run_cascade(
         denoiser or BlurDenoiser(),
         specs,
-        lambda stage: stores.setdefault(stage, MemoryStore(specs[stage].extent)),
+        lambda stage: stores.setdefault(stage, MemoryStore(specs[stage].size)),
         background=background,
         upscaler=upscaler,
         execution=Execution(threads=1, **machine),
@@ -96,7 +99,7 @@ def test_killed_anywhere_and_twice_the_slide_is_the_same(stage, share, again, k)
     stores = {}
     for part in (share, again):
         store = stores.setdefault(stage, MemoryStore(patch * k**stage))
-        store.dies_at = int(store.rows_done + part * (store.extent - store.rows_done))
+        store.dies_at = int(store.rows_done + part * (store.size.height - store.rows_done))
         try:
             cascade(stores=stores, stages=3, patch=patch, k=k)
         except Killed:
@@ -171,7 +174,7 @@ def test_a_mixed_cascade_is_diffused_down_to_a_pixel_size_and_upscaled_from_ther
     diffused, mixed = cascade(SMALL, patch=32), upscaled(MIXED)
     assert np.array_equal(mixed[0], diffused[0])
     assert np.array_equal(mixed[1], diffused[1])
-    spec = UpscaleSpec(stage=2, extent=128, k=2, mpp=0.5, seed=0)
+    spec = UpscaleSpec(stage=2, size=Size.square(128), k=2, mpp=0.5, seed=0)
     last = UpscaledStage(spec, NET, ImageSource(mixed[1]), background=GLASS)
     assert np.array_equal(mixed[2], last.read(spec.bounds))
 
@@ -196,7 +199,7 @@ def test_an_upscaled_slide_that_was_killed_twice_is_the_same(stage, share, again
     preset, stores = MIXED if mixed else ONE_STEP, {}
     for part in (share, again):
         store = stores.setdefault(stage, MemoryStore(32 * 2**stage))
-        store.dies_at = int(store.rows_done + part * (store.extent - store.rows_done))
+        store.dies_at = int(store.rows_done + part * (store.size.height - store.rows_done))
         try:
             upscaled(preset, stores=stores, tile=32)
         except Killed:
@@ -209,7 +212,7 @@ def test_progress_counts_tiles_and_those_that_are_evaluated():
     seen: list[StageProgress] = []
     source = np.full((128, 128, 3), GLASS, np.uint8)
     source[10:50, 10:50] = 120
-    spec = UpscaleSpec(stage=1, extent=256, k=2, mpp=0.5, seed=0, skip=SkipRule())
+    spec = UpscaleSpec(stage=1, size=Size.square(256), k=2, mpp=0.5, seed=0, skip=SkipRule())
     store = MemoryStore(256)
     store.append(np.zeros((128, 256, 3), np.uint8))
     for rows, evaluations in ((store, 0), (MemoryStore(256), 1)):
@@ -229,7 +232,9 @@ def test_a_picture_is_gone_on_from_and_not_sampled():
         np.random.default_rng(0).integers(0, 255, (50, 50, 3)).astype(np.uint8),
     )
     stores[0].append(picture)
-    specs = stage_specs(ONE_STEP, size=200, stages=2, k=2, mpp=0.5, seed=0, multiple=16, given=True)
+    specs = stage_specs(
+        ONE_STEP, size=Size.square(200), stages=2, k=2, mpp=0.5, seed=0, multiple=16, given=True
+    )
 
     def never(*_):
         raise AssertionError
@@ -237,10 +242,41 @@ def test_a_picture_is_gone_on_from_and_not_sampled():
     run_cascade(
         never, specs, lambda s: stores.setdefault(s, MemoryStore(50 * 2**s)), background=GLASS, upscaler=NET
     )
-    spec = UpscaleSpec(stage=1, extent=100, k=2, mpp=1.0, seed=0, skip=ONE_STEP.upscaler.skip())
+    spec = UpscaleSpec(stage=1, size=Size.square(100), k=2, mpp=1.0, seed=0, skip=ONE_STEP.upscaler.skip())
     first = UpscaledStage(spec, NET, ImageSource(picture), background=GLASS)
     assert np.array_equal(stores[1].rows, first.read(spec.bounds))
     assert len(stores[2].rows) == 200
+
+
+@pytest.mark.parametrize("preset", [SMALL, MIXED, ONE_STEP], ids=["diffused", "mixed", "upscaled"])
+@pytest.mark.parametrize("size", [Size(64, 192), Size(157, 75), Size(33, 128)], ids=str)
+def test_a_size_that_does_not_fit_is_cropped_from_the_next_that_fits(preset, size):
+    larger = size.over(32).times(32)
+    made, cropped = (upscaled(preset, size=s, tile=32) for s in (larger, size))
+    assert [image.shape[:2] for image in made] == [larger.over(k).sides for k in (4, 2, 1)]
+    assert all(np.array_equal(a, b) for a, b in zip(cropped[:-1], made[:-1], strict=True))
+    assert np.array_equal(cropped[-1], made[-1][: size.height, : size.width])
+
+
+def test_with_a_pointwise_denoiser_a_wide_slide_is_the_upper_half_of_a_square_one():
+    square, wide = (
+        cascade(denoiser=GaussianDenoiser(0.3), patch=32, size=size)
+        for size in (Size(128, 128), Size(64, 128))
+    )
+    for above, whole in zip(wide, square, strict=True):
+        assert np.array_equal(above, whole[: len(whole) // 2])
+
+
+@settings(max_examples=4, deadline=None)
+@given(stage=st.integers(0, 2), share=st.floats(0, 0.99), mixed=st.booleans())
+def test_a_cropped_slide_that_was_killed_is_the_same(stage, share, mixed):
+    preset, size = MIXED if mixed else SMALL, Size(90, 150)
+    specs, stores = stage_specs(preset, size=size, stages=2, k=2, mpp=0.5, seed=0, multiple=8), {}
+    stores[stage] = MemoryStore(specs[stage].size, dies_at=int(share * specs[stage].size.height))
+    with pytest.raises(Killed):
+        upscaled(preset, stores=stores, size=size, tile=32)
+    again = upscaled(preset, stores=stores, size=size, tile=32)
+    assert all(np.array_equal(a, b) for a, b in zip(again, upscaled(preset, size=size), strict=True))
 
 
 def test_an_upscaler_that_lacks_is_named():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.sampling.stores import GLASS, SMALL, BlurDenoiser, MemoryStore
 from tests.sampling.upscalers import small_upscaler
 from wsigen.errors import InvalidValueError
-from wsigen.geometry import Region
+from wsigen.geometry import Region, Size
 from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.lazy import TILE, LazyCascade
 from wsigen.sampling.preset import UpscaledConfig
@@ -37,18 +37,20 @@ class Islands(BlurDenoiser):
         return drawn
 
 
-def specs(preset=ONE_STEP, *, seed=5, stages=3, **changes):
-    return stage_specs(preset, size=64 * 2**stages, stages=stages, k=2, mpp=0.5, seed=seed, **changes)
+def specs(preset=ONE_STEP, *, seed=5, stages=3, size=None, **changes):
+    size = size or Size.square(64 * 2**stages)
+    return stage_specs(preset, size=size, stages=stages, k=2, mpp=0.5, seed=seed, **changes)
 
 
 def whole(preset=ONE_STEP, **changes):
     stores: list[MemoryStore] = []
 
     def store(stage):
-        stores.append(MemoryStore(64 * 2**stage))
+        stores.append(MemoryStore(made[stage].size))
         return stores[-1]
 
-    run_cascade(Islands(), specs(preset, **changes), store, background=GLASS, upscaler=NET)
+    made = specs(preset, **changes)
+    run_cascade(Islands(), made, store, background=GLASS, upscaler=NET)
     return [store.rows for store in stores]
 
 
@@ -142,11 +144,31 @@ def test_coarse_stages_may_be_diffused_if_they_are_small():
     assert not np.array_equal(expected[3], whole()[3])
 
 
+@pytest.mark.parametrize("preset", [ONE_STEP, MIXED], ids=["upscaled", "mixed"])
+def test_a_cropped_slide_is_read_as_it_is_made(preset):
+    how = {"size": Size(333, 700), "multiple": 16}
+    expected, of = whole(preset, **how), lazy(preset, **how)
+    assert [image.shape[:2] for image in expected] == [(48, 96), (96, 192), (192, 384), (333, 700)]
+    for stage, region in (
+        (3, Region(300, 650, 33, 50)),
+        (2, Region(0, 200, 192, 184)),
+        (0, Region(0, 0, 48, 96)),
+    ):
+        assert np.array_equal(of.read(region, stage), crop(expected[stage], region))
+    with pytest.raises(InvalidValueError, match="reaches outside stage 3, which is 700x333 pixels"):
+        of.read(Region(300, 650, 34, 50), 3)
+
+
 def test_stages_that_cannot_be_read_in_parts_are_refused():
     with pytest.raises(InvalidValueError, match=r"diffuses stage 3 of 3, 512 px at 0\.5 µm/px"):
         lazy(SMALL)
     sides = stage_specs(
-        replace(SMALL, upscaler=UpscaledConfig(from_mpp=0.5)), size=16384, stages=8, k=2, mpp=0.5, seed=1
+        replace(SMALL, upscaler=UpscaledConfig(from_mpp=0.5)),
+        size=Size.square(16384),
+        stages=8,
+        k=2,
+        mpp=0.5,
+        seed=1,
     )
     with pytest.raises(InvalidValueError, match=r"diffuses stage 7 of 8, 8192 px at 1 µm/px.*one-step"):
         LazyCascade(sides, Islands(), NET, background=GLASS)

@@ -12,6 +12,7 @@ import yaml
 
 import wsigen
 from wsigen.errors import InvalidValueError
+from wsigen.geometry import Size
 from wsigen.sampling.plan import plan_stage
 from wsigen.sampling.preset import GuidedConfig, Preset, preset_from_dict
 from wsigen.sampling.spec import stage_specs
@@ -37,7 +38,7 @@ def test_every_shipped_preset_parses_and_states_every_field(path):
 def test_paper_is_the_default_and_the_published_algorithm():
     paper = shipped("paper")
     assert paper == Preset()
-    spec = stage_specs(paper, size=1024, stages=1, k=2, mpp=0.5, seed=0)[1]
+    spec = stage_specs(paper, size=Size.square(1024), stages=1, k=2, mpp=0.5, seed=0)[1]
     assert spec.steps == 40
     assert spec.solver.evaluations(40) == 79
     assert (spec.relax, spec.skip, spec.from_guide) == (28, None, False)
@@ -48,14 +49,14 @@ def test_paper_is_the_default_and_the_published_algorithm():
 def test_fast_takes_an_eighth_of_the_evaluations_even_without_skipping(size, patch, stages):
     counts = {}
     for name in ("paper", "fast"):
-        specs = stage_specs(shipped(name), size=size, stages=stages, k=2, mpp=0.5, seed=0)
-        assert specs[0].patch == patch
+        specs = stage_specs(shipped(name), size=Size.square(size), stages=stages, k=2, mpp=0.5, seed=0)
+        assert specs[0].patch == Size.square(patch)
         counts[name] = sum(plan_stage(spec).evaluations for spec in specs)
     assert counts["paper"] > 8 * counts["fast"]
 
 
 def test_fast_starts_from_the_guide_and_follows_it_as_long_as_the_paper():
-    spec = stage_specs(shipped("fast"), size=1024, stages=1, k=2, mpp=0.5, seed=0)[1]
+    spec = stage_specs(shipped("fast"), size=Size.square(1024), stages=1, k=2, mpp=0.5, seed=0)[1]
     assert spec.from_guide
     assert spec.skip is not None
     assert spec.sigmas[spec.relax - 1] > 0.256 >= spec.sigmas[spec.relax]
@@ -97,7 +98,7 @@ def test_sections_may_be_left_out():
 
 
 def kinds(values: dict, **changes: object) -> list[str]:
-    how = {"size": 1024, "stages": 4, "k": 2, "mpp": 0.5, "seed": 0}
+    how = {"size": Size.square(1024), "stages": 4, "k": 2, "mpp": 0.5, "seed": 0}
     return [type(spec).__name__ for spec in stage_specs(preset_from_dict(values), **(how | changes))]
 
 
@@ -112,25 +113,28 @@ def test_the_upscaler_takes_over_from_a_pixel_size_on(from_mpp, upscaled):
 
 def test_a_picture_takes_the_place_of_stage_0_and_may_have_any_side_if_all_else_is_upscaled():
     values = {"guided": {"relax_sigma": 0.256}, "upscaler": {"from_mpp": "inf"}}
-    assert kinds(values, given=True, size=75 * 16, multiple=16) == ["GivenSpec"] + ["UpscaleSpec"] * 4
+    assert (
+        kinds(values, given=True, size=Size.square(75 * 16), multiple=16)
+        == ["GivenSpec"] + ["UpscaleSpec"] * 4
+    )
     values["upscaler"]["from_mpp"] = 1
     with pytest.raises(InvalidValueError, match="multiple of 16 pixels a side, got 75; crop it to 64"):
-        kinds(values, given=True, size=75 * 16, multiple=16)
+        kinds(values, given=True, size=Size.square(75 * 16), multiple=16)
 
 
 def test_patches_of_their_own_size():
     preset = preset_from_dict({"base": {"patch": 64}, "guided": {"relax_sigma": 0.256, "patch": 32}})
-    specs = stage_specs(preset, size=1024, stages=2, k=2, mpp=0.5, seed=0, multiple=16)
-    assert [spec.patch for spec in specs] == [64, 32, 32]
-    assert [spec.extent for spec in specs] == [256, 512, 1024]
-    whole = stage_specs(preset, size=128, stages=2, k=2, mpp=0.5, seed=0, multiple=16)
-    assert [spec.patch for spec in whole] == [32, 32, 32]
+    specs = stage_specs(preset, size=Size.square(1024), stages=2, k=2, mpp=0.5, seed=0, multiple=16)
+    assert [spec.patch.sides for spec in specs] == [(side, side) for side in (64, 32, 32)]
+    assert [spec.size.height for spec in specs] == [256, 512, 1024]
+    whole = stage_specs(preset, size=Size.square(128), stages=2, k=2, mpp=0.5, seed=0, multiple=16)
+    assert [spec.patch.sides for spec in whole] == [(side, side) for side in (32, 32, 32)]
     with pytest.raises(InvalidValueError, match=r"base\.patch .* multiple of 24, .* got 64; take 48 or 72"):
-        stage_specs(preset, size=96 * 4, stages=2, k=2, mpp=0.5, seed=0, multiple=24)
+        stage_specs(preset, size=Size.square(96 * 4), stages=2, k=2, mpp=0.5, seed=0, multiple=24)
 
 
 def test_one_step_is_the_denoiser_once_and_the_upscaler_ever_after():
-    specs = stage_specs(shipped("one-step"), size=65536, stages=7, k=2, mpp=0.5, seed=0)
+    specs = stage_specs(shipped("one-step"), size=Size.square(65536), stages=7, k=2, mpp=0.5, seed=0)
     assert [type(spec).__name__ for spec in specs] == ["StageSpec"] + ["UpscaleSpec"] * 7
     assert specs[0].solver.evaluations(specs[0].steps) == 39
     assert specs[-1].skip is not None

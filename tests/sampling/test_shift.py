@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsigen.errors import InvalidValueError
+from wsigen.geometry import Size
 from wsigen.sampling.shift import SHIFTS, Lines, ShiftPlan, StepGrid, uniform_integer
 
 modes = pytest.mark.parametrize("mode", SHIFTS)
 
 
 def grids(mode: str, *, seed: int = 0, stage: int = 2, steps: int = 12, k: int = 2, patch: int = 32, **more):
-    plan = ShiftPlan(mode=mode, **more)
-    return plan.grids(seed=seed, stage=stage, steps=steps, extent=patch * k**2, patch=patch, k=k)
+    plan, side = ShiftPlan(mode=mode, **more), Size.square(patch)
+    return plan.grids(seed=seed, stage=stage, steps=steps, canvas=side.times(k**2), patch=side, k=k)
 
 
 @settings(max_examples=60, deadline=None)
@@ -63,9 +64,32 @@ def test_lines_lie_at_multiples_of_k(mode, k, seed):
 
 
 def test_stage_zero_is_one_patch_that_does_not_move():
-    plan = ShiftPlan(mode="random").grids(seed=1, stage=0, steps=4, extent=32, patch=32, k=2)
+    plan = ShiftPlan(mode="random").grids(
+        seed=1, stage=0, steps=4, canvas=Size.square(32), patch=Size.square(32), k=2
+    )
     assert plan == (StepGrid(Lines(32, 0, 32), Lines(32, 0, 32)),) * 4
     assert plan[0].rows.count == 1
+
+
+def test_stage_zero_moves_only_along_the_side_that_one_patch_does_not_cover():
+    how = {"seed": 1, "steps": 8, "patch": Size.square(32), "k": 2}
+    made = ShiftPlan(mode="random").grids(stage=0, canvas=Size(32, 128), **how)
+    assert {(g.rows.offset, g.rows.count) for g in made} == {(0, 1)}
+    assert len({g.cols.offset for g in made}) > 3
+    guided = ShiftPlan(mode="random").grids(stage=1, canvas=Size(32, 128), **how)
+    assert len({g.rows.offset for g in guided}) > 3
+
+
+def test_patches_that_are_not_square_cover_a_canvas_once():
+    plan = ShiftPlan(mode="drift", halo=2, halo_steps=2)
+    for grid in plan.grids(seed=3, stage=1, steps=6, canvas=Size(40, 100), patch=Size(16, 32), k=2):
+        written = np.zeros((40, 100), int)
+        for row in range(grid.rows.count):
+            for col in range(grid.cols.count):
+                assert grid.read(row, col).size == Size(16, 32)
+                spot = grid.written(row, col)
+                written[max(spot.y, 0) : spot.y1, max(spot.x, 0) : spot.x1] += 1
+        assert (written == 1).all()
 
 
 def test_modes_move_as_they_say():

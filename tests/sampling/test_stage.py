@@ -25,7 +25,6 @@ from wsigen.diffusion.guide import replicate
 from wsigen.diffusion.solvers import SOLVERS
 from wsigen.diffusion.step import at_mpp, integrate
 from wsigen.errors import InvalidValueError
-from wsigen.geometry import Region
 from wsigen.nn.images import to_unit
 from wsigen.sampling.noise import Noise
 from wsigen.sampling.shift import SHIFTS
@@ -37,7 +36,7 @@ GAUSSIAN = GaussianDenoiser(sigma_data=0.3, mean=0.2)
 
 def untiled(spec: StageSpec, source: ImageSource) -> np.ndarray:
     """The stage in one piece, without patches, bands or tasks."""
-    whole = Region(0, 0, spec.extent, spec.extent)
+    whole = spec.size.region
     x = torch.from_numpy(Noise(spec.seed, spec.stage).region(whole))[None] * np.float32(spec.sigmas[0])
     y = to_unit(torch.from_numpy(source.image.copy())).permute(2, 0, 1)[None].contiguous()
     if spec.from_guide:
@@ -64,7 +63,7 @@ def test_tiled_is_untiled_with_a_pointwise_denoiser(k, cells, solver, shift, hal
         patch=4 * k * cells // 2, stages=1, k=k, seed=seed, solver=solver, shift=shift,
         halo=k if cells > 2 else 0, halo_steps=halo_steps, sigma_start=start,
     )  # fmt: skip
-    source = noise_image(spec.extent // k, seed)
+    source = noise_image(spec.size.height // k, seed)
     order = data.draw(st.sampled_from(["wavefront", "steps"]))
     tiled = run_stage(spec, GAUSSIAN, source, order=order, batch_size=data.draw(st.integers(1, 5)))
     assert np.array_equal(tiled, untiled(spec, source))
@@ -115,7 +114,7 @@ def test_threads_and_prefetching_cannot_be_seen():
     spec = guided_spec(stages=4)
     assert different([run_stage(spec, GAUSSIAN, guide_image(128), threads=n) for n in (1, 4)]) == 0
     machine = Execution(threads=2, prefetch=True)
-    store = MemoryStore(spec.extent)
+    store = MemoryStore(spec.size)
     StageRun(spec, GAUSSIAN, guide_image(128), store, background=GLASS, execution=machine).run()
     assert np.array_equal(store.rows, run_stage(spec, GAUSSIAN, guide_image(128)))
 
@@ -135,7 +134,7 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(solver, shift, order, halo_ste
         stages=3, solver=solver, shift=shift, halo=4, halo_steps=halo_steps, background_skip=skip
     )
     source = guide_image(64)
-    store = MemoryStore(spec.extent, dies_at=row, block=block)
+    store = MemoryStore(spec.size, dies_at=row, block=block)
     with pytest.raises(Killed):
         run_stage(spec, BlurDenoiser(), source, store=store, order=order)
     assert store.rows_done == row // block * block
@@ -145,27 +144,27 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(solver, shift, order, halo_ste
 
 def test_going_on_repeats_a_wedge_and_not_the_canvas():
     spec = guided_spec(patch=16, stages=5)
-    store = MemoryStore(spec.extent, dies_at=400)
+    store = MemoryStore(spec.size, dies_at=400)
     with pytest.raises(Killed):
         run_stage(spec, GAUSSIAN, noise_image(256), store=store)
     rest = spec.patches(400)
     assert rest < spec.patches() * (112 / 512 + 5 * 16 / 512)
-    assert spec.patches(spec.extent) == 0
+    assert spec.patches(spec.size.height) == 0
 
 
 def test_a_finished_stage_does_nothing():
     spec = guided_spec()
-    store = MemoryStore(spec.extent)
+    store = MemoryStore(spec.size)
     run_stage(spec, GAUSSIAN, noise_image(32), store=store)
     denoiser = BlurDenoiser()
     run_stage(spec, denoiser, noise_image(32), store=store)
     assert denoiser.images == 0
-    assert store.rows_done == spec.extent
+    assert store.rows_done == spec.size.height
 
 
 def test_interrupts_pass_through_between_batches_and_leave_finished_rows():
     spec = guided_spec(stages=3)
-    store = MemoryStore(spec.extent)
+    store = MemoryStore(spec.size)
 
     def interrupt(state: StageProgress) -> None:
         if state.patches > spec.patches() // 2:
@@ -174,19 +173,19 @@ def test_interrupts_pass_through_between_batches_and_leave_finished_rows():
     run = StageRun(spec, GAUSSIAN, noise_image(64), store, background=GLASS, progress=interrupt)
     with pytest.raises(KeyboardInterrupt):
         run.run()
-    assert 0 < store.rows_done < spec.extent
+    assert 0 < store.rows_done < spec.size.height
     whole = run_stage(spec, GAUSSIAN, noise_image(64))
     assert np.array_equal(run_stage(spec, GAUSSIAN, noise_image(64), store=store), whole)
 
 
 def test_rows_leave_in_order_while_the_stage_runs():
     spec = guided_spec(patch=16, stages=5, shift="drift", drift=0.125)
-    store, states = MemoryStore(spec.extent), []
+    store, states = MemoryStore(spec.size), []
     StageRun(spec, GAUSSIAN, noise_image(256), store, background=GLASS, progress=states.append).run()
-    assert sum(store.appends) == spec.extent
+    assert sum(store.appends) == spec.size.height
     assert max(store.appends) <= 16, "a row of patches at a time"
     halfway = states[len(states) // 2]
-    assert 0.3 < halfway.rows / halfway.extent < 0.6, "finished rows do not wait for the whole canvas"
+    assert 0.3 < halfway.rows / halfway.height < 0.6, "finished rows do not wait for the whole canvas"
     assert states[-1].patches == states[-1].patches_total == spec.patches()
     assert [s.patches for s in states] == sorted(s.patches for s in states)
 
@@ -199,7 +198,7 @@ def test_progress_counts_evaluations_as_the_denoiser_does(order):
         spec,
         denoiser,
         noise_image(64),
-        MemoryStore(spec.extent),
+        MemoryStore(spec.size),
         background=GLASS,
         progress=states.append,
         execution=Execution(order=order, batch_size=3),
@@ -210,9 +209,9 @@ def test_progress_counts_evaluations_as_the_denoiser_does(order):
 def test_memory_is_a_band_that_grows_with_width_alone():
     def band(stages: int, order: str) -> int:
         spec = guided_spec(patch=16, stages=stages, shift="drift", drift=0.125)
-        source = noise_image(spec.extent // 2)
+        source = noise_image(spec.size.height // 2)
         machine = Execution(order=order)
-        run = StageRun(spec, GAUSSIAN, source, MemoryStore(spec.extent), background=GLASS, execution=machine)
+        run = StageRun(spec, GAUSSIAN, source, MemoryStore(spec.size), background=GLASS, execution=machine)
         return run.band_bytes
 
     assert band(7, "wavefront") == pytest.approx(2 * band(6, "wavefront"), rel=0.05)

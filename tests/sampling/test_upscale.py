@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.sampling.stores import GLASS, ImageSource, noise_image
 from tests.sampling.upscalers import small_upscaler
 from wsigen.errors import InvalidValueError
-from wsigen.geometry import Region
+from wsigen.geometry import Region, Size
 from wsigen.nn.images import to_unit
 from wsigen.nn.upscaler import Upscaler, enlarged
 from wsigen.sampling.noise import Noise
@@ -36,7 +36,9 @@ def islands(side: int, seed: int = 0) -> ImageSource:
 
 
 def stage(source: ImageSource, *, net=NET, skip=None, seed=3, mpp=0.7, **options) -> UpscaledStage:
-    spec = UpscaleSpec(stage=2, extent=2 * len(source.image), k=2, mpp=mpp, seed=seed, skip=skip)
+    spec = UpscaleSpec(
+        stage=2, size=Size(*source.image.shape[:2]).times(2), k=2, mpp=mpp, seed=seed, skip=skip
+    )
     return UpscaledStage(spec, net, source, background=GLASS, options=TileOptions(**options))
 
 

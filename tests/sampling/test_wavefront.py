@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsigen.errors import InvalidValueError
+from wsigen.geometry import Size
 from wsigen.sampling.shift import SHIFTS, Lines, ShiftPlan
 from wsigen.sampling.wavefront import ORDERS, first_rows, row_tasks, rows_alive
 
@@ -19,7 +20,12 @@ def row_lines(draw: st.DrawFn) -> list[Lines]:
     if draw(st.booleans()):
         plan = ShiftPlan(mode=draw(st.sampled_from(SHIFTS)), halo=2, halo_steps=draw(st.integers(0, 3)))
         made = plan.grids(
-            seed=draw(st.integers(0, 99)), stage=1, steps=steps, extent=extent, patch=patch, k=2
+            seed=draw(st.integers(0, 99)),
+            stage=1,
+            steps=steps,
+            canvas=Size.square(extent),
+            patch=Size.square(patch),
+            k=2,
         )
         return [grid.rows for grid in made]
     halos = [draw(st.integers(0, patch // 2 - 1)) for _ in range(steps)]
@@ -105,7 +111,12 @@ def test_the_wavefront_always_advances_the_latest_step(lines, data):
 
 def drifting(steps: int, drift: float, *, extent: int = 65536, patch: int = 512) -> list[Lines]:
     plan = ShiftPlan(mode="drift", drift=drift)
-    return [g.rows for g in plan.grids(seed=0, stage=7, steps=steps, extent=extent, patch=patch, k=2)]
+    return [
+        g.rows
+        for g in plan.grids(
+            seed=0, stage=7, steps=steps, canvas=Size.square(extent), patch=Size.square(patch), k=2
+        )
+    ]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +134,9 @@ def test_rows_alive_do_not_grow_with_the_canvas():
     assert len({rows_alive(drifting(10, 0.125, extent=extent)) for extent in (8192, 16384, 65536)}) == 1
     random = [
         g.rows
-        for g in ShiftPlan(mode="random").grids(seed=0, stage=7, steps=40, extent=65536, patch=512, k=2)
+        for g in ShiftPlan(mode="random").grids(
+            seed=0, stage=7, steps=40, canvas=Size.square(65536), patch=Size.square(512), k=2
+        )
     ]
     assert rows_alive(random) < 14000
 

@@ -10,9 +10,9 @@ from wsigen.config import SampleConfig
 
 DESCRIPTION = (
     "Synthesise H&E slides. Writes OUT/NAME_HE.ome.tif with its provenance (.json), a thumbnail (.jpg) and "
-    "its stage 0 (.png); with --stain, also OUT/NAME_IHC-MARKER.ome.tif on the same grid. With --overview, "
-    "start from your own picture; with --region, make only a region. If interrupted, run the same command "
-    "again: it continues where it stopped."
+    "its stage 0 (.png); with --stain, also OUT/NAME_IHC-MARKER.ome.tif on the same grid. With --count, make "
+    "several and a table of them; with --overview, start from your own picture; with --region, make only a "
+    "region. If interrupted, run the same command again: it continues where it stopped."
 )
 
 

@@ -6,7 +6,7 @@ place that does it.
 
 from wsigen.config.check import check
 from wsigen.config.domains import StainDataConfig, StainOptimConfig, StainRunConfig
-from wsigen.config.sample import SampleConfig, parse_region
+from wsigen.config.sample import SampleConfig, parse_mpp, parse_region, parse_size
 from wsigen.config.stain import (
     STAIN_METHODS,
     CutConfig,
@@ -65,5 +65,7 @@ __all__ = [
     "UpscalerLossConfig",
     "UpscalerTrainConfig",
     "check",
+    "parse_mpp",
     "parse_region",
+    "parse_size",
 ]

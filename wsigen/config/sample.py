@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from wsigen.config.check import check, is_positive
-from wsigen.geometry import Region
+from wsigen.geometry import Region, Size
 from wsigen.runtime import parse_bytes
 
 
@@ -17,24 +18,24 @@ class SampleConfig:
     """One call of ``sample``.
 
     Args:
-        size: side of the slide in pixels, patch * k**stages; default 2048, with --overview its side times
-            k**stages.
-        stages: number of upscalings, the side of stage 0 is size / k**stages; default 5, with --overview as
-            many as --mpp needs.
+        size: side of the slide in pixels, or WIDTHxHEIGHT; default 2048, with --overview its size times
+            k**stages; cropped from the next larger multiple of the denoiser's stride times k**stages.
+        stages: number of upscalings, stage 0 has size / k**stages pixels; default 5, with --overview as many
+            as --mpp needs.
         seed: of the noise; the same slide for any memory, batch size and schedule.
-        mpp: µm/px of the finished slide.
+        mpp: µm/px of the finished slide, or LOW-HIGH, such as 0.45-0.6: each seed has a value of that range.
         model: "default" (bundled), a model or snapshot folder, or a hub id.
         upscaler: snapshot folder or hub id of an upscaler to use instead of the model's own.
         preset: "one-step", "fast", "paper", or a YAML file; "auto" is one-step if the model has an upscaler,
             else fast.
-        overview: square H&E picture or slide to start from instead of sampling stage 0.
+        overview: H&E picture or slide to start from instead of sampling stage 0.
         overview_mpp: µm/px of the overview, if the file does not state it.
         region: make only this region, as X,Y,WIDTH,HEIGHT in pixels of the slide; needs a preset whose last
             stages use the upscaler, such as one-step.
         k: factor between two stages.
         out: folder to write to.
         name: base name of the files, default synthetic-SEED; with --count, NAME-SEED.
-        count: number of slides, with seeds SEED, SEED + 1, …
+        count: number of slides, with seeds SEED, SEED + 1, …, and a table of them, OUT/NAME.csv.
         stain: also translate each slide with this stainer: "SYN" (bundled), a snapshot folder or a hub id;
             several separated by commas.
         schedule: "wavefront" keeps a band of rows in memory, "steps" the whole canvas; the slide is the same.
@@ -47,10 +48,10 @@ class SampleConfig:
         dry_run: print the plan (memory, disk, time) without making the slide.
     """
 
-    size: int | None = None
+    size: int | str | None = None
     stages: int | None = None
     seed: int = 0
-    mpp: float = 0.5
+    mpp: float | str = 0.5
     model: str = "default"
     upscaler: str | None = None
     preset: str = "auto"
@@ -74,8 +75,9 @@ class SampleConfig:
     def __post_init__(self) -> None:
         check(self.stages is None or self.stages >= 0, "--stages", self.stages, ">= 0")
         check(self.k >= 2, "--k", self.k, ">= 2")
-        check(self.size is None or self.size > 0, "--size", self.size, "> 0")
-        check(is_positive(self.mpp), "--mpp", repr(self.mpp), "a positive number of µm/px")
+        parse_size(self.size)
+        low, high = parse_mpp(self.mpp)
+        check(low == high or self.overview is None, "--mpp", repr(self.mpp), "one number with --overview")
         if self.overview_mpp is not None:
             check(self.overview is not None, "--overview-mpp", self.overview_mpp, "given with --overview")
             okay = is_positive(self.overview_mpp)
@@ -94,6 +96,42 @@ class SampleConfig:
         if self.region is not None:
             parse_region(self.region)
             check(not self.dry_run, "--dry-run", self.dry_run, "left out with --region")
+
+
+def parse_size(size: int | str | None) -> Size | None:
+    """Parse the side of a square, or WIDTHxHEIGHT; None stays None.
+
+    Raises:
+        InvalidValueError: it is neither, or the size is 0.
+    """
+    if size is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+)\s*(?:[xX×]\s*(\d+)\s*)?", str(size), re.ASCII)
+    width = int(match[1]) if match else 0
+    height = int(match[2]) if match and match[2] else width
+    check(bool(width and height), "--size", repr(size), "N or WIDTHxHEIGHT in px, such as 4096 or 8192x4096")
+    return Size(height, width)
+
+
+def parse_mpp(mpp: float | str) -> tuple[float, float]:
+    """Return the lowest and the highest µm/px of a number or LOW-HIGH.
+
+    Raises:
+        InvalidValueError: a value is not positive, or the range is empty.
+    """
+    match = re.fullmatch(r"\s*([\d.]+)\s*-\s*([\d.]+)\s*", mpp, re.ASCII) if isinstance(mpp, str) else None
+    try:
+        low, high = map(float, match.groups()) if match else (float(mpp), float(mpp))
+    except ValueError:
+        low = high = math.nan
+    okay = is_positive(low) and is_positive(high) and low <= high
+    check(okay, "--mpp", repr(mpp), "a positive number of µm/px, or LOW-HIGH such as 0.45-0.6")
+    return low, high
+
+
+def size_text(size: int | str | tuple[int, int] | None) -> int | str | None:
+    """Return a size as `SampleConfig` takes it; (width, height) becomes WIDTHxHEIGHT."""
+    return "x".join(map(str, size)) if isinstance(size, tuple) else size
 
 
 def parse_region(text: str) -> Region:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from wsigen.errors import SlideError
-from wsigen.geometry import Colour, Region
+from wsigen.geometry import Colour, Region, Size
 from wsigen.sampling.rows import RowSource
 from wsigen.slide.pyramid import ceil_div, pad_edge
 from wsigen.slide.read import BACKGROUND, WholeSlide
@@ -88,12 +88,12 @@ def _colour(cells: np.ndarray, mpp: float) -> Colour | None:
     return background_colour(cells, tissue | transparent) or background_colour(cells, tissue)
 
 
-def stage_background(above: RowSource, extent: int, k: int, *, mpp: float, colour: Colour) -> BackgroundMap:
+def stage_background(above: RowSource, size: Size, k: int, *, mpp: float, colour: Colour) -> BackgroundMap:
     """Find the background of a slide that is about to be sampled, from the stage that guides it.
 
     Args:
-        above: the finished stage above, ``extent / k`` pixels a side.
-        extent: side of the slide in pixels.
+        above: the finished stage above, of at least ``size / k`` pixels.
+        size: of the slide in pixels.
         k: factor between the two.
         mpp: µm/px of the slide.
         colour: of the background.
@@ -102,12 +102,12 @@ def stage_background(above: RowSource, extent: int, k: int, *, mpp: float, colou
 
     Determinism: a function of the stage's pixels.
     """
-    side, cells = extent // k, ceil_div(extent, CELL)
-    means = np.empty((cells, cells, 3), np.uint8)
-    for y in range(0, side, _STRIP):
-        strip = cell_means(above.read(Region(y, 0, min(_STRIP, side - y), side)), k)
+    shown, cells = size.over(k), size.over(CELL)
+    means = np.empty((*cells.sides, 3), np.uint8)
+    for y in range(0, shown.height, _STRIP):
+        strip = cell_means(above.read(Region(y, 0, min(_STRIP, shown.height - y), shown.width)), k)
         top = y // CELL * k
-        means[top : top + len(strip)] = strip[: cells - top, :cells]
+        means[top : top + len(strip)] = strip[: cells.height - top, : cells.width]
     return _without_dust(background_map(means, colour, CELL, TOLERANCE), mpp)
 
 
@@ -133,8 +133,8 @@ class LocalBackground:
     is dust; otherwise the sight is doubled. Since dust is small, that ends soon.
 
     Args:
-        above: the stage above, ``extent / k`` pixels a side; any of its regions can be read.
-        extent: side of the slide in pixels.
+        above: the stage above, of at least ``size / k`` pixels; any of its regions can be read.
+        size: of the slide in pixels.
         k: factor between the two, a divisor of 16.
         mpp: µm/px of the slide.
         colour: of the background.
@@ -144,11 +144,11 @@ class LocalBackground:
     Determinism: bit for bit the values of the map of the whole slide.
     """
 
-    def __init__(self, above: RowSource, extent: int, k: int, *, mpp: float, colour: Colour) -> None:
-        self._above, self._side, self._k, self._colour = above, extent // k, k, colour
-        count = ceil_div(extent, CELL)
-        self._bounds = Region(0, 0, count, count)
-        self._least = min(SPECK_UM2 / (mpp * CELL) ** 2, SMALL_SHARE * count * count)
+    def __init__(self, above: RowSource, size: Size, k: int, *, mpp: float, colour: Colour) -> None:
+        self._above, self._shown, self._k, self._colour = above, size.over(k).region, k, colour
+        cells = size.over(CELL)
+        self._bounds = cells.region
+        self._least = min(SPECK_UM2 / (mpp * CELL) ** 2, SMALL_SHARE * cells.area)
         self._found: dict[bool, OrderedDict[tuple[int, int], np.ndarray]] = {
             dusty: OrderedDict() for dusty in (True, False)
         }
@@ -201,9 +201,9 @@ class LocalBackground:
         return values
 
     def _by_colour(self, block: Region) -> np.ndarray:
-        y, x = block.y * CELL // self._k, block.x * CELL // self._k
-        y1, x1 = (min(self._side, n * CELL // self._k) for n in (block.y1, block.x1))
-        means = cell_means(self._above.read(Region(y, x, y1 - y, x1 - x)), self._k)
+        y, x, y1, x1 = (n * CELL // self._k for n in (block.y, block.x, block.y1, block.x1))
+        shown = Region(y, x, y1 - y, x1 - x).intersect(self._shown)
+        means = cell_means(self._above.read(shown), self._k)
         return background_map(means[: block.height, : block.width], self._colour, CELL, TOLERANCE).occupied
 
     def _without_dust(self, block: Region) -> np.ndarray:

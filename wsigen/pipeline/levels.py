@@ -59,7 +59,9 @@ class HELevels:
 
     def __init__(self, cascade: LazyCascade) -> None:
         self.cascade = cascade
-        self.levels = tuple(Size(spec.extent, spec.extent) for spec in reversed(cascade.specs))
+        # Stages above a last one that is cropped are larger than what it shows.
+        size, k = cascade.specs[-1].size, cascade.specs[-1].k
+        self.levels = tuple(size.over(k**level) for level in range(len(cascade.specs)))
 
     def read(self, region: Region, level: int) -> np.ndarray:
         """Return the pixels of a region of a level: uint8 (height, width, 3)."""
@@ -128,7 +130,7 @@ class IHCLevels(TranslatedLevels):
         spec, background = cascade.specs[stage], None
         if stage:
             above, colour = cascade.source(stage - 1), cascade.background
-            background = LocalBackground(above, spec.extent, spec.k, mpp=spec.mpp, colour=colour)
+            background = LocalBackground(above, self.levels[level], spec.k, mpp=spec.mpp, colour=colour)
         return cascade.source(stage).read, background
 
 

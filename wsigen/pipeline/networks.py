@@ -111,15 +111,16 @@ class UpscalerInPrecision:
             return self.upscaler(y, z, mpp)
 
 
-def warn_of_untrained(he: HEOutput, model: Model) -> None:
-    """Warn of patch sizes and µm/px of a slide's stages that their network was not trained at."""
-    sampled = diffused(he.specs)
+def warn_of_untrained(slides: Sequence[HEOutput], model: Model) -> None:
+    """Warn of patch sizes and µm/px of slides' stages that their network was not trained at."""
+    specs = [spec for he in slides for spec in he.specs]
+    sampled = diffused(specs)
     trained = model.denoiser.config["patch_sizes"]
-    for patch in sorted({spec.patch for spec in sampled} - set(trained)):
+    for patch in sorted({side for spec in sampled for side in spec.patch.sides} - set(trained)):
         seen = ", ".join(map(str, trained))
         log.warning("patch size %d px was not used in training (%s px); quality may be lower", patch, seen)
     _warn_of_stages("the denoiser", [s.mpp for s in sampled], model.denoiser.config["mpp_range"])
-    upscaled = [spec.mpp for spec in he.specs if isinstance(spec, UpscaleSpec)]
+    upscaled = [spec.mpp for spec in specs if isinstance(spec, UpscaleSpec)]
     if upscaled and model.upscaler:
         _warn_of_stages("the upscaler", upscaled, model.upscaler.config["mpp_range"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -238,7 +239,7 @@ class HEOutput(Output):
     """An H&E slide, or a region of one, with the IHC slides that are made with it.
 
     Args:
-        side: of the whole slide in pixels.
+        whole: size of the whole slide in pixels.
         stages: number of upscalings.
         k: factor between two stages.
         seed: of the slide.
@@ -255,7 +256,7 @@ class HEOutput(Output):
         multiple: pixels of which the denoiser's patches must be multiples.
     """
 
-    side: int
+    whole: Size
     stages: int
     k: int
     seed: int
@@ -279,7 +280,7 @@ class HEOutput(Output):
     @property
     def size(self) -> Size:
         """Size of level 0 of the file in pixels."""
-        return self.region.size if self.region else Size(self.side, self.side)
+        return self.region.size if self.region else self.whole
 
     @property
     def rows(self) -> Path:
@@ -291,11 +292,11 @@ class HEOutput(Output):
         """The stages of the whole slide.
 
         Raises:
-            InvalidValueError: the side does not fit patch * k**stages.
+            InvalidValueError: an impossible size, patch or pixel size.
         """
         return stage_specs(
             self.preset,
-            size=self.side,
+            size=self.whole,
             stages=self.stages,
             k=self.k,
             mpp=self.mpp,
@@ -315,6 +316,7 @@ class HEOutput(Output):
     def facts(self) -> dict[str, Any]:
         """Return what the pixels follow from, as the provenance file states it."""
         upscaler = {"upscaler": self.upscaler, "upscaler_hash": self.upscaler_hash}
+        whole = self.whole
         return {
             "version": __version__,
             "model": self.model,
@@ -324,7 +326,7 @@ class HEOutput(Output):
             "seed": self.seed,
             "stages": self.stages,
             "k": self.k,
-            "size": self.side,
+            "size": whole.width if whole.height == whole.width else str(whole),
             "mpp": self.mpp,
             "dtype": self.dtype,
             "preset": self.preset_name,
@@ -355,13 +357,13 @@ class HEOutput(Output):
         """
         journal = BlockJournal(
             self._stage_folder(spec.stage),
-            Size(spec.extent, spec.extent),
+            spec.size,
             codec=ZSTD,
             levels=1,
             fingerprint=self.fingerprint(),
             block=block,
         )
-        if spec.stage == 0 and self.overview and journal.rows_done < spec.extent:
+        if spec.stage == 0 and self.overview and journal.rows_done < spec.size.height:
             journal.append(self.overview.pixels[journal.rows_done :])
         return journal
 
@@ -373,7 +375,7 @@ class HEOutput(Output):
             return {}
         r = self.region
         where = {"x": r.x, "y": r.y, "width": r.width, "height": r.height}
-        return {"region": {**where, "of_width": self.side, "of_height": self.side}}
+        return {"region": {**where, "of_width": self.whole.width, "of_height": self.whole.height}}
 
 
 def disk_bytes(size: Size, layout: Layout) -> int:
@@ -390,19 +392,24 @@ def seam_grids(spec: AnySpec) -> list[dict[str, Any]]:
         spec: of the last stage.
 
     Returns:
-        For each of the two grids, the last step's first, its name, the distance of its lines (``pitch``) and
-        the first of them (``rows``, ``cols``), in px; a single one where both are the same.
+        For each of the two grids, the last step's first, its name, the distance at which its lines repeat
+        (``pitch``) and the first of them (``rows``, ``cols``), in px; a single one where both are the same.
     """
     if isinstance(spec, UpscaleSpec):
         cells = {"name": "cells of background", "pitch": CELL * spec.k, "rows": [0], "cols": [0]}
         return [cells] if spec.skip else []
     assert isinstance(spec, StageSpec), "the last stage is no picture"
-    found: dict[tuple[int, int, int], str] = {}
+    found: list[dict[str, Any]] = []
     for grid, name in zip(
         spec.grids[:-3:-1], ("patches, last step", "patches, step before it"), strict=False
     ):
-        found.setdefault((grid.rows.stride, grid.rows.offset, grid.cols.offset), name)
-    return [{"name": name, "pitch": pitch, "rows": [y], "cols": [x]} for (pitch, y, x), name in found.items()]
+        # One pitch for both directions: where patches are not square, it holds several lines of one of them.
+        pitch = math.lcm(grid.rows.stride, grid.cols.stride)
+        rows, cols = (list(range(lines.offset, pitch, lines.stride)) for lines in (grid.rows, grid.cols))
+        place = {"pitch": pitch, "rows": rows, "cols": cols}
+        if not any(place.items() <= other.items() for other in found):
+            found.append({"name": name, **place})
+    return found
 
 
 def drop_other_state(work: Path, fingerprint: str, codecs: Collection[str]) -> None:

@@ -150,7 +150,7 @@ class SampledPair(Pair):
 
     def __repr__(self) -> str:
         c = self._config
-        return f"Pair(seed={c.seed}, size={c.size or 'default'}, mpp={c.mpp:g}, stain={c.stain!r})"
+        return f"Pair(seed={c.seed}, size={c.size or 'default'}, mpp={c.mpp}, stain={c.stain!r})"
 
 
 class TranslatedPair(Pair):

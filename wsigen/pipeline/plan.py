@@ -58,11 +58,13 @@ class SlidePlan:
     """Plan of a sampled slide.
 
     Args:
+        he: the slide.
         stages: of the slide.
         disk_bytes: at most, while the slide and its IHC slides are made.
         stains: plan of its IHC slides, if there are any.
     """
 
+    he: HEOutput
     stages: tuple[StagePlan, ...]
     disk_bytes: int
     stains: StainPlan | None = None
@@ -98,8 +100,8 @@ def plan_slide(he: HEOutput, execution: Execution, upscaler: UpscalerFunction | 
     """
     stages = tuple(plan_any(spec, execution, upscaler) for spec in he.specs)
     # A region is computed from tiles in memory: it leaves no journals of the stages above.
-    above = [] if he.region else [estimate_bytes(Size(s.extent, s.extent), ZSTD) for s in stages[:-1]]
-    return SlidePlan(stages, he.disk_bytes + sum(above) + sum(ihc.disk_bytes for ihc in he.ihc))
+    above = [] if he.region else [estimate_bytes(s.size, ZSTD) for s in stages[:-1]]
+    return SlidePlan(he, stages, he.disk_bytes + sum(above) + sum(ihc.disk_bytes for ihc in he.ihc))
 
 
 def fit_tile(execution: Execution, plan: Callable[[Execution], SlidePlan], allowed: int) -> Execution:
@@ -228,17 +230,19 @@ def seconds_per_pixel(stainers: Stainers) -> float:
 
 
 @torch.inference_mode()
-def seconds_per_evaluation(denoiser: DenoiserFunction, patch: int, mpp: float, execution: Execution) -> float:
+def seconds_per_evaluation(
+    denoiser: DenoiserFunction, patch: Size, mpp: float, execution: Execution
+) -> float:
     """Measure the seconds of the denoiser for one patch, in batches as they will be run.
 
     Args:
         denoiser: D(x; sigma, mpp).
-        patch: side in pixels.
+        patch: size in pixels.
         mpp: µm/px to ask for.
         execution: device and batch size.
     """
     batch, device = execution.batch_size, execution.device
-    x = torch.randn(batch, 3, patch, patch).to(device)
+    x = torch.randn(batch, 3, *patch.sides).to(device)
     sigma, scale = torch.full((batch,), 0.5, device=device), torch.full((batch,), mpp, device=device)
     return _seconds(lambda: denoiser(x, sigma, scale), device, calls=4) / batch
 
@@ -277,20 +281,21 @@ def _seconds(call: Callable[[], object], device: torch.device, *, calls: int = 2
 def describe_stages(plan: SlidePlan) -> list[str]:
     """Return the stages of a plan as lines of a table."""
     titles = ("stage", "pixels", "µm/px", "patches", "evaluations", "rows", "canvas")
-    lines = [" ".join(t.rjust(w) for t, w in zip(titles, (5, 7, 8, 9, 12, 6, 9), strict=True))]
+    pixels = max(7, *(len(str(s.size)) for s in plan.stages))
+    lines = [" ".join(t.rjust(w) for t, w in zip(titles, (5, pixels, 8, 9, 12, 6, 9), strict=True))]
     return lines + [
-        f"{s.stage:>5} {s.extent:>7} {s.mpp:>8g} {s.patch_rows * s.patch_cols:>9,} {s.evaluations:>12,} "
-        f"{s.rows_alive:>6} {format_bytes(s.band_bytes + s.feature_bytes):>9}"
+        f"{s.stage:>5} {s.size!s:>{pixels}} {s.mpp:>8g} {s.patch_rows * s.patch_cols:>9,} "
+        f"{s.evaluations:>12,} {s.rows_alive:>6} {format_bytes(s.band_bytes + s.feature_bytes):>9}"
         for s in plan.stages
     ]
 
 
 def describe_denoiser(
-    he: HEOutput, plan: SlidePlan, denoiser: DenoiserFunction, execution: Execution
+    plan: SlidePlan, denoiser: DenoiserFunction, execution: Execution
 ) -> tuple[list[str], float]:
     """Time the denoiser; return a line for each of its patch sizes, and the seconds of all evaluations."""
-    found: dict[int, tuple[int, float]] = {}
-    for spec, stage in zip(he.specs, plan.stages, strict=True):
+    found: dict[Size, tuple[int, float]] = {}
+    for spec, stage in zip(plan.he.specs, plan.stages, strict=True):
         if isinstance(spec, StageSpec):
             evaluations = found.get(spec.patch, (0, 0.0))[0] + stage.evaluations
             found[spec.patch] = evaluations, spec.mpp
@@ -306,14 +311,14 @@ def describe_denoiser(
 
 
 def describe_upscaler(
-    he: HEOutput, plan: SlidePlan, upscaler: UpscalerFunction | None, execution: Execution
+    plan: SlidePlan, upscaler: UpscalerFunction | None, execution: Execution
 ) -> tuple[list[str], float]:
     """Time the upscaler; return a line about it and the seconds of all its tiles; nothing if it is unused."""
-    upscaled = [spec for spec in he.specs if isinstance(spec, UpscaleSpec)]
+    upscaled = [spec for spec in plan.he.specs if isinstance(spec, UpscaleSpec)]
     if upscaler is None or not upscaled:
         return [], 0.0
     each = seconds_per_upscaled_pixel(upscaler, upscaled[-1].k, upscaled[-1].mpp, execution)
-    tiles, pixels = _upscaled(upscaled, upscaler, execution, he.overview)
+    tiles, pixels = _upscaled(upscaled, upscaler, execution, plan.he.overview)
     text = f"{tiles:,} of {plan.tiles:,} tiles, {1e6 * each:.2f} s a megapixel seen on {execution.device}"
     return [f"upscaler    {text}"], each * pixels
 
@@ -336,7 +341,7 @@ def _upscaled(
 
 def _tissue(occupied: np.ndarray, core: Region, spec: UpscaleSpec) -> Region:
     """Return the part of a tile that is not background in the overview; in guide pixels."""
-    scale = spec.guide_bounds.width / len(occupied)
+    scale = spec.guide_bounds.width / occupied.shape[1]
     y, x = int(core.y / scale), int(core.x / scale)
     part = occupied[y : math.ceil(core.y1 / scale), x : math.ceil(core.x1 / scale)]
     rows, cols = (np.flatnonzero(part.any(axis=axis)) for axis in (1, 0))

@@ -8,7 +8,7 @@ and through the stainers to those of the IHC slides; complete journals become th
 from __future__ import annotations
 
 import logging
-import time
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 import cv2
 import torch
-from tqdm.auto import tqdm
 
-from wsigen.config import SampleConfig, parse_region
+from wsigen.config import SampleConfig, parse_mpp, parse_region, parse_size
 from wsigen.diffusion.step import DenoiserFunction
 from wsigen.errors import InvalidValueError
 from wsigen.files import write_bytes
 from wsigen.geometry import Colour, Region, Size
 from wsigen.pipeline.background import stage_background
+from wsigen.pipeline.corpus import slide_mpp, write_table
 from wsigen.pipeline.levels import fill_region, region_readers
 from wsigen.pipeline.networks import InPrecision, Networks, UpscalerInPrecision, warn_of_untrained
 from wsigen.pipeline.outputs import HEOutput, Output
@@ -39,6 +39,7 @@ from wsigen.pipeline.plan import (
     plan_stains,
     time_text,
 )
+from wsigen.pipeline.progress import ProgressBar
 from wsigen.pipeline.rows import BackgroundWriter, IHCRows, PairStore
 from wsigen.pipeline.run import Progress, Run
 from wsigen.pipeline.source import open_overview, size_and_stages
@@ -48,7 +49,14 @@ from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.pixels import background_of
 from wsigen.sampling.preset import load_preset
 from wsigen.sampling.rows import RowSink, RowStore
-from wsigen.sampling.spec import AnySpec, Execution, GivenSpec, StageProgress, UpscaleSpec, diffused
+from wsigen.sampling.spec import (
+    AnySpec,
+    Execution,
+    GivenSpec,
+    StageSpec,
+    UpscaleSpec,
+    diffused,
+)
 from wsigen.sampling.upscale import UpscalerFunction
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.provenance import beside
@@ -58,6 +66,9 @@ from wsigen.stain.normalise.norm import Norm
 
 if TYPE_CHECKING:
     from wsigen.nn.model import Model
+
+NAME = "synthetic"
+"""Base name of slides by default, before the seed."""
 
 log = logging.getLogger(__name__)
 
@@ -92,24 +103,29 @@ def open_run(config: SampleConfig, networks: Networks | None = None) -> SampleRu
     dtype = choose_dtype(config.dtype, device)
     preset = load_preset(config.preset)
     overview = open_overview(config.overview, config.overview_mpp) if config.overview else None
-    side, stages = size_and_stages(
-        overview, size=config.size, stages=config.stages, k=config.k, mpp=config.mpp
+    seeds = range(config.seed, config.seed + config.count)
+    mpps = {seed: slide_mpp(config.mpp, seed) for seed in seeds}
+    whole, stages = size_and_stages(
+        overview, size=parse_size(config.size), stages=config.stages, k=config.k, mpp=mpps[config.seed]
     )
-    upscaled = [
-        s for s in range(stages + 1) if preset.upscaler.makes(s, config.mpp * config.k ** (stages - s))
-    ]
-    model = _load_model(config, upscaled, device, networks)
+    # Which stages the upscaler makes may differ from slide to slide, since it depends on their µm/px.
+    upscaled = {
+        mpp: [s for s in range(stages + 1) if preset.upscaler.makes(s, mpp * config.k ** (stages - s))]
+        for mpp in mpps.values()
+    }
+    model = _load_model(config, max(upscaled.values(), key=len), device, networks)
     stainers = None
     if config.stain is not None:
         rendering = Rendering(norm=Norm("dn"), device=device, dtype=dtype)
         stainers = open_stainers(config.stain, None, rendering, networks)
-        stainers.warn_of_scale(config.mpp)
+        for mpp in sorted({min(upscaled), max(upscaled)}):
+            stainers.warn_of_scale(mpp)
     he = HEOutput(
-        mpp=config.mpp,
+        mpp=mpps[config.seed],
         out=config.out,
         name=_name(config),
         layout=config.layout,
-        side=side,
+        whole=whole,
         stages=stages,
         k=config.k,
         seed=config.seed,
@@ -118,36 +134,44 @@ def open_run(config: SampleConfig, networks: Networks | None = None) -> SampleRu
         preset=preset,
         preset_name=config.preset,
         dtype=str(dtype).removeprefix("torch."),
-        upscaler=(config.upscaler or config.model) if upscaled else "",
-        upscaler_hash=model.upscaler_hash if upscaled else "",
         overview=overview,
         stains=stainers.stains if stainers else (),
-        region=_region(config, side),
+        region=_region(config, whole),
         multiple=model.denoiser.stride,
     )
-    warn_of_untrained(he, model)
-    upscaler = UpscalerInPrecision(model.upscaler, dtype) if model.upscaler and upscaled else None
-    patch = max([spec.patch for spec in diffused(he.specs)], default=he.specs[0].extent)
+    drawn = {"upscaler": config.upscaler or config.model, "upscaler_hash": model.upscaler_hash}
+    slides = tuple(
+        replace(he, seed=seed, name=_name(config, seed), mpp=mpp, **(drawn if upscaled[mpp] else {}))
+        for seed, mpp in mpps.items()
+    )
+    # From the last to the first, so that of slides that a plan cannot tell apart the first is kept.
+    by_mpp = {he.mpp: he for he in reversed(slides)}
+    kinds = {len(upscaled[mpp]): he for mpp, he in by_mpp.items()}
+    warn_of_untrained([by_mpp[min(by_mpp)], by_mpp[max(by_mpp)]], model)
+    upscaler = UpscalerInPrecision(model.upscaler, dtype) if model.upscaler else None
+    patch = max(_largest_patch(he) for he in kinds.values())
     execution = Execution(
         device=device, batch_size=choose_batch_size(config.batch_size, patch, device), order=config.schedule
     )
     allowed = parse_bytes(config.memory)
+
+    def largest(execution: Execution) -> SlidePlan:
+        plans = [plan_slide(he, execution, upscaler) for he in kinds.values()]
+        return max(plans, key=lambda plan: plan.canvas_bytes)
+
     if upscaler:
-        execution = fit_tile(execution, lambda m: plan_slide(he, m, upscaler), allowed)
-    plan = plan_slide(he, execution, upscaler)
+        execution = fit_tile(execution, largest, allowed)
+    plan = largest(execution)
     if stainers:
         canvas = plan.canvas_bytes if device.type == "cpu" else 0
-        stains = plan_stains(stainers, Size(side, side), allowed=allowed - canvas)
+        stains = plan_stains(stainers, whole, allowed=allowed - canvas)
         stainers, plan = stainers.with_tile(stains.translation.tile), replace(plan, stains=stains)
     red, green, blue = model.denoiser.config["background"]
     return SampleRun(
         overwrite=config.overwrite,
         several=config.count > 1,
         config=config,
-        slides=tuple(
-            replace(he, seed=seed, name=_name(config, seed))
-            for seed in range(config.seed, config.seed + config.count)
-        ),
+        slides=slides,
         denoiser=InPrecision(model.denoiser, dtype),
         upscaler=upscaler,
         stainers=stainers,
@@ -163,13 +187,13 @@ class SampleRun(Run):
 
     Args:
         config: of the call.
-        slides: to make; they differ in seed and name.
+        slides: to make; they differ in seed, name and µm/px.
         denoiser: D(x; sigma, mpp) in the precision that it runs in.
         upscaler: G(y, z; µm/px), likewise; None if no stage needs it.
         stainers: of the IHC slides, if there are any.
         background: colour of background in the model's training slides.
         execution: device, batch size and schedule.
-        plan: of the first slide.
+        plan: of the slide that takes most memory; others differ if their µm/px does.
 
     Memory: the band of the largest stage (see `SlidePlan`), a few rows of tiles for each slide, and the rows
         that the translator holds. For a region, see `wsigen.pipeline.levels`.
@@ -201,6 +225,13 @@ class SampleRun(Run):
             f"command with --batch-size {max(1, batch // 2)}"
         )
 
+    def make(self, *, progress: Progress | None = None, block: int = 2048) -> list[SlideFiles]:
+        """Make the slides that do not exist yet, and of several a table; see `Run.make`."""
+        written = super().make(progress=progress, block=block)
+        if len(self.slides) > 1 and not self.slides[0].region:
+            write_table(self.config.out, self.config.name or NAME)
+        return written
+
     def disk_bytes(self, group: Sequence[Output]) -> int:
         """Return the bytes on disk, at most, while a slide and its IHC slides are made."""
         return self.plan.disk_bytes
@@ -216,7 +247,7 @@ class SampleRun(Run):
             return
         stains = plan.stains.host_bytes if plan.stains else 0
         together = self.execution.device.type == "cpu"
-        what = f"the canvas of --size {self.slides[0].side} with --schedule {config.schedule}"
+        what = f"the canvas of --size {self.slides[0].whole} with --schedule {config.schedule}"
         check_memory(
             plan.canvas_bytes + stains if together else max(plan.canvas_bytes, stains),
             config.memory,
@@ -226,21 +257,25 @@ class SampleRun(Run):
 
     def describe(self) -> str:
         """Measure a few evaluations; return stages, memory, disk and time as a table."""
-        he, plan, execution = self.slides[0], self.plan, self.execution
-        lines, seconds = describe_denoiser(he, plan, self.denoiser, execution)
-        upscaled, more = describe_upscaler(he, plan, self.upscaler, execution)
+        he, plan, execution = self.plan.he, self.plan, self.execution
+        lines, seconds = describe_denoiser(plan, self.denoiser, execution)
+        upscaled, more = describe_upscaler(plan, self.upscaler, execution)
         lines, seconds, memory = [*lines, *upscaled], seconds + more, ""
         if self.stainers and plan.stains:
             stains, more = describe_stains(self.stainers, plan.stains)
             lines, seconds = [*lines, stains], seconds + more
             memory = f"; {format_bytes(plan.stains.host_bytes)} for stains"
+        if made := _larger(he):
+            lines.append(f"crop        made as {made} px, kept {he.whole} px: the upper left")
         lines += [
             f"time        {time_text(seconds)}{_skipped(he)}",
             f"memory      {format_bytes(plan.canvas_bytes)} of canvas, {execution.order} schedule{memory}",
             f"disk        {format_bytes(plan.disk_bytes)} at most while it is made",
         ]
         if len(self.slides) > 1:
-            lines.append(f"all         {len(self.slides)} slides, {time_text(len(self.slides) * seconds)}")
+            count, (low, high) = len(self.slides), parse_mpp(self.config.mpp)
+            scales = f" of {low:g} to {high:g} µm/px" if low < high else ""
+            lines.append(f"all         {count} slides{scales}, {time_text(count * seconds)}")
         return "\n".join([*describe_stages(plan), "", *lines])
 
     def fill(
@@ -267,11 +302,11 @@ class SampleRun(Run):
                 return last
             assert self.stainers is not None, "slides with stains come with stainers"
             rows = translated_rows(
-                he.specs[-1], stores, sinks, self.stainers.only(which), self.background, writer
+                he.specs, stores, sinks, self.stainers.only(which), self.background, writer
             )
             return PairStore(last, rows)
 
-        with closing(ProgressBar(self.plan)) as bar:
+        with closing(ProgressBar(plan_slide(he, self.execution, self.upscaler))) as bar:
             run_cascade(
                 self.denoiser,
                 he.specs,
@@ -282,11 +317,11 @@ class SampleRun(Run):
                 progress=lambda done: bar.update(done, progress),
             )
         if stores:
-            write_bytes(beside(he.slide, ".png"), _png(stores[0], he.specs[0].extent))
+            write_bytes(beside(he.slide, ".png"), _png(stores[0], he.specs[0].size))
 
 
 def translated_rows(
-    spec: AnySpec,
+    specs: Sequence[AnySpec],
     above: Sequence[RowStore],
     sinks: Sequence[RowSink],
     stainers: Stainers,
@@ -299,68 +334,22 @@ def translated_rows(
     translated all over.
 
     Args:
-        spec: of the last stage.
-        above: complete stores of the other stages.
+        specs: of all stages.
+        above: complete stores of all stages but the last.
         sinks: one for each stainer.
         stainers: of the IHC slides.
         default: colour of background, for base images that show none.
         writer: appends to the sinks.
     """
-    background, size = None, Size(spec.extent, spec.extent)
+    spec, background = specs[-1], None
     if above:
-        side = spec.extent // spec.k ** len(above)
-        colour = background_of(above[0].read(Region(0, 0, side, side)), default)
-        background = stage_background(above[-1], spec.extent, spec.k, mpp=spec.mpp, colour=colour)
+        colour = background_of(above[0].read(specs[0].size.region), default)
+        background = stage_background(above[-1], spec.size, spec.k, mpp=spec.mpp, colour=colour)
 
     def begin(which: Sequence[int], start: int) -> StreamTranslator:
-        return stainers.only(which).begin(size, background, start)
+        return stainers.only(which).begin(spec.size, background, start)
 
-    return IHCRows(sinks, spec.extent, begin, writer)
-
-
-class ProgressBar:
-    """A bar for each stage, with the time left for the whole slide.
-
-    The time left is that of the pixels that networks have yet to see in all stages, at the pace of the stage
-    that is running. Where background is skipped that pace carries over, since all stages show the same
-    tissue.
-    """
-
-    def __init__(self, plan: SlidePlan) -> None:
-        self.plan = plan
-        self._bar: tqdm | None = None
-        self._stage = -1
-        self._started = self._last = time.perf_counter()
-
-    def update(self, done: StageProgress, progress: Progress | None = None) -> None:
-        """Show a finished batch of patches, and pass it on."""
-        if done.stage != self._stage:
-            self._next_stage(done)
-        assert self._bar is not None
-        self._last = time.perf_counter()
-        elapsed, stages = self._last - self._started, self.plan.stages
-        each = stages[done.stage].work / stages[done.stage].patches
-        left = each * (done.patches_total - done.patches) + sum(s.work for s in stages[done.stage + 1 :])
-        left_text = tqdm.format_interval(int(elapsed / (each * done.patches) * left))
-        self._bar.set_postfix_str(f"slide in {left_text}", refresh=False)
-        self._bar.update(done.patches - self._bar.n)
-        if progress:
-            progress(done)
-
-    def close(self) -> None:
-        """End the bar."""
-        if self._bar is not None:
-            self._bar.close()
-        self._bar = None
-
-    def _next_stage(self, done: StageProgress) -> None:
-        self.close()
-        stage = self.plan.stages[done.stage]
-        label = f"stage {done.stage}/{len(self.plan.stages) - 1} {stage.extent} px {stage.mpp:g} µm/px"
-        unit = "tile" if stage.network == "upscaler" else "patch"
-        self._bar = tqdm(total=done.patches_total, desc=label, unit=unit, smoothing=0.1)
-        # The first report of a stage comes when its first batch is done, and that may be all of it.
-        self._stage, self._started = done.stage, self._last
+    return IHCRows(sinks, spec.size.height, begin, writer)
 
 
 def _resolved(config: SampleConfig) -> SampleConfig:
@@ -405,25 +394,37 @@ def _load_model(
 def _name(config: SampleConfig, seed: int | None = None) -> str:
     """Return the base name of a slide's files; of a region without a name, with its place."""
     seed = config.seed if seed is None else seed
-    name = config.name or f"synthetic-{seed}"
+    name = config.name or f"{NAME}-{seed}"
     if config.count > 1:
-        name = f"{config.name or 'synthetic'}-{seed}"
+        name = f"{config.name or NAME}-{seed}"
     if config.region is None or config.name is not None:
         return name
     r = parse_region(config.region)
     return f"{name}-x{r.x}-y{r.y}-{r.width}x{r.height}"
 
 
-def _region(config: SampleConfig, side: int) -> Region | None:
+def _region(config: SampleConfig, whole: Size) -> Region | None:
     if config.region is None:
         return None
     region = parse_region(config.region)
-    if region.intersect(Region(0, 0, side, side)) != region:
+    if region.intersect(whole.region) != region:
         raise InvalidValueError(
-            f"--region {config.region} must lie in the slide, which is {side} x {side} px; it reaches from "
-            f"({region.x}, {region.y}) to ({region.x1}, {region.y1})"
+            f"--region {config.region} must lie in the slide, which is {whole.width} x {whole.height} px; it "
+            f"reaches from ({region.x}, {region.y}) to ({region.x1}, {region.y1})"
         )
     return region
+
+
+def _largest_patch(he: HEOutput) -> int:
+    """Return the side of a square of as many pixels as the denoiser's largest patch."""
+    return math.isqrt(max([spec.patch.area for spec in diffused(he.specs)], default=he.specs[0].size.area))
+
+
+def _larger(he: HEOutput) -> Size | None:
+    """Return the size that a slide is cropped from, if it is cropped."""
+    first = he.specs[0]
+    made = (first.canvas if isinstance(first, StageSpec) else first.size).times(he.k**he.stages)
+    return None if made == he.whole else made
 
 
 def _skipped(he: HEOutput) -> str:
@@ -435,7 +436,7 @@ def _skipped(he: HEOutput) -> str:
     return " for as much background as the overview has" if known else " at most: background is skipped"
 
 
-def _png(stage: RowStore, side: int) -> bytes:
+def _png(stage: RowStore, size: Size) -> bytes:
     """Encode stage 0 as it was sampled, to be compared with the slide that was made from it."""
-    image = stage.read(Region(0, 0, side, side))
+    image = stage.read(size.region)
     return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -13,6 +13,7 @@ import numpy as np
 
 from wsigen.config.check import is_positive
 from wsigen.errors import InvalidValueError, MissingMppError, SlideError
+from wsigen.geometry import Size
 from wsigen.slide.mpp import UNKNOWN
 from wsigen.slide.provenance import beside
 from wsigen.slide.read import WholeSlide, open_slide
@@ -89,7 +90,7 @@ class Overview:
     """A picture of a whole slide, in place of stage 0.
 
     Args:
-        pixels: uint8 (side, side, 3).
+        pixels: uint8 (height, width, 3).
         mpp: µm/px.
         facts: what identifies its pixels, see `source_facts`.
     """
@@ -99,9 +100,9 @@ class Overview:
     facts: Mapping[str, Any]
 
     @property
-    def side(self) -> int:
-        """Pixels."""
-        return len(self.pixels)
+    def size(self) -> Size:
+        """Height and width in pixels."""
+        return Size(*self.pixels.shape[:2])
 
 
 def open_overview(path: Path, mpp: float | None = None) -> Overview:
@@ -112,7 +113,7 @@ def open_overview(path: Path, mpp: float | None = None) -> Overview:
         mpp: µm/px, for a file that does not state it.
 
     Raises:
-        SlideError: missing, damaged, of an unknown format, or not square.
+        SlideError: missing, damaged, or of an unknown format.
         MissingMppError: neither the file nor ``mpp`` gives µm/px.
         InvalidValueError: the file states another µm/px than ``mpp``.
 
@@ -132,26 +133,18 @@ def open_overview(path: Path, mpp: float | None = None) -> Overview:
                 path, f"{UNKNOWN}; pass --overview-mpp, such as --overview-mpp 8"
             ) from error
         slide = open_slide(path, mpp)
-    height, width = slide.size.height, slide.size.width
-    if height != width:
-        side = min(height, width)
-        raise SlideError(
-            path,
-            f"an overview must be square, this one is {height} px high and {width} px wide; crop it to "
-            f"{side} × {side} px, or pad it with the colour of its background",
-        )
     pixels = slide.read_region(slide.size.region, slide.mpp)
     return Overview(pixels, slide.mpp, source_facts(slide))
 
 
 def size_and_stages(
-    overview: Overview | None, *, size: int | None, stages: int | None, k: int, mpp: float
-) -> tuple[int, int]:
-    """Return the side of a slide and the number of its stages; what is not given follows from the overview.
+    overview: Overview | None, *, size: Size | None, stages: int | None, k: int, mpp: float
+) -> tuple[Size, int]:
+    """Return the size of a slide and the number of its stages; what is not given follows from the overview.
 
     Args:
         overview: picture in place of stage 0, if any.
-        size: side that is asked for.
+        size: that is asked for.
         stages: number of upscalings that is asked for.
         k: factor between the stages.
         mpp: µm/px of the slide.
@@ -160,7 +153,7 @@ def size_and_stages(
         InvalidValueError: size, stages and µm/px do not fit the overview.
     """
     if overview is None:
-        return SIZE if size is None else size, STAGES if stages is None else stages
+        return size or Size.square(SIZE), STAGES if stages is None else stages
     fitting = max(1, round(math.log(max(overview.mpp / mpp, 1), k)))
     count = fitting if stages is None else stages
     if count < 1:
@@ -173,10 +166,10 @@ def size_and_stages(
             f"--mpp must be what an overview of {overview.mpp:g} µm/px reaches: {reached:g} µm/px after "
             f"{count} stages of {k}, got {mpp:g}; pass --mpp {near}{other}"
         )
-    side = overview.side * k**count
-    if size is not None and size != side:
+    whole = overview.size.times(k**count)
+    if size is not None and size != whole:
         raise InvalidValueError(
-            f"--size must be the side of the overview, {overview.side} px, times {k}**stages ({k}**{count}), "
-            f"got {size}; pass --size {side}, or leave it out"
+            f"--size must be that of the overview, {overview.size} px, times {k}**stages ({k}**{count}), "
+            f"got {size}; pass --size {whole}, or leave it out"
         )
-    return side, count
+    return whole, count

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from wsigen.config import SampleConfig
+from wsigen.config.sample import size_text
 from wsigen.pipeline.levels import HELevels, IHCLevels, open_cascade
 from wsigen.pipeline.networks import Networks
 from wsigen.pipeline.outputs import Output
@@ -26,13 +27,13 @@ class SyntheticSlide(Slide):
 
     Args:
         seed: determines the slide.
-        size: side in pixels, patch * k**stages.
+        size: side in pixels, or (width, height).
         stages: number of upscalings; the slide has one level more.
-        mpp: µm/px of level 0.
+        mpp: µm/px of level 0, or LOW-HIGH, such as "0.45-0.6": the seed's value of that range.
         model: "default" (bundled), a model folder, or a hub id; with an upscaler.
         upscaler: snapshot folder or hub id of an upscaler to use instead of the model's own.
         preset: "one-step", or a YAML file of a preset whose finer stages are the upscaler's.
-        overview: picture or slide to start from instead of sampling stage 0: square, H&E. Size and stages
+        overview: picture or slide to start from instead of sampling stage 0: H&E. Size and stages
             then follow from it and ``mpp``.
         overview_mpp: µm/px of the overview, if the file does not state it.
         stain: stainers of IHC slides: "SYN" (bundled), a snapshot folder or a hub id; several separated by
@@ -61,9 +62,9 @@ class SyntheticSlide(Slide):
         self,
         *,
         seed: int = 7,
-        size: int = 65536,
+        size: int | str | tuple[int, int] = 65536,
         stages: int = 7,
-        mpp: float = 0.5,
+        mpp: float | str = 0.5,
         model: str | Path = "default",
         upscaler: str | Path | None = None,
         preset: str | Path = "one-step",
@@ -79,7 +80,7 @@ class SyntheticSlide(Slide):
         kept = parse_bytes(str(cache), "cache")
         config = SampleConfig(
             seed=seed,
-            size=None if overview else size,
+            size=None if overview else size_text(size),
             stages=None if overview else stages,
             mpp=mpp,
             k=k,
@@ -95,13 +96,13 @@ class SyntheticSlide(Slide):
         run = open_run(config, networks)
         (he,), downsamples = run.slides, [k**level for level in range(len(run.plan.stages))]
         cascade = open_cascade(run, he, cache=kept)
-        super().__init__(HELevels(cascade), downsamples, mpp, properties(he))
+        super().__init__(HELevels(cascade), downsamples, he.mpp, properties(he))
         self._seed = seed
         self._ihc: dict[str, Slide] = {}
         for which, output in enumerate(he.ihc):
             assert run.stainers is not None, "slides with stains come with stainers"
             levels = IHCLevels(cascade, run.stainers, which)
-            self._ihc[output.stain.marker] = Slide(levels, downsamples, mpp, properties(output))
+            self._ihc[output.stain.marker] = Slide(levels, downsamples, he.mpp, properties(output))
 
     @property
     def ihc(self) -> Mapping[str, Slide]:

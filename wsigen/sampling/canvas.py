@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from wsigen.geometry import Colour, Region
+from wsigen.geometry import Colour, Region, Size
 from wsigen.nn.images import to_unit, to_unit_
 from wsigen.sampling.pixels import SkipRule
 from wsigen.sampling.rows import HeldRows, RowBand, RowSource
@@ -24,28 +24,28 @@ class Canvas:
     last columns.
 
     Args:
-        extent: side of the canvas.
+        size: of the canvas.
         capacity: rows alive.
         steps: of the solver.
         history_dtype: of the solver's history; None if it has none.
         device: of the canvas.
 
-    Memory: ``capacity · extent · 3`` values of 4 bytes, and as many of the history's type; with a halo,
-        ``halo · extent · 3`` values of 4 bytes more per step.
+    Memory: ``capacity · width · 3`` values of 4 bytes, and as many of the history's type; with a halo,
+        ``halo · width · 3`` values of 4 bytes more per step.
     """
 
     def __init__(
         self,
-        extent: int,
+        size: Size,
         capacity: int,
         steps: int,
         *,
         history_dtype: torch.dtype | None,
         device: torch.device,
     ) -> None:
-        self.bounds = Region(0, 0, extent, extent)
-        self.state = RowBand(3, capacity, extent, torch.float32, device)
-        self.history = RowBand(3, capacity, extent, history_dtype, device) if history_dtype else None
+        self.bounds = size.region
+        self.state = RowBand(3, capacity, size.width, torch.float32, device)
+        self.history = RowBand(3, capacity, size.width, history_dtype, device) if history_dtype else None
         # Rows below a patch row of each step, as they were before it: what the next row reads as its upper
         # halo.
         self._above: list[Tensor | None] = [None] * steps
@@ -124,7 +124,7 @@ class GuideRows(HeldRows):
 
     Args:
         source: the stage above.
-        extent: side of the source.
+        size: of the source.
         capacity: guide rows that patches may need at the same time.
         k: factor between the stages.
         background: colour of the empty slide.
@@ -139,7 +139,7 @@ class GuideRows(HeldRows):
         self,
         source: RowSource,
         *,
-        extent: int,
+        size: Size,
         capacity: int,
         k: int,
         background: Colour,
@@ -148,11 +148,11 @@ class GuideRows(HeldRows):
         first: int = 0,
     ) -> None:
         margin = skip.margin if skip else 0
-        super().__init__(source, extent=extent, capacity=capacity, first=first, margin=margin, device=device)
+        super().__init__(source, size=size, capacity=capacity, first=first, margin=margin, device=device)
         self.k, self._skip, self._background = k, skip, background
-        self._bounds = Region(0, 0, extent, extent)
+        self._bounds = size.region
         cpu = torch.device("cpu")
-        self._occupied = RowBand(1, self._capacity, extent, torch.bool, cpu) if skip else None
+        self._occupied = RowBand(1, self._capacity, size.width, torch.bool, cpu) if skip else None
 
     @property
     def nbytes(self) -> int:
@@ -205,9 +205,10 @@ class GuideRows(HeldRows):
         if self._occupied is None or not regions:
             return [False] * len(regions)
         strip = regions[0].pad(self._margin).intersect(self._bounds)
-        rows = torch.empty((1, strip.height, self._extent), dtype=torch.bool)
-        self._occupied.read(Region(strip.y, 0, strip.height, self._extent), rows)
+        width = self._bounds.width
+        rows = torch.empty((1, strip.height, width), dtype=torch.bool)
+        self._occupied.read(Region(strip.y, 0, strip.height, width), rows)
         # Columns that hold tissue, counted from the left: a patch is empty where the count does not grow.
         before = np.concatenate([[0], np.cumsum(rows[0].numpy().any(axis=0))])
         padded = [region.pad(self._margin) for region in regions]
-        return [bool(before[min(p.x1, self._extent)] == before[max(p.x, 0)]) for p in padded]
+        return [bool(before[min(p.x1, width)] == before[max(p.x, 0)]) for p in padded]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from wsigen.diffusion.step import DenoiserFunction
 from wsigen.errors import InvalidValueError
-from wsigen.geometry import Colour, Region
+from wsigen.geometry import Colour
 from wsigen.sampling.pixels import background_of
 from wsigen.sampling.rows import RowStore
 from wsigen.sampling.spec import AnySpec, Execution, Progress, StageSpec, UpscaleSpec
@@ -62,10 +62,10 @@ def run_cascade(
             UpscaleRun(
                 spec, upscaler, above, current, background=background, execution=execution, progress=progress
             ).run()
-        assert current.rows_done == spec.extent or spec.stage, "a picture is complete"
+        assert current.rows_done == spec.size.height or spec.stage, "a picture is complete"
         # Later stages skip background by the colour that the base image shows.
         if spec.stage == 0 and len(specs) > 1:
-            background = background_of(current.read(Region(0, 0, spec.extent, spec.extent)), background)
+            background = background_of(current.read(spec.size.region), background)
         above = current
     assert above is not None, "there is at least stage 0"
     return above

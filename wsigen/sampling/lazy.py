@@ -15,7 +15,7 @@ import numpy as np
 from wsigen.arrays import ArrayCache, part, paste
 from wsigen.diffusion.step import DenoiserFunction
 from wsigen.errors import InvalidValueError
-from wsigen.geometry import Colour, Region
+from wsigen.geometry import Colour, Region, Size
 from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.pixels import background_of
 from wsigen.sampling.rows import RowSource
@@ -26,7 +26,7 @@ TILE = 128
 """Side of the cached tiles. Missing ones are computed together, so that small ones cost no more."""
 
 LARGEST = 4096
-"""Side of the largest stage that the denoiser may make; it is kept whole."""
+"""Longer side of the largest stage that the denoiser may make; it is kept whole."""
 
 _AT_ONCE = 256
 
@@ -67,11 +67,11 @@ class StoredStage:
     """Store of a small stage that is kept whole in memory.
 
     Args:
-        extent: side of the stage in pixels.
+        size: of the stage in pixels.
     """
 
-    def __init__(self, extent: int) -> None:
-        self._pixels = np.empty((extent, extent, 3), np.uint8)
+    def __init__(self, size: Size) -> None:
+        self._pixels = np.empty((*size.sides, 3), np.uint8)
         self.rows_done = 0
 
     def append(self, rows: np.ndarray) -> None:
@@ -92,7 +92,7 @@ class LazyCascade:
         denoiser: D(x; sigma, mpp), of the first stages.
         upscaler: G(y, z; µm/px), of the others.
         background: background colour of the model's training slides, for base images that show none.
-        base: picture in place of stage 0, uint8 (side, side, 3); None samples it.
+        base: picture in place of stage 0, uint8 (height, width, 3); None samples it.
         execution: where and how to run.
         cache: bytes of cached tiles of upscaled stages, at most.
 
@@ -166,14 +166,14 @@ class LazyCascade:
         stages: list[StoredStage | UpscaledStage] = []
 
         def store(stage: int) -> StoredStage:
-            stages.append(stored := StoredStage(self.specs[stage].extent))
+            stages.append(stored := StoredStage(self.specs[stage].size))
             if stage == 0 and self._base is not None:
                 stored.append(self._base)
             return stored
 
         first = self.specs[: self._diffused]
         run_cascade(self._denoiser, first, store, background=self._background, execution=self._execution)
-        base = stages[0].read(Region(0, 0, first[0].extent, first[0].extent))
+        base = stages[0].read(first[0].size.region)
         if len(self.specs) > 1:
             self._background = background_of(base, self._background)
         sources: list[RowSource] = list(stages)
@@ -210,9 +210,9 @@ def _check(specs: Sequence[AnySpec]) -> int:
     last = max((spec.stage for spec in kept), default=-1)
     if len(kept) != last + 1:
         raise InvalidValueError("the denoiser must make stage 0 and no stage after an upscaled one")
-    if (last and last == len(specs) - 1) or kept[-1].extent > LARGEST:
+    if (last and last == len(specs) - 1) or max(kept[-1].size.sides) > LARGEST:
         raise InvalidValueError(
-            f"the preset diffuses stage {last} of {len(specs) - 1}, {kept[-1].extent} px at "
+            f"the preset diffuses stage {last} of {len(specs) - 1}, {kept[-1].size} px at "
             f"{kept[-1].mpp:g} µm/px, and a diffused stage cannot be computed in part; choose "
             '--preset one-step (preset="one-step"), or sample the slide'
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wsigen.geometry import Size
 from wsigen.sampling.rows import held_rows
 from wsigen.sampling.spec import AnySpec, Execution, GivenSpec, StageSpec, UpscaleSpec
 from wsigen.sampling.tiles import Tiling, tile_of, tile_rows
@@ -19,10 +20,10 @@ class StagePlan:
 
     Args:
         stage: of the cascade.
-        extent: side of the canvas in pixels.
+        size: in pixels.
         mpp: µm/px.
         network: that makes it: "denoiser", "upscaler", or "" for a picture.
-        patch: side of a patch, or of an upscaler's tile, in pixels of the stage.
+        patch: size of a patch, or of an upscaler's tile at most, in pixels of the stage.
         steps: solver steps.
         patch_rows: rows of patches, at most in any step.
         patch_cols: columns of patches, at most in any step.
@@ -35,10 +36,10 @@ class StagePlan:
     """
 
     stage: int
-    extent: int
+    size: Size
     mpp: float
     network: str
-    patch: int
+    patch: Size
     steps: int = 0
     patch_rows: int = 0
     patch_cols: int = 0
@@ -57,7 +58,7 @@ class StagePlan:
 
 def plan_given(spec: GivenSpec) -> StagePlan:
     """Plan a picture in place of stage 0: nothing to do."""
-    return StagePlan(stage=0, extent=spec.extent, mpp=spec.mpp, network="", patch=spec.extent)
+    return StagePlan(stage=0, size=spec.size, mpp=spec.mpp, network="", patch=spec.size)
 
 
 def plan_upscale(spec: UpscaleSpec, upscaler: UpscalerFunction, execution: Execution) -> StagePlan:
@@ -68,25 +69,25 @@ def plan_upscale(spec: UpscaleSpec, upscaler: UpscalerFunction, execution: Execu
         upscaler: for its reach.
         execution: for the size of its tiles.
     """
-    tile, side = tile_of(spec, execution), spec.guide_bounds.width
+    tile, guide = tile_of(spec, execution), spec.guide_bounds
     tiling, bands = Tiling.of(spec, upscaler, tile), tile_rows(spec, tile)
     tiles = [tiling.cores(band) for band in bands]
     given = [tiling.network_input(core, core).size.area for row in tiles for core in row]
-    rows = held_rows(max(tiling.guide_region(band).height for band in bands), side)
+    rows = held_rows(max(tiling.guide_region(band).height for band in bands), guide.height)
     return StagePlan(
         stage=spec.stage,
-        extent=spec.extent,
+        size=spec.size,
         mpp=spec.mpp,
         network="upscaler",
-        patch=tile * spec.k,
+        patch=Size.square(tile * spec.k),
         steps=1,
         patch_rows=len(tiles),
         patch_cols=len(tiles[0]),
         patches=len(given),
         evaluations=len(given),
         seen=spec.k**2 * sum(given) // len(given),
-        rows_alive=min(tile * spec.k, spec.extent),
-        band_bytes=3 * (rows * side + max(band.height for band in bands) * spec.extent),
+        rows_alive=min(tile * spec.k, spec.size.height),
+        band_bytes=3 * (rows * guide.width + max(band.height for band in bands) * spec.size.width),
         feature_bytes=FEATURE_BYTES * max(given),
     )
 
@@ -102,12 +103,12 @@ def plan_stage(spec: StageSpec, order: str = "wavefront") -> StagePlan:
     history = spec.history_dtype.itemsize if spec.solver.needs_history else 0
     # Three channels: of the state in float32, of the history; the guide in uint8 and a byte for the skip
     # rule.
-    canvas = 3 * capacity * spec.extent * (4 + history)
-    above = spec.extent // spec.k if spec.stage else 0
+    canvas = 3 * capacity * spec.canvas.width * (4 + history)
+    above = spec.canvas.over(spec.k) if spec.stage else Size(0, 0)
     guide = (
         (3 + bool(spec.skip))
-        * above
-        * held_rows(spec.guide_rows(capacity), above, spec.skip.margin if spec.skip else 0)
+        * above.width
+        * held_rows(spec.guide_rows(capacity), above.height, spec.skip.margin if spec.skip else 0)
     )
     patches = [grid.rows.count * grid.cols.count for grid in spec.grids]
     # All steps but the last cost the same; the last costs as much as a schedule of one step.
@@ -115,7 +116,7 @@ def plan_stage(spec: StageSpec, order: str = "wavefront") -> StagePlan:
     each = spec.solver.evaluations(2) - last
     return StagePlan(
         stage=spec.stage,
-        extent=spec.extent,
+        size=spec.size,
         mpp=spec.mpp,
         network="denoiser",
         patch=spec.patch,
@@ -124,7 +125,7 @@ def plan_stage(spec: StageSpec, order: str = "wavefront") -> StagePlan:
         patch_cols=max(grid.cols.count for grid in spec.grids),
         patches=sum(patches),
         evaluations=each * sum(patches[:-1]) + last * patches[-1],
-        seen=spec.patch**2,
+        seen=spec.patch.area,
         rows_alive=capacity,
         band_bytes=canvas + guide,
     )

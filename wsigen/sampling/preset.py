@@ -15,6 +15,7 @@ import yaml
 from wsigen.diffusion.schedule import karras_sigmas, relax_index
 from wsigen.diffusion.solvers import solver_by_name
 from wsigen.errors import InvalidValueError
+from wsigen.geometry import Size
 from wsigen.sampling.pixels import SkipRule
 from wsigen.sampling.shift import ShiftPlan
 
@@ -54,9 +55,9 @@ class ScheduleConfig:
         """Return the steps + 1 noise levels."""
         return karras_sigmas(self.steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho)
 
-    def patch_of(self, side: int) -> int:
-        """Return the side of patches for a stage 0 of ``side`` pixels."""
-        return side if self.patch is None else min(self.patch, side)
+    def patch_of(self, first: Size) -> Size:
+        """Return the size of patches for a stage 0 of size ``first``."""
+        return first if self.patch is None else Size(*(min(self.patch, side) for side in first.sides))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
-from wsigen.geometry import Region
+from wsigen.geometry import Region, Size
 
 # A journal stores tiles of 256 rows. Chunks aligned with them let each tile be decoded once.
 CHUNK = 256
@@ -91,15 +91,15 @@ class RowBand:
             yield 0, head, region.height - head
 
 
-def held_rows(needed: int, extent: int, margin: int = 0) -> int:
+def held_rows(needed: int, height: int, margin: int = 0) -> int:
     """Return how many rows `HeldRows` must hold to serve ``needed`` rows and a margin at the same time.
 
     Args:
         needed: rows that callers read at the same time.
-        extent: rows of the stage.
+        height: rows of the stage.
         margin: rows above and below them that are looked at.
     """
-    return min(needed + 2 * margin + CHUNK, extent)
+    return min(needed + 2 * margin + CHUNK, height)
 
 
 class HeldRows:
@@ -107,29 +107,29 @@ class HeldRows:
 
     Args:
         source: the stage.
-        extent: side of the stage.
+        size: of the stage.
         capacity: rows that are read at the same time.
         first: row to begin with.
         margin: rows above ``first`` and below what is needed that are held as well.
         device: of the held rows.
 
-    Memory: 3 · `held_rows` · extent bytes.
+    Memory: 3 · `held_rows` · width bytes.
     """
 
     def __init__(
         self,
         source: RowSource,
         *,
-        extent: int,
+        size: Size,
         capacity: int,
         first: int = 0,
         margin: int = 0,
         device: torch.device | None = None,
     ) -> None:
-        self._source, self._extent, self._margin = source, extent, margin
+        self._source, self._size, self._margin = source, size, margin
         self._next = max(first - margin, 0)
-        self._capacity = held_rows(capacity, extent, margin)
-        self._rows = RowBand(3, self._capacity, extent, torch.uint8, device or torch.device("cpu"))
+        self._capacity = held_rows(capacity, size.height, margin)
+        self._rows = RowBand(3, self._capacity, size.width, torch.uint8, device or torch.device("cpu"))
 
     @property
     def nbytes(self) -> int:
@@ -138,10 +138,10 @@ class HeldRows:
 
     def need(self, row: int) -> None:
         """Read on until ``row`` - 1, and the margin below it, is held. Not thread-safe with `read`."""
-        row = min(row + self._margin, self._extent)
+        row = min(row + self._margin, self._size.height)
         while self._next < row:
-            end = min((self._next // CHUNK + 1) * CHUNK, self._extent)
-            region = Region(self._next, 0, end - self._next, self._extent)
+            end = min((self._next // CHUNK + 1) * CHUNK, self._size.height)
+            region = Region(self._next, 0, end - self._next, self._size.width)
             self._take(region, np.ascontiguousarray(self._source.read(region)))
             self._next = end
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsigen.errors import InvalidValueError
-from wsigen.geometry import Region
+from wsigen.geometry import Region, Size
 from wsigen.sampling.noise import check_seed
 
 SHIFTS = ("none", "half", "random", "drift")
@@ -89,8 +89,8 @@ class ShiftPlan:
             every step (Harb et al. 2024); "drift": columns random, and row lines move up by ``drift`` at
             every step, so that each step follows ``drift`` rows behind the previous one instead of half a
             patch on average.
-        drift: of "drift", as a fraction of the patch, in [0, 1); rounded to a multiple of k, at least k
-            unless 0.
+        drift: of "drift", as a fraction of the patch's height, in [0, 1); rounded to a multiple of k, at
+            least k unless 0.
         halo: pixels that are denoised but not kept on each side of a patch, a multiple of k, under half a
             patch.
         halo_steps: number of last steps that have the halo.
@@ -120,16 +120,16 @@ class ShiftPlan:
         return self.halo if step >= steps - self.halo_steps else 0
 
     def grids(
-        self, *, seed: int, stage: int, steps: int, extent: int, patch: int, k: int
+        self, *, seed: int, stage: int, steps: int, canvas: Size, patch: Size, k: int
     ) -> tuple[StepGrid, ...]:
         """Return the grid of every step of a stage.
 
         Args:
             seed: of the slide.
-            stage: of the cascade; a stage 0 of one patch has no shift.
+            stage: of the cascade; a stage 0 that is one patch wide or high has no shift along that side.
             steps: number of steps.
-            extent: side of the square canvas.
-            patch: side of a patch, a multiple of ``k``.
+            canvas: size of the canvas.
+            patch: size of a patch, multiples of ``k``.
             k: factor between the stages; lines lie at its multiples, so that patches align with the guide.
 
         Raises:
@@ -137,37 +137,42 @@ class ShiftPlan:
 
         Determinism: a function of (seed, stage, step) and the sizes.
         """
-        if stage == 0 and patch == extent:
-            whole = Lines(extent, 0, patch)
-            return (StepGrid(whole, whole),) * steps
-        if self.halo % k or 2 * self.halo >= patch:
+        if stage == 0 and patch == canvas:
+            rows, cols = (Lines(side, 0, side) for side in canvas.sides)
+            return (StepGrid(rows, cols),) * steps
+        if self.halo % k or 2 * self.halo >= min(patch.sides):
             raise InvalidValueError(
                 f"halo must be a multiple of k = {k} and less than half the patch of {patch}, got {self.halo}"
             )
-        return tuple(self._grid(step, seed, stage, steps, extent, patch, k) for step in range(steps))
+        return tuple(self._grid(step, seed, stage, steps, canvas, patch, k) for step in range(steps))
 
     def _grid(
-        self, step: int, seed: int, stage: int, steps: int, extent: int, patch: int, k: int
+        self, step: int, seed: int, stage: int, steps: int, canvas: Size, patch: Size, k: int
     ) -> StepGrid:
         halo = self.halo_at(step, steps)
-        stride = patch - 2 * halo
-        y, x = self._offset(step, seed, stage, patch, stride, k)
-        return StepGrid(Lines(extent, y, stride, halo), Lines(extent, x, stride, halo))
 
-    def _offset(self, step: int, seed: int, stage: int, patch: int, stride: int, k: int) -> tuple[int, int]:
+        def lines(axis: int) -> Lines:
+            extent, side = canvas.sides[axis], patch.sides[axis]
+            stride = side - 2 * halo
+            # Stage 0 is drawn without a guide: what one patch can cover, it covers, and decides as a whole.
+            whole = stage == 0 and stride >= extent
+            offset = 0 if whole else self._offset(step, seed, stage, side, stride, k, axis)
+            return Lines(extent, offset, stride, halo)
+
+        return StepGrid(lines(0), lines(1))
+
+    def _offset(self, step: int, seed: int, stage: int, side: int, stride: int, k: int, axis: int) -> int:
         if self.mode == "none":
-            return 0, 0
+            return 0
         if self.mode == "half":
-            half = (stride // (2 * k)) * k if step % 2 else 0
-            return half, half
-        # Multiples of k, so that patches align with the pixels of the guide.
-        y, x = (k * uniform_integer(seed, stage, step, axis, stride // k) for axis in (0, 1))
-        if self.mode == "drift":
+            return (stride // (2 * k)) * k if step % 2 else 0
+        if self.mode == "drift" and axis == 0:
             # Rows move up by a fixed amount from a random start: a step follows closely behind the previous
             # one.
-            first = k * uniform_integer(seed, stage, 0, 0, patch // k)
-            y = (first - step * self.drift_rows(patch, k)) % stride
-        return y, x
+            first = k * uniform_integer(seed, stage, 0, 0, side // k)
+            return (first - step * self.drift_rows(side, k)) % stride
+        # Multiples of k, so that patches align with the pixels of the guide.
+        return k * uniform_integer(seed, stage, step, axis, stride // k)
 
 
 def uniform_integer(seed: int, stage: int, step: int, axis: int, below: int) -> int:

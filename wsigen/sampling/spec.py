@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from wsigen.diffusion.solvers import Solver, solver_by_name
 from wsigen.errors import InvalidValueError
-from wsigen.geometry import Region
+from wsigen.geometry import Region, Size
 from wsigen.sampling.noise import BLOCK_HEIGHT
 from wsigen.sampling.pixels import SkipRule
 from wsigen.sampling.preset import HISTORY_DTYPES, Preset
@@ -24,8 +24,9 @@ class StageSpec:
 
     Args:
         stage: of the cascade; 0 is not guided.
-        extent: side of the canvas in pixels, ``side of stage 0 · k^stage``.
-        patch: side M of the square that the denoiser sees, a multiple of ``k`` in guided stages.
+        canvas: what is denoised, ``size of stage 0 · k^stage``.
+        size: what is kept, the upper left of the canvas.
+        patch: what the denoiser sees at once; multiples of ``k`` in guided stages.
         k: factor between the stages.
         mpp: µm/px of this stage.
         seed: of the slide.
@@ -39,8 +40,9 @@ class StageSpec:
     """
 
     stage: int
-    extent: int
-    patch: int
+    canvas: Size
+    size: Size
+    patch: Size
     k: int
     mpp: float
     seed: int
@@ -59,7 +61,7 @@ class StageSpec:
 
     def patches(self, from_row: int = 0) -> int:
         """Count the patch-steps (one patch, one solver step) that canvas rows ≥ ``from_row`` depend on."""
-        if from_row >= self.extent:
+        if from_row >= self.size.height:
             return 0
         first = first_rows([grid.rows for grid in self.grids], from_row)
         return sum((g.rows.count - f) * g.cols.count for g, f in zip(self.grids, first, strict=True))
@@ -68,7 +70,7 @@ class StageSpec:
         """Return how many canvas rows to hold: those alive, and the rest of a block of noise."""
         # Noise is made in blocks of rows, so up to a block more than needed is on the canvas.
         alive = rows_alive([grid.rows for grid in self.grids], order, from_row)
-        return min(alive + BLOCK_HEIGHT, self.extent)
+        return min(alive + BLOCK_HEIGHT, self.canvas.height)
 
     def guide_rows(self, capacity: int) -> int:
         """Return how many guide rows patches may need while ``capacity`` canvas rows are held."""
@@ -82,29 +84,31 @@ class UpscaleSpec:
 
     Args:
         stage: of the cascade, at least 1.
-        extent: side of the canvas in pixels, a multiple of ``k``.
+        size: of this stage in pixels.
         k: factor between the stages.
         mpp: µm/px of this stage.
         seed: of the slide.
         skip: which cells are background and get the bilinear guide; None if none do.
+        guide: size of the stage above, which may reach beyond this one; by default it ends with it.
     """
 
     stage: int
-    extent: int
+    size: Size
     k: int
     mpp: float
     seed: int
     skip: SkipRule | None = None
+    guide: Size | None = None
 
     @property
     def bounds(self) -> Region:
-        """The canvas."""
-        return Region(0, 0, self.extent, self.extent)
+        """All of the stage."""
+        return self.size.region
 
     @property
     def guide_bounds(self) -> Region:
-        """The canvas of the stage above."""
-        return Region(0, 0, self.extent // self.k, self.extent // self.k)
+        """All of the stage above."""
+        return (self.guide or self.size.over(self.k)).region
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,13 +116,13 @@ class GivenSpec:
     """A stage 0 that is a picture (an overview) instead of being sampled.
 
     Args:
-        extent: side of the picture in pixels.
+        size: of the picture in pixels.
         mpp: µm/px of it.
         k: factor between the stages.
         stage: 0.
     """
 
-    extent: int
+    size: Size
     mpp: float
     k: int
     stage: int = 0
@@ -137,7 +141,7 @@ class Execution:
         order: "wavefront" or "steps".
         threads: that make noise; by default one per CPU.
         prefetch: make the noise of the next row of patches while the denoiser runs; by default unless the
-            denoiser needs the CPU itself. Takes ``patch · extent · 12`` bytes.
+            denoiser needs the CPU itself. Takes 12 bytes for each pixel of a row of patches.
         tile: guide pixels a side that an upscaler evaluates at once, at most; by default chosen by device.
     """
 
@@ -167,8 +171,8 @@ class StageProgress:
         patches: patch-steps done in this run.
         patches_total: patch-steps of this run, fewer than the stage's if an earlier run was resumed.
         evaluations: network evaluations of one patch each, in this run; skipped patches have none.
-        rows: canvas rows handed on.
-        extent: rows of the canvas.
+        rows: that were handed on.
+        height: rows of the stage.
     """
 
     stage: int
@@ -176,53 +180,37 @@ class StageProgress:
     patches_total: int
     evaluations: int
     rows: int
-    extent: int
+    height: int
 
 
 Progress = Callable[[StageProgress], None]
 
 
-def patch_size(size: int, stages: int, k: int = 2, *, multiple: int = 1, trained: Sequence[int] = ()) -> int:
-    """Return the patch M for which size = M·k^stages.
+def first_size(size: Size, stages: int, k: int = 2, *, multiple: int = 1) -> Size:
+    """Return the size of stage 0: the smallest from whose last stage a slide can be cropped.
 
     Args:
-        size: side of the final image in pixels.
+        size: of the slide in pixels.
         stages: number L of upscalings.
         k: factor between the stages, at least 2.
-        multiple: of which M must be, for the network's sake.
-        trained: patch sizes the model was trained at; the error message suggests them.
+        multiple: of which the sides of stage 0 must be, for the network's sake.
 
     Raises:
-        InvalidValueError: no such patch; names the nearest sizes that work.
+        InvalidValueError: a value is out of range.
     """
-    if stages < 0 or k < 2 or size < 1:
+    if stages < 0 or k < 2 or min(size.sides) < 1:
         raise InvalidValueError(
             f"size must be at least 1, stages at least 0, k at least 2; got {size}, {stages} and {k}"
         )
-    # With upscalings the patch is also a patch of guided stages, whose guide has M/k pixels.
+    # With upscalings stage 0 is also a patch of guided stages, whose guide has 1/k of its pixels.
     step = math.lcm(multiple, k) if stages else multiple
-    scale = k**stages
-    if size % (step * scale) == 0:
-        return size // scale
-    raise InvalidValueError(_size_message(size, stages, k, step, trained))
-
-
-def _size_message(size: int, stages: int, k: int, step: int, trained: Sequence[int]) -> str:
-    scale = k**stages
-    below = size // (step * scale) * step
-    near = sorted({m for m in (below, below + step) if m > 0})
-    best = min([m for m in trained if m % step == 0] or near, key=lambda m: abs(m * scale - size))
-    sizes = " or ".join(str(m * scale) for m in near)
-    return (
-        f"size must be patch_size * {k}**stages ({best} * {k}**{stages} = {best * scale}), with a patch size "
-        f"that is a multiple of {step}, got {size}; pass --size {best * scale} (nearest: {sizes})"
-    )
+    return size.over(step * k**stages).times(step)
 
 
 def stage_specs(
     preset: Preset,
     *,
-    size: int,
+    size: Size,
     stages: int,
     k: int,
     mpp: float,
@@ -234,13 +222,14 @@ def stage_specs(
 
     Args:
         preset: how it is sampled.
-        size: side of the final image, ``side · k^stages`` with the side of stage 0.
+        size: of the final image. All stages have k^stage times the pixels of stage 0, see `first_size`; the
+            last one is cropped to this size at its right and lower end.
         stages: number L of upscalings; 0 samples stage 0 alone.
         k: factor between the stages.
         mpp: µm/px of the final image; stage l has mpp·k^(L - l).
         seed: of the slide.
-        multiple: of which patches and the side of stage 0 must be, for the denoiser's sake.
-        given: whether stage 0 is a picture, and not sampled.
+        multiple: of which the sides of patches and of stage 0 must be, for the denoiser's sake.
+        given: whether stage 0 is a picture, and not sampled; ``size`` is then k^stages times its size.
 
     Raises:
         InvalidValueError: an impossible size, patch or pixel size.
@@ -249,24 +238,25 @@ def stage_specs(
         raise InvalidValueError(f"mpp must be a positive number of µm/px, got {mpp}")
     scales = [mpp * k ** (stages - stage) for stage in range(stages + 1)]
     upscaled = [preset.upscaler.makes(stage, scale) for stage, scale in enumerate(scales)]
+    first = first_size(size, stages, k, multiple=multiple)
     if given:
         # An upscaler takes any size; the denoiser needs multiples of its stride.
-        side = size // k**stages
-        _check_picture(side, 1 if all(upscaled[1:]) else math.lcm(multiple, k))
-    else:
-        side = patch_size(size, stages, k, multiple=multiple)
+        first = size.over(k**stages)
+        _check_picture(first, 1 if all(upscaled[1:]) else math.lcm(multiple, k))
     specs: list[AnySpec] = []
     for stage, scale in enumerate(scales):
-        extent = side * k**stage
+        canvas = first.times(k**stage)
+        kept = size if stage == stages else canvas
         if given and stage == 0:
-            specs.append(GivenSpec(extent=side, mpp=scale, k=k))
+            specs.append(GivenSpec(size=first, mpp=scale, k=k))
         elif upscaled[stage]:
-            skip = preset.upscaler.skip()
-            specs.append(UpscaleSpec(stage=stage, extent=extent, k=k, mpp=scale, seed=seed, skip=skip))
-        else:
+            skip, guide = preset.upscaler.skip(), canvas.over(k)
             specs.append(
-                _diffused_spec(preset, stage, side=side, k=k, mpp=scale, seed=seed, multiple=multiple)
+                UpscaleSpec(stage=stage, size=kept, k=k, mpp=scale, seed=seed, skip=skip, guide=guide)
             )
+        else:
+            spec = _diffused_spec(preset, stage, first=first, k=k, mpp=scale, seed=seed, multiple=multiple)
+            specs.append(replace(spec, size=kept))
     return tuple(specs)
 
 
@@ -276,15 +266,16 @@ def diffused(specs: Iterable[AnySpec]) -> tuple[StageSpec, ...]:
 
 
 def _diffused_spec(
-    preset: Preset, stage: int, *, side: int, k: int, mpp: float, seed: int, multiple: int
+    preset: Preset, stage: int, *, first: Size, k: int, mpp: float, seed: int, multiple: int
 ) -> StageSpec:
     guided = preset.guided if stage else None
     config = guided or preset.base
-    patch, extent = config.patch_of(side), side * k**stage
-    _check_patch(patch, side, math.lcm(multiple, k), "guided" if guided else "base")
+    patch, canvas = config.patch_of(first), first.times(k**stage)
+    _check_patch(patch, first, math.lcm(multiple, k), "guided" if guided else "base")
     return StageSpec(
         stage=stage,
-        extent=extent,
+        canvas=canvas,
+        size=canvas,
         patch=patch,
         k=k,
         mpp=mpp,
@@ -294,26 +285,28 @@ def _diffused_spec(
         relax=guided.relax() if guided else 0,
         solver=solver_by_name(config.solver),
         grids=preset.guided.shifts().grids(
-            seed=seed, stage=stage, steps=config.steps, extent=extent, patch=patch, k=k
+            seed=seed, stage=stage, steps=config.steps, canvas=canvas, patch=patch, k=k
         ),
         skip=guided.skip() if guided else None,
         history_dtype=HISTORY_DTYPES[guided.history_dtype] if guided else torch.float32,
     )
 
 
-def _check_picture(side: int, step: int) -> None:
-    if side % step:
+def _check_picture(size: Size, step: int) -> None:
+    if any(side % step for side in size.sides):
+        fitting = Size(*(side // step * step for side in size.sides))
         raise InvalidValueError(
             f"an overview whose stages the denoiser makes must have a multiple of {step} pixels a side, got "
-            f"{side}; crop it to {side // step * step}, or pass --preset one-step, which takes any"
+            f"{size}; crop it to {fitting}, or pass --preset one-step, which takes any"
         )
 
 
-def _check_patch(patch: int, side: int, step: int, section: str) -> None:
-    if patch != side and patch % step:
-        below = patch // step * step
-        near = " or ".join(str(m) for m in (below, below + step) if m)
-        raise InvalidValueError(
-            f"{section}.patch of the preset must be a multiple of {step}, for the denoiser and k, got "
-            f"{patch}; take {near}"
-        )
+def _check_patch(patch: Size, first: Size, step: int, section: str) -> None:
+    for side, whole in zip(patch.sides, first.sides, strict=True):
+        if side != whole and side % step:
+            below = side // step * step
+            near = " or ".join(str(m) for m in (below, below + step) if m)
+            raise InvalidValueError(
+                f"{section}.patch of the preset must be a multiple of {step}, for the denoiser and k, got "
+                f"{side}; take {near}"
+            )

@@ -8,7 +8,6 @@ network.
 
 from __future__ import annotations
 
-import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from torch import Tensor
 from wsigen.diffusion.guide import replicate
 from wsigen.diffusion.solvers import Denoise
 from wsigen.diffusion.step import DenoiserFunction, at_mpp, guided
-from wsigen.geometry import Colour, Region
+from wsigen.geometry import Colour, Region, Size
 from wsigen.nn.images import to_unit
 from wsigen.runtime import usable_cpus
 from wsigen.sampling.canvas import Canvas, GuideRows, outside
@@ -71,7 +70,7 @@ class StageRun:
         self._first_row = self._emitted = sink.rows_done
         self._patches = self._evaluations = 0
         self._patches_total = spec.patches(self._first_row)
-        if self._first_row < spec.extent:
+        if self._first_row < spec.size.height:
             self._allocate(source)
 
     @torch.inference_mode()
@@ -82,6 +81,8 @@ class StageRun:
             InvalidValueError: the denoiser returns NaN or infinity.
         """
         spec = self.spec
+        if self._first_row >= spec.size.height:
+            return self._report()
         threads = self.execution.threads or usable_cpus()
         with ThreadPoolExecutor(threads, "wsigen-noise") as pool:
             self._pool = pool
@@ -102,12 +103,12 @@ class StageRun:
         # Canvas rows above are never needed: no patch that the wanted rows depend on reads them.
         self._begun = rows[0].read_start(first_rows(rows, self._first_row)[0])
         history = spec.history_dtype if spec.solver.needs_history else None
-        self._canvas = Canvas(spec.extent, capacity, spec.steps, history_dtype=history, device=device)
+        self._canvas = Canvas(spec.canvas, capacity, spec.steps, history_dtype=history, device=device)
         self._guide = None
         if source is not None:
             self._guide = GuideRows(
                 source,
-                extent=spec.extent // spec.k,
+                size=spec.canvas.over(spec.k),
                 capacity=spec.guide_rows(capacity),
                 k=spec.k,
                 background=self._background,
@@ -127,7 +128,7 @@ class StageRun:
             patches_total=self._patches_total,
             evaluations=self._evaluations,
             rows=self._emitted,
-            extent=self.spec.extent,
+            height=self.spec.size.height,
         )
 
     def _run_row(self, task: RowTask) -> None:
@@ -152,13 +153,14 @@ class StageRun:
     def _patch_row(self, task: RowTask) -> _PatchRow:
         grid, finished = self.spec.grids[task.step], None
         if task.step == self.spec.steps - 1:
-            end = min(grid.rows.end(task.row), self.spec.extent)
-            finished = _FinishedRows(self._emitted, end, self.spec.extent)
+            end = min(grid.rows.end(task.row), self.spec.size.height)
+            finished = _FinishedRows(self._emitted, end, self.spec.size.width)
         return _PatchRow(grid, task.step, task.row, finished)
 
     def _begin_rows(self, row: int) -> None:
         """Give canvas rows up to ``row`` their starting values, in blocks of noise."""
-        row = min(-(-row // BLOCK_HEIGHT) * BLOCK_HEIGHT, self.spec.extent)
+        canvas = self.spec.canvas
+        row = min(-(-row // BLOCK_HEIGHT) * BLOCK_HEIGHT, canvas.height)
         if row <= self._begun:
             return
         if self._guide:
@@ -166,14 +168,14 @@ class StageRun:
         strips = []
         while self._begun < row:
             end = min((self._begun // BLOCK_HEIGHT + 1) * BLOCK_HEIGHT, row)
-            for x in range(0, self.spec.extent, _STRIP_WIDTH):
-                width = min(_STRIP_WIDTH, self.spec.extent - x)
+            for x in range(0, canvas.width, _STRIP_WIDTH):
+                width = min(_STRIP_WIDTH, canvas.width - x)
                 strips.append(Region(self._begun, x, end - self._begun, width))
             self._begun = end
         list(self._pool.map(self._begin_strip, strips))
         # The next row of patches needs about one patch more; its noise is made while the network runs.
-        ahead = min(self.spec.patch, self.spec.extent - row)
-        self._noise.prefetch(Region(row, 0, ahead, self.spec.extent))
+        ahead = min(self.spec.patch.height, canvas.height - row)
+        self._noise.prefetch(Region(row, 0, ahead, canvas.width))
 
     def _begin_strip(self, region: Region) -> None:
         # NumPy and one thread on purpose: the same bits on every device, and strips already run side by side.
@@ -272,13 +274,12 @@ class StageRun:
 class _Batch:
     """Patches to advance together: either all background, or all for the network."""
 
-    def __init__(self, size: int, patch: int, k: int, *, background: bool, device: torch.device) -> None:
-        guide = math.ceil(patch / k)
+    def __init__(self, size: int, patch: Size, k: int, *, background: bool, device: torch.device) -> None:
         self.background = background
         self.cols: list[int] = []
-        self.x = torch.zeros((size, 3, patch, patch), device=device)
-        self.history = torch.zeros((size, 3, patch, patch), device=device)
-        self.y = torch.zeros((size, 3, guide, guide), device=device)
+        self.x = torch.zeros((size, 3, *patch.sides), device=device)
+        self.history = torch.zeros((size, 3, *patch.sides), device=device)
+        self.y = torch.zeros((size, 3, *patch.over(k).sides), device=device)
 
 
 class _FinishedRows:
@@ -290,8 +291,10 @@ class _FinishedRows:
 
     def put(self, region: Region, pixels: Tensor) -> None:
         inside = region.intersect(self.bounds)
-        part = pixels[:, inside.y - region.y : inside.y1 - region.y].permute(1, 2, 0)
-        spot = inside.shift(-self.bounds.y, 0)
+        if not inside:
+            return
+        spot, own = inside.shift(-self.bounds.y, 0), inside.shift(-region.y, -region.x)
+        part = pixels[:, own.y : own.y1, own.x : own.x1].permute(1, 2, 0)
         torch.from_numpy(self.values)[spot.y : spot.y1, spot.x : spot.x1] = part
 
 

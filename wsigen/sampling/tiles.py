@@ -160,17 +160,17 @@ def default_tile(device: torch.device) -> int:
 
 def tile_of(spec: UpscaleSpec, execution: Execution) -> int:
     """Return the side of a stage's tiles in guide pixels: equal ones of whole cells, at most ``tile``."""
-    side = spec.guide_bounds.width
+    side = max(spec.size.over(spec.k).sides)
     count = -(-side // (execution.tile or default_tile(execution.device)))
     return -(-side // (count * CELL)) * CELL
 
 
 def tile_rows(spec: UpscaleSpec, tile: int, from_row: int = 0) -> list[Region]:
-    """Cut the canvas, from some row on, into rows of tiles."""
+    """Cut the stage, from some row on, into rows of tiles."""
     height = tile * spec.k
-    tops = [from_row, *range((from_row // height + 1) * height, spec.extent, height)]
-    ends = [*tops[1:], spec.extent]
-    return [Region(y, 0, end - y, spec.extent) for y, end in zip(tops, ends, strict=True) if end > y]
+    tops = [from_row, *range((from_row // height + 1) * height, spec.size.height, height)]
+    ends = [*tops[1:], spec.size.height]
+    return [Region(y, 0, end - y, spec.size.width) for y, end in zip(tops, ends, strict=True) if end > y]
 
 
 def _around(regions: list[Region]) -> Region:

@@ -147,7 +147,7 @@ class UpscaledStage:
         """
         if region.intersect(self.spec.bounds) != region:
             raise InvalidValueError(
-                f"{region} reaches outside stage {self.spec.stage}, which is {self.spec.extent} pixels a side"
+                f"{region} reaches outside stage {self.spec.stage}, which is {self.spec.size} pixels"
             )
         out = np.empty((region.height, region.width, 3), np.uint8)
         waiting: dict[tuple[int, ...], list[_Tile]] = {}
@@ -322,7 +322,7 @@ class UpscaleRun:
         reads = [self._tiling.guide_region(band) for band in self._bands]
         guide = HeldRows(
             self._source,
-            extent=self.spec.guide_bounds.width,
+            size=self.spec.guide_bounds.size,
             capacity=max(read.height for read in reads),
             first=reads[0].y,
         )
@@ -354,5 +354,5 @@ class UpscaleRun:
             patches_total=self._patches_total,
             evaluations=self._evaluations,
             rows=self._emitted,
-            extent=self.spec.extent,
+            height=self.spec.size.height,
         )
