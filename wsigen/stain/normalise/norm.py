@@ -67,8 +67,12 @@ class Norm:
         for kind, normaliser in NORMALISERS.items():
             match = re.fullmatch(kind + normaliser.pattern, text)
             if match:
-                given: dict[str, Any] = {n: v for n, v in match.groupdict().items() if v is not None}
-                return cls(kind, **{n: int(v) if v.isdecimal() else v for n, v in given.items()})
+                options: dict[str, Any] = {
+                    name: int(value) if value.isdecimal() else value
+                    for name, value in match.groupdict().items()
+                    if value is not None
+                }
+                return cls(kind, **options)
         names = [name for normaliser in NORMALISERS.values() for name in normaliser.names]
         raise InvalidValueError(f"norm must be such as {', '.join(names[:-1])} or {names[-1]}, got {text!r}")
 
