@@ -26,7 +26,9 @@ def test_no_library_is_imported_before_a_command_is_chosen(code):
     assert not imported(code) & set(LIBRARIES)
 
 
-@pytest.mark.parametrize("command", ["sample", "translate", "train", "index", "evaluate", "import_stainer"])
+@pytest.mark.parametrize(
+    "command", ["sample", "translate", "train", "index", "evaluate", "import_stainer", "view"]
+)
 def test_help_needs_no_network(command):
     assert not imported(f"import wsigen.cli.{command}") & {"torch", *HEAVY}
 

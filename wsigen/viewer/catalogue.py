@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -219,20 +219,16 @@ def computed_case(seed: int, slides: Mapping[str, Slide]) -> Case:
     return Case(f"Seed {seed}", tuple(_computed(seed, *named) for named in slides.items()))
 
 
-def slide_case(name: str, slides: Mapping[str, Slide]) -> Case:
-    """Return the case of open slides, for notebooks.
+def slide_case(slide: Slide, stained: Mapping[str, Slide]) -> Case:
+    """Return the case of slides that are open already, for notebooks.
 
     Args:
-        name: that is shown.
-        slides: by label.
+        slide: the first one.
+        stained: made from it, by label.
     """
-    safe, entries = _UNSAFE.sub("_", name), []
-    for label, slide in slides.items():
-        tiles, path = DeepZoom(slide, ArrayCache(OVERVIEW_BYTES)), getattr(slide, "path", None)
-        facts = find_provenance(path) if path else _properties(slide)
-        title, version = f"{name} {stain_title(label)}", f"{id(slide):x}"
-        entries.append(Entry(f"{safe}_{label}", title, label, tiles, slide.mpp, facts, version, path))
-    return Case(name, tuple(entries))
+    file = parse_name(slide.path) if isinstance(slide, FileSlide) else Name("slide", "slide", "HE")
+    named = {file.label or "HE": slide, **stained}
+    return Case(file.base, tuple(_opened(file, *each) for each in named.items()))
 
 
 def group(entries: Sequence[Entry]) -> list[Case]:
@@ -305,7 +301,7 @@ def _entry(path: Path, row: Row, mpp: float | None, cache: ArrayCache) -> Entry:
         version=_version(file),
         path=path,
         base=parts.base,
-        overlays=_beside(path, parts),
+        overlays=_beside(path),
     )
 
 
@@ -313,7 +309,7 @@ def _version(file: WholeSlide) -> str:
     return sha256(repr((file.path, file.identity, file.view, file.mpp)).encode()).hexdigest()[:12]
 
 
-def _beside(path: Path, parts: Name) -> dict[str, Path]:
+def _beside(path: Path) -> dict[str, Path]:
     paths = (beside(path, ".geojson"), path.with_name(path.name + ".geojson"), path.with_suffix(".geojson"))
     return {p.name: p for p in paths if p.is_file()}
 
@@ -352,15 +348,26 @@ def _owner(path: Path, entries: Sequence[Entry]) -> int:
 
 
 def _computed(seed: int, label: str, slide: Slide) -> Entry:
-    facts = _properties(slide)
-    name, title = f"seed:{seed}:{label}", f"Seed {seed} {stain_title(label)}"
-    tiles = DeepZoom(slide, ArrayCache(0))
+    entry = _opened(Name("", f"Seed {seed}", label), label, slide)
+    return replace(entry, name=f"seed:{seed}:{label}", version=entry.provenance.get("fingerprint", ""))
+
+
+def _opened(file: Name, label: str, slide: Slide) -> Entry:
+    path = slide.path if isinstance(slide, FileSlide) else None
     return Entry(
-        name, title, label, tiles, slide.mpp, facts, facts.get("fingerprint", ""), base=f"seed {seed}"
+        name=_UNSAFE.sub("_", f"{file.base}_{label}"),
+        title=path.name if path else f"{file.base} {stain_title(label)}",
+        label=label,
+        tiles=DeepZoom(slide, ArrayCache(OVERVIEW_BYTES)),
+        mpp=slide.mpp,
+        provenance=find_provenance(path) if path else _properties(slide),
+        version=f"{id(slide):x}",
+        path=path,
+        base=file.base,
     )
 
 
 def _properties(slide: Slide) -> dict[str, str]:
     prefix = "wsigen."
-    found: Iterator[tuple[str, str]] = iter(slide.properties.items())
-    return {key[len(prefix) :]: value for key, value in found if key.startswith(prefix)}
+    found = slide.properties.items()
+    return {key.removeprefix(prefix): value for key, value in found if key.startswith(prefix)}
