@@ -4,8 +4,8 @@
 
 Both are served by the same server in a process of their own, and asked for the same tiles by the same clients
 on kept connections: 256 px at level 0 and above, at places drawn from one seed, each tile once, so that the
-viewer's cache of encoded tiles does not help. Without ``--slide`` it makes one. The last line is one JSON object;
-milliseconds are seen by the client.
+viewer's cache of encoded tiles does not help. Without ``--slide`` it makes one. The last line is one JSON
+object; milliseconds are seen by the client.
 """
 
 from __future__ import annotations

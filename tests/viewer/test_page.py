@@ -53,7 +53,10 @@ class Server:
 
 @pytest.fixture(scope="module")
 def picture() -> np.ndarray:
-    return he_image(SIDE, seed=5, mpp=MPP)
+    """With edges everywhere, so that a shift by a part of a pixel shows."""
+    edges = np.random.default_rng(0).integers(-30, 31, (SIDE // 4, SIDE // 4, 1))
+    rough = he_image(SIDE, seed=5, mpp=MPP).astype(int) + edges.repeat(4, 0).repeat(4, 1)
+    return np.clip(rough, 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")

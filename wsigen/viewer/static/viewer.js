@@ -81,22 +81,35 @@ function viewOf(pane) {
   };
 }
 
-function setView(pane, { x, y, mpp }, { snap = false } = {}) {
+/** The nearest centre at which the slide's origin, and so its pixels, lie on whole pixels of the screen. */
+function snapped(pane, { x, y, mpp }) {
+  const size = pane.viewer.viewport.getContainerSize();
+  const ratio = window.devicePixelRatio;
+  const fit = (at, side) => (side / 2 - Math.round((side / 2 - at / mpp) * ratio) / ratio) * mpp;
+  return { x: fit(x, size.x), y: fit(y, size.y), mpp };
+}
+
+const isSnapped = (pane, view) => {
+  const { x, y } = snapped(pane, view);
+  return Math.hypot(x - view.x, y - view.y) < 0.02 * view.mpp;
+};
+
+/** Whether every pixel of the slide, at some level, is shown by whole pixels of the screen. */
+function onWholePixels(pane) {
+  const view = viewOf(pane);
+  const octave = Math.log2((slides()[0].mpp * window.devicePixelRatio) / view.mpp);
+  return Math.abs(octave - Math.round(octave)) < 1e-4 && isSnapped(pane, view);
+}
+
+function setView(pane, { x, y, mpp }) {
   const { viewport } = pane.viewer;
-  const size = viewport.getContainerSize();
-  // On whole pixels of the screen, so that at the slide's own µm/px every pixel is shown as it is.
-  const fit = (at, side) => {
-    const ratio = window.devicePixelRatio;
-    return (side / 2 - Math.round((side / 2 - at / mpp) * ratio) / ratio) * mpp;
-  };
-  const centre = snap ? [fit(x, size.x), fit(y, size.y)] : [x, y];
-  viewport.zoomTo(widthUm() / (mpp * size.x), null, true);
-  viewport.panTo(new OpenSeadragon.Point(centre[0] / widthUm(), centre[1] / widthUm()), true);
+  viewport.zoomTo(widthUm() / (mpp * viewport.getContainerSize().x), null, true);
+  viewport.panTo(new OpenSeadragon.Point(x / widthUm(), y / widthUm()), true);
 }
 
 function showView(view) {
   leader = panes[0];
-  setView(leader, view, { snap: true });
+  setView(leader, snapped(leader, view));
   follow();
   paint();
 }
@@ -153,6 +166,9 @@ function makePane(index, names) {
     maxImageCacheCount: 500,
   });
   const pane = { box, viewer, labels, names, items: new Map() };
+  // OpenSeadragon draws tiles a pixel wider, against hairlines where they meet between two pixels of the screen.
+  // On whole pixels there are none, and a wider tile would be blurred.
+  viewer.drawer.minimumOverlapRequired = () => !onWholePixels(pane);
   const lead = () => (leader = pane);
   for (const event of ["canvas-press", "canvas-scroll", "canvas-pinch", "canvas-double-click"]) viewer.addHandler(event, lead);
   viewer.navigator?.addHandler("canvas-press", lead);
@@ -164,7 +180,10 @@ function makePane(index, names) {
     paint();
   });
   viewer.addHandler("resize", paint);
-  viewer.addHandler("animation-finish", remember);
+  viewer.addHandler("animation-finish", () => {
+    if (pane === leader && !isSnapped(pane, viewOf(pane))) showView(viewOf(pane)); // it came to rest anywhere
+    remember();
+  });
   viewer.addHandler("tile-load-failed", ({ message, tile }) =>
     say(`A tile of level ${tile.level} cannot be shown: ${message}`));
   osd.addEventListener("pointermove", (event) => showPosition(pane, event));
