@@ -5,7 +5,8 @@
 Both are served by the same server in a process of their own, and asked for the same tiles by the same clients
 on kept connections: 256 px at level 0 and above, at places drawn from one seed, each tile once, so that the
 viewer's cache of encoded tiles does not help. Without ``--slide`` it makes one. The last line is one JSON
-object; milliseconds are seen by the client.
+object. Milliseconds are seen by the client, and depend on what else runs; ``cpu`` are those of the server's
+own work.
 """
 
 from __future__ import annotations
@@ -80,23 +81,27 @@ APPS = {"wsigen": viewer_app, "openslide": deepzoom_app}
 
 
 def serve(which: str, path: Path, sock: socket.socket, pipe: Connection) -> None:
-    """Serve until told to stop; send peak memory before and after."""
+    """Serve until told to stop; send peak memory and seconds of CPU time before and after."""
     import threading
 
     from wsigen.viewer.server import make_server
 
     server = make_server(APPS[which](path))
-    pipe.send(peak_bytes())
+    pipe.send((peak_bytes(), time.process_time()))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     pipe.recv()
-    pipe.send(peak_bytes())
+    pipe.send((peak_bytes(), time.process_time()))
     server.should_exit = True
     thread.join()
 
 
 def peak_bytes() -> int:
-    """The most memory this process has had resident."""
+    """The most memory this process has had resident; on Linux without what its parent had."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        return int(lines["VmHWM"].split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -144,7 +149,7 @@ def measure(which: str, path: Path, count: int, clients: int) -> dict[str, float
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(which, path, sock, theirs))
         process.start()
-        before, port, name = ours.recv(), sock.getsockname()[1], path.name.partition(".")[0]
+        (before, cpu), port, name = ours.recv(), sock.getsockname()[1], path.name.partition(".")[0]
         first = Client(port, name).milliseconds((top - 3, 0, 0))
         alone = Client(port, name)
         single = [alone.milliseconds(tile) for tile in tiles[:half]]
@@ -154,11 +159,12 @@ def measure(which: str, path: Path, count: int, clients: int) -> dict[str, float
             several = np.concatenate(list(pool.map(lambda part: ask(Client(port, name), part), parts)))
         seconds = time.perf_counter() - start
         ours.send("stop")
-        after = ours.recv()
+        after, cpu_after = ours.recv()
         process.join()
     return {
         "first_tile_ms": round(first, 1),
         "median_ms": round(float(np.median(single)), 2),
+        "cpu_ms_per_tile": round(1000 * (cpu_after - cpu) / len(tiles), 2),
         "p99_ms": round(float(np.percentile(single, 99)), 2),
         f"tiles_per_second_{clients}_clients": round(len(rest) / seconds, 1),
         f"p99_ms_{clients}_clients": round(float(np.percentile(several, 99)), 1),

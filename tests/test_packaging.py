@@ -61,6 +61,14 @@ def test_package_data_is_there() -> None:
     package = resources.files("wsigen")
     assert package.joinpath("py.typed").is_file()
     assert package.joinpath("config", "presets", "paper.yaml").is_file()
+    for name in (
+        "index.html",
+        "viewer.js",
+        "viewer.css",
+        "openseadragon.min.js",
+        "openseadragon.LICENSE.txt",
+    ):
+        assert package.joinpath("viewer", "static", name).is_file(), name
     default = package.joinpath("models", "default")
     for name in ("model_index.json", "README.md"):
         assert default.joinpath(name).is_file(), name

@@ -271,7 +271,8 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=256)
     except (OSError, UnicodeError) as error:
-        why = os.strerror(error.errno) if isinstance(error, OSError) and (error.errno or 0) > 0 else error
+        number = getattr(error, "errno", None) or 0  # negative for names that cannot be resolved
+        why = os.strerror(number) if number > 0 else error
         raise InvalidValueError(
             f"cannot listen on --host {host} --port {port} ({why}); choose another --port, or --port 0 for a "
             "free one"
@@ -308,4 +309,4 @@ def _refuse(status: int, why: str) -> Response:
 
 
 def _packaged(name: str) -> bytes:
-    return resources.files("wsigen.viewer").joinpath("static", name).read_bytes()
+    return (resources.files("wsigen.viewer") / "static" / name).read_bytes()

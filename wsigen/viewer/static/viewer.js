@@ -27,6 +27,7 @@ const state = {
 };
 let panes = [];
 let leader = null; // the pane that the user moves; the others follow
+let seen = null; // the view before a resize
 let painting = false;
 let blinking = null;
 
@@ -108,6 +109,7 @@ function setView(pane, { x, y, mpp }) {
 }
 
 function showView(view) {
+  seen = view;
   leader = panes[0];
   setView(leader, snapped(leader, view));
   follow();
@@ -159,7 +161,6 @@ function makePane(index, names) {
     minZoomImageRatio: 0.3,
     maxZoomPixelRatio: 16,
     visibilityRatio: 0.2,
-    preserveImageSizeOnResize: true,
     gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
     imageLoaderLimit: computed ? 3 : 8, // few, so that what is computed next is what is looked at
     timeout: 3_600_000, // the first tile of a computed slide waits for its overview
@@ -175,11 +176,14 @@ function makePane(index, names) {
   viewer.addHandler("canvas-key", (event) => (event.preventDefaultAction = true)); // keys are ours
   // Before the frame is drawn, so that curtain and other panes do not lag behind.
   viewer.addHandler("viewport-change", () => {
-    if (pane === leader) follow();
+    if (pane === leader) {
+      seen = viewOf(pane);
+      follow();
+    }
     placeCurtain();
     paint();
   });
-  viewer.addHandler("resize", paint);
+  viewer.addHandler("resize", () => seen && showView(seen)); // OpenSeadragon would change the zoom
   viewer.addHandler("animation-finish", () => {
     if (pane === leader && !isSnapped(pane, viewOf(pane))) showView(viewOf(pane)); // it came to rest anywhere
     remember();
