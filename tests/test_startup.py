@@ -33,6 +33,10 @@ def test_help_needs_no_network(command):
     assert not imported(f"import wsigen.cli.{command}") & {"torch", *HEAVY}
 
 
+def test_slides_in_files_are_viewed_without_torch():
+    assert not imported("import wsigen.viewer.run") & {"torch", "starlette", "uvicorn", *HEAVY}
+
+
 def test_translating_needs_torch_and_no_diffusers():
     found = imported("import wsigen.pipeline.translate")
     assert "torch" in found

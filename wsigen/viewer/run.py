@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
 import threading
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
 from wsigen.config.view import ViewConfig
-from wsigen.pipeline.networks import Networks
-from wsigen.pipeline.synthetic import SyntheticSlide
 from wsigen.runtime import keep_freed_memory, parse_bytes
 from wsigen.viewer.catalogue import Case, Catalogue, computed_case, open_catalogue
-from wsigen.viewer.server import address, listen, make_app, make_server
+from wsigen.viewer.server import address, check_installed, listen, make_app, make_server
 
 SLIDE_CACHE = "256MiB"
 MPP = 0.5
@@ -30,7 +30,7 @@ def view(config: ViewConfig) -> None:
         InvalidValueError: the port is taken, the extra ``view`` is not installed, or the slide of ``seed`` is
             not possible.
     """
-    make_server(lambda *_: None)  # pyright: ignore[reportArgumentType] # says what is not installed, at once
+    check_installed()
     with listen(config.host, config.port) as sock:
         catalogue = _open(config)
         cache = parse_bytes(config.cache, "--cache")
@@ -38,29 +38,39 @@ def view(config: ViewConfig) -> None:
         url = address(sock)
         count = sum(len(case.entries) for case in catalogue.cases)
         log.info("%d slides in %d cases at %s (Ctrl-C ends it)", count, len(catalogue.cases), url)
-        if not config.no_browser:
+        if not config.no_browser and _has_screen():
             threading.Timer(0.5, webbrowser.open, [url]).start()
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[sock])
 
 
+def _has_screen() -> bool:
+    """Return whether a browser can open a window; without one, Linux would open a text browser here."""
+    on_linux = sys.platform.startswith("linux")
+    return not on_linux or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
 def _open(config: ViewConfig) -> Catalogue:
-    seeds = None if config.seed is None else computed_cases(config)
-    if seeds and config.seed is not None:
+    if config.seed is not None:
         keep_freed_memory()
-        seeds(config.seed)  # so that a size that is not possible is an error of the command
-    return open_catalogue(
+    catalogue = open_catalogue(
         [Path(slide) for slide in config.slides],
         overlays=[Path(overlay) for overlay in config.overlay],
         table=config.table,
         mpp=config.mpp,
-        seeds=seeds,
+        seeds=None if config.seed is None else computed_cases(config),
         first_seed=config.seed,
     )
+    if config.seed is not None:
+        catalogue.seed_case(config.seed)  # so that a size that is not possible is an error of the command
+    return catalogue
 
 
 def computed_cases(config: ViewConfig) -> Callable[[int], Case]:
     """Return what computes the slide of a seed; all share their networks."""
+    from wsigen.pipeline.networks import Networks  # imports torch, which slides in files do not need
+    from wsigen.pipeline.synthetic import SyntheticSlide
+
     networks = Networks()
 
     def case(seed: int) -> Case:

@@ -31,13 +31,11 @@ from wsigen.runtime import usable_cpus
 from wsigen.viewer.catalogue import Catalogue, Entry
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.types import ASGIApp, Receive, Scope, Send
     from uvicorn import Server
 
-INSTALL = "the viewer needs starlette and uvicorn: pip install 'wsigen[view]'"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WILDCARDS = ("0.0.0.0", "::")
 _TILE = re.compile(r"(\d{1,7})_(\d{1,7})\.jpe?g", re.ASCII)
@@ -231,6 +229,21 @@ class Pages:
         return Response(self._static[name], headers=headers, media_type=_STATIC[name])
 
 
+def check_installed() -> None:
+    """Raise unless the extra ``view`` is installed.
+
+    Raises:
+        InvalidValueError: it is not.
+    """
+    try:
+        import starlette.applications  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise InvalidValueError(
+            "the viewer needs starlette and uvicorn: pip install 'wsigen[view]'"
+        ) from error
+
+
 def make_app(catalogue: Catalogue, *, host: str = "127.0.0.1", cache: int = 256 << 20) -> ASGIApp:
     """Return the application.
 
@@ -242,13 +255,12 @@ def make_app(catalogue: Catalogue, *, host: str = "127.0.0.1", cache: int = 256 
     Raises:
         InvalidValueError: the extra ``view`` is not installed.
     """
-    try:
-        from starlette.applications import Starlette
-        from starlette.routing import Route
-    except ImportError as error:
-        raise InvalidValueError(INSTALL) from error
+    check_installed()
+    from starlette.applications import Starlette
+    from starlette.routing import Route
+
     pages = Pages(catalogue, cache)
-    app: Starlette = Starlette(
+    app = Starlette(
         routes=[
             Route("/", pages.page),
             Route("/static/{file}", pages.static),
@@ -288,10 +300,8 @@ def address(sock: socket.socket) -> str:
 
 def make_server(app: ASGIApp) -> Server:
     """Return a server for an application; ``run(sockets=[…])`` starts it."""
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise InvalidValueError(INSTALL) from error
+    import uvicorn
+
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
     )

@@ -677,16 +677,26 @@ function flip(on) {
   setLayers();
 }
 
+/** The theme that was chosen before; null where none was, or where the browser keeps nothing for frames. */
+function chosenTheme(theme = null) {
+  try {
+    if (theme) localStorage.setItem("wsigen-theme", theme);
+    return localStorage.getItem("wsigen-theme");
+  } catch {
+    return null;
+  }
+}
+
 function setTheme(theme) {
   document.documentElement.dataset.theme = theme;
-  localStorage.setItem("wsigen-theme", theme);
+  chosenTheme(theme);
 }
 
 function startTheme() {
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const follow = () => (document.documentElement.dataset.theme = localStorage.getItem("wsigen-theme") ?? (dark.matches ? "dark" : "light"));
-  dark.addEventListener("change", follow);
-  follow();
+  const obey = () => (document.documentElement.dataset.theme = chosenTheme() ?? (dark.matches ? "dark" : "light"));
+  dark.addEventListener("change", obey);
+  obey();
 }
 
 function neighbour(step) {
