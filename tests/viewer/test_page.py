@@ -186,6 +186,7 @@ def test_at_40_times_every_pixel_is_one_of_the_slide(page, url, picture):
     assert page.locator("#scale-bar").bounding_box()["width"] == pytest.approx(20 / MPP, abs=0.6)
     page.keyboard.press("a")  # without the annotation
     still(page)
+    assert all(side == round(side) for side in page.locator("#stage").bounding_box().values())
     shown, whole = shot(page), expected(picture, page)
     assert shown.shape == whole.shape
     assert np.abs(shown - whole).mean() < 4  # JPEG
