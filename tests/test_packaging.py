@@ -33,9 +33,9 @@ def _requirements(lines: list[str]) -> set[str]:
     return {re.split(r"[\[<>=!~ ]", line)[0].lower() for line in lines}
 
 
-def _imports(folder: str) -> set[str]:
+def _imports(folder: str, *, without: str = "\n") -> set[str]:
     names: set[str] = set()
-    for path in (ROOT / folder).rglob("*.py"):
+    for path in (p for p in (ROOT / folder).rglob("*.py") if without not in p.as_posix()):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}
@@ -50,8 +50,10 @@ def _imports(folder: str) -> set[str]:
 def test_dependencies_are_declared() -> None:
     declared = _requirements(PROJECT["project"]["dependencies"])
     for_tests = _requirements(PROJECT["project"]["optional-dependencies"]["test"])
-    assert _imports("wsigen") <= declared
-    assert _imports("benchmarks") <= declared
+    for_viewer = _requirements(PROJECT["project"]["optional-dependencies"]["view"])
+    assert _imports("wsigen", without="/viewer/") <= declared
+    assert _imports("wsigen/viewer") <= declared | for_viewer
+    assert _imports("benchmarks") <= declared | for_viewer
     assert _imports("tests") <= declared | for_tests
 
 
@@ -59,6 +61,14 @@ def test_package_data_is_there() -> None:
     package = resources.files("wsigen")
     assert package.joinpath("py.typed").is_file()
     assert package.joinpath("config", "presets", "paper.yaml").is_file()
+    for name in (
+        "index.html",
+        "viewer.js",
+        "viewer.css",
+        "openseadragon.min.js",
+        "openseadragon.LICENSE.txt",
+    ):
+        assert package.joinpath("viewer", "static", name).is_file(), name
     default = package.joinpath("models", "default")
     for name in ("model_index.json", "README.md"):
         assert default.joinpath(name).is_file(), name

@@ -26,9 +26,15 @@ def test_no_library_is_imported_before_a_command_is_chosen(code):
     assert not imported(code) & set(LIBRARIES)
 
 
-@pytest.mark.parametrize("command", ["sample", "translate", "train", "index", "evaluate", "import_stainer"])
+@pytest.mark.parametrize(
+    "command", ["sample", "translate", "train", "index", "evaluate", "import_stainer", "view"]
+)
 def test_help_needs_no_network(command):
     assert not imported(f"import wsigen.cli.{command}") & {"torch", *HEAVY}
+
+
+def test_slides_in_files_are_viewed_without_torch():
+    assert not imported("import wsigen.viewer.run") & {"torch", "starlette", "uvicorn", *HEAVY}
 
 
 def test_translating_needs_torch_and_no_diffusers():

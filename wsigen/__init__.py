@@ -14,6 +14,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "open_slide",
+    "view",
 ]
 
 

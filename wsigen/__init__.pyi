@@ -6,6 +6,7 @@ from wsigen.api import SyntheticSlide as SyntheticSlide
 from wsigen.api import Translator as Translator
 from wsigen.api import evaluate as evaluate
 from wsigen.api import open_slide as open_slide
+from wsigen.api import view as view
 
 __version__: str
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "__version__",
     "evaluate",
     "open_slide",
+    "view",
 ]

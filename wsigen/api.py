@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from wsigen.evaluation.results import Report
+    from wsigen.viewer.notebook import Viewing
 
 __all__ = [
     "FileSlide",
@@ -38,6 +39,7 @@ __all__ = [
     "Translator",
     "evaluate",
     "open_slide",
+    "view",
 ]
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -443,6 +445,34 @@ def evaluate(
 def _region(region: tuple[int, int, int, int] | None) -> str | None:
     """Return a region as the commands take it."""
     return None if region is None else ",".join(map(str, region))
+
+
+def view(slides: Slide | Pair | Paths, *, height: int = 640) -> Viewing:
+    """Show slides in a notebook, as ``wsigen view`` does in a browser; needs ``pip install 'wsigen[view]'``.
+
+    >>> wsigen.view(wsigen.SyntheticSlide(seed=7, stain="SYN"))  # doctest: +SKIP
+
+    Args:
+        slides: a slide, which may be computed where it is looked at; a pair; or files and folders.
+        height: of the frame in the cell, px.
+
+    Returns:
+        The viewer, with its address in ``url``. It listens on this machine only, until ``close()`` or the end
+        of the process.
+
+    Raises:
+        SlideError: none of the files can be read.
+        InvalidValueError: what the viewer needs is not installed.
+    """
+    from wsigen.viewer.catalogue import Catalogue, open_catalogue, slide_case
+    from wsigen.viewer.notebook import Viewing
+
+    if not isinstance(slides, Slide | Pair):
+        return Viewing(open_catalogue([Path(path) for path in _listed(slides)]), height)
+    he = slides.he if isinstance(slides, Pair) else slides
+    stained = slides.ihc if isinstance(slides, Pair | SyntheticSlide) else {}
+    case = slide_case(he, {f"IHC-{marker}": slide for marker, slide in stained.items()})
+    return Viewing(Catalogue([case]), height)
 
 
 def _listed(paths: Paths | None) -> list[str]:

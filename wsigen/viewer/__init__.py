@@ -1,0 +1,1 @@
+"""The viewer: slides and pairs as DeepZoom tiles, and the page that shows them."""
