@@ -83,13 +83,13 @@ class UpscalerLossConfig:
     features: float = 1.0
     energy: float = 0.1
     relief: float = 5.0
-    spectrum: float = 1.0
+    spectrum: float = 4.0
     symmetry: float = 20.0
     symmetry_every: int = 2
     r1: float = 0.1
     r1_every: int = 16
     depth: int = 3
-    guide_noise: float = 0.15
+    guide_noise: float = 0.08
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
