@@ -12,6 +12,7 @@ own work.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import http.client
 import io
 import json
@@ -33,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.synthetic import he_image, write_tiff
 from wsigen.errors import WsigenError
+from wsigen.viewer.server import listen
 
 Tile = tuple[int, int, int]
 
@@ -46,7 +48,6 @@ def make_slide(folder: Path, side: int) -> Path:
 
 def deepzoom_app(path: Path) -> Any:
     """OpenSlide's generator behind the addresses of the viewer, encoding as its own example server does."""
-    import anyio.to_thread
     from openslide import OpenSlide
     from openslide.deepzoom import DeepZoomGenerator
     from starlette.applications import Starlette
@@ -64,7 +65,7 @@ def deepzoom_app(path: Path) -> Any:
     async def tile(request: Request) -> Response:
         column, row = request.path_params["tile"].partition(".")[0].split("_")
         at = int(request.path_params["level"]), int(column), int(row)
-        return Response(await anyio.to_thread.run_sync(encode, *at), media_type="image/jpeg")
+        return Response(await asyncio.to_thread(encode, *at), media_type="image/jpeg")
 
     return Starlette(routes=[Route("/slides/{name}_files/{level}/{tile}", tile)])
 
@@ -145,7 +146,7 @@ def measure(which: str, path: Path, count: int, clients: int) -> dict[str, float
     tiles = draw_tiles(top, width, height, count)
     half = len(tiles) // 2
     context = multiprocessing.get_context("spawn")
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as sock:
+    with listen("127.0.0.1", 0) as sock:
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(which, path, sock, theirs))
         process.start()

@@ -310,6 +310,13 @@ def test_what_is_not_installed_is_named(folder, monkeypatch, capsys, missing):
     assert "pip install 'wsigen[view]'" in refused(folder, "--port", 0, capsys=capsys)
 
 
+def test_answers_are_not_held_back():
+    with listen("127.0.0.1", 0) as sock, socket.create_connection(sock.getsockname()):
+        connection, _ = sock.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_addresses():
     with listen("0.0.0.0", 0) as sock:
         assert address(sock) == f"http://127.0.0.1:{sock.getsockname()[1]}/"
