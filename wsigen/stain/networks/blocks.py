@@ -47,7 +47,7 @@ class BlurDown(nn.Module):
         super().__init__()
         self.register_buffer("filt", binomial(DOWN_TAPS), persistent=False)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h//2 w//2"]:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c (h+1)//2 (w+1)//2"]:
         """Return ``x`` at half the resolution."""
         filt = self.filt.expand(x.shape[1], -1, -1, -1)
         return _halved(x, lambda padded: F.conv2d(padded, filt, stride=2, groups=len(filt)))
@@ -64,7 +64,7 @@ class LearnedDown(nn.Conv2d):
     def __init__(self, channels: int, bias: bool = True) -> None:
         super().__init__(channels, channels, 3, stride=2, bias=bias)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h//2 w//2"]:  # pyright: ignore
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c (h+1)//2 (w+1)//2"]:  # pyright: ignore
         """Return ``x`` at half the resolution."""
         return _halved(x, super().forward)
 

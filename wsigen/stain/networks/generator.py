@@ -89,7 +89,7 @@ class Generator(Network):
         padding: str = "reflect",
         marker: str | None = None,
         mpp: float | None = None,
-        mpp_range: tuple[float, float] | None = None,
+        mpp_range: Sequence[float] | None = None,
         patch_size: int = 512,
         source: str | None = None,
     ) -> None:
@@ -209,7 +209,7 @@ def _check_layers(norm: str, affine: bool, padding: str) -> None:
         raise InvalidValueError(f"padding must be reflect or zero, got {padding!r}")
 
 
-def _check_record(marker: str | None, mpp: float | None, mpp_range: tuple[float, float] | None) -> None:
+def _check_record(marker: str | None, mpp: float | None, mpp_range: Sequence[float] | None) -> None:
     if marker is not None and not _MARKER.fullmatch(marker):
         raise InvalidValueError(
             f"marker must be letters, digits and + - . _, as it becomes part of file names, got {marker!r}"
