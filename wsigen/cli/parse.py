@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -72,13 +73,15 @@ def _normalised(argv: Sequence[str], config: type[Any], positional: str | None) 
         alone = not equals and (i + 1 == len(argv) or argv[i + 1] not in _TRUTH)
         out.append(f"--{flag}=true" if flag in switches and alone else f"--{flag}{equals}{value}")
     if given:
-        out += [f"--{positional}", given[0] if len(given) == 1 else _listed(given, config, positional)]
+        out += [f"--{positional}", _listed(given, config, positional)]
     return out
 
 
 def _listed(given: list[str], config: type[Any], positional: str | None) -> str:
-    """Return several values as the parser takes them for one flag: as JSON."""
+    """Return the values as the parser takes them for one flag: several, or those of a list, as JSON."""
     (kind,) = (str(f.type) for f in fields(config) if f.name == positional)
+    if len(given) == 1 and not re.fullmatch(r"list\[\w+\]", kind):
+        return given[0]
     if "list[" not in kind:
         raise InvalidValueError(f"{positional} must be one path, got {', '.join(given)}; put it in quotes")
     return json.dumps(given)

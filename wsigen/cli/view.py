@@ -17,9 +17,9 @@ DESCRIPTION = (
 
 def run(argv: Sequence[str], prog: str = "wsigen view") -> None:
     """Parse ``argv`` and serve until interrupted."""
-    # "+" appends: several slides, and --overlay several times.
+    # "+" appends: --overlay may be given several times.
     argv = [_appended(argument) for argument in argv]
-    config, _ = parse(ViewConfig, argv, prog=prog, description=DESCRIPTION, positional="slides+")
+    config, _ = parse(ViewConfig, argv, prog=prog, description=DESCRIPTION, positional="slides")
     from wsigen.viewer.run import view  # so that --help does not wait for it
 
     view(config)
@@ -27,4 +27,4 @@ def run(argv: Sequence[str], prog: str = "wsigen view") -> None:
 
 def _appended(argument: str) -> str:
     flag, equals, value = argument.partition("=")
-    return f"{flag}+{equals}{value}" if flag in ("--overlay", "--slides") else argument
+    return f"{flag}+{equals}{value}" if flag == "--overlay" else argument
