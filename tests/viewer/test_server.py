@@ -290,7 +290,7 @@ def test_mistakes_are_one_line(folder, values, tmp_path, capsys):
     assert "no such file" in refused(tmp_path / "none.svs", "--port", 0, capsys=capsys)
     assert "no slide in this folder" in refused(tmp_path, "--port", 0, capsys=capsys)
     model = ("--model", values["model"], "--device", "cpu", "--port", 0)
-    assert "size must be" in refused("--seed", 1, "--size", 1000, *model, capsys=capsys)
+    assert "size must be" in refused("--seed", 1, "--size", 0, *model, capsys=capsys)
     assert "--host nowhere.invalid" in refused(folder, "--host", "nowhere.invalid", capsys=capsys)
 
 
