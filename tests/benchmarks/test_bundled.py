@@ -28,6 +28,7 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_bundled(
     denoiser: Path,
     stainer: Path,
