@@ -27,6 +27,15 @@ def is_positive(value: object, most: float = math.inf) -> bool:
     return 0 < float(value) <= most and math.isfinite(float(value))
 
 
+def check_mpp(mpp: object, flag: str) -> None:
+    """Raise unless µm/px are a number in (0, 1000], or None.
+
+    Raises:
+        InvalidValueError: names the flag, the value and what is expected.
+    """
+    check(mpp is None or is_positive(mpp, 1000), flag, repr(mpp), "a number in (0, 1000] µm/px")
+
+
 def parse_region(text: str) -> Region:
     """Parse X,Y,WIDTH,HEIGHT.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wsigen.config.check import check, is_positive
+from wsigen.config.check import check, check_mpp
 
 GENERATED, REAL, TRAIN = "generated", "real", "train"
 
@@ -75,8 +75,8 @@ class EvaluateConfig:
         check(some, "--generated", self.generated, "slides to judge (or give --compare NAME=PATHS)")
         check(self.real_pairs is None or bool(self.pairs), "--pairs", self.pairs, "given with --real-pairs")
         check(self.pairs is None or bool(self.generated), "--generated", None, "given with --pairs")
-        for flag, mpp in (("--generated-mpp", self.generated_mpp), ("--real-mpp", self.real_mpp)):
-            check(mpp is None or is_positive(mpp, 1000), flag, repr(mpp), "a number in (0, 1000] µm/px")
+        check_mpp(self.generated_mpp, "--generated-mpp")
+        check_mpp(self.real_mpp, "--real-mpp")
         check(self.patch >= 64, "--patch", self.patch, ">= 64 px")
         check(self.patches >= 16, "--patches", self.patches, ">= 16")
         check(0 <= self.seed < 2**63, "--seed", self.seed, "between 0 and 2**63")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wsigen.config.check import check, is_positive, parse_region
+from wsigen.config.check import check, check_mpp, parse_region
 from wsigen.errors import InvalidValueError
 from wsigen.runtime import parse_bytes
 
@@ -90,8 +90,7 @@ class TranslateSlidesConfig:
             self._check_stainer()
         else:
             self._check_like()
-        known = self.mpp is None or is_positive(self.mpp, 1000)
-        check(known, "--mpp", repr(self.mpp), "a number in (0, 1000] µm/px")
+        check_mpp(self.mpp, "--mpp")
         numbers = (("--series", self.series), ("--z", self.z), ("--like-series", self.like_series))
         for name, value in numbers:
             check(value is None or value >= 0, name, value, "a number from 0 on")
@@ -133,8 +132,7 @@ class TranslateSlidesConfig:
             check(value == default, f"--{name.replace('_', '-')}", value, "left out with --like")
         check(bool(self.style), "--style", self.style, "the folder or hub id of a style model, with --like")
         check(0 <= self.strength <= 1, "--strength", self.strength, "in [0, 1]")
-        known = self.like_mpp is None or is_positive(self.like_mpp, 1000)
-        check(known, "--like-mpp", repr(self.like_mpp), "a number in (0, 1000] µm/px")
+        check_mpp(self.like_mpp, "--like-mpp")
 
     def of(self, slide: Path, out: Path) -> TranslateConfig:
         """Return the configuration of one of the slides.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from wsigen.config.check import check, is_positive
+from wsigen.config.check import check, check_mpp
 from wsigen.runtime import parse_bytes
 
 
@@ -21,7 +21,7 @@ class ViewConfig:
         table: CSV with columns slide, and any of mpp, series, z, for what the files do not say.
         mpp: µm/px of slides whose files do not state it; of the slide of --seed, by default 0.5.
         seed: also show the slide of this seed, which is computed where it is looked at, not written.
-        size: side of the slide of --seed in pixels, patch * k**stages.
+        size: side of the slide of --seed in pixels.
         stages: number of its upscalings.
         stain: also show its translation by this stainer: "SYN" (bundled), a snapshot folder or a hub id;
             several separated by commas.
@@ -59,8 +59,7 @@ class ViewConfig:
             value = getattr(self, name)
             check(self.seed is not None or value == default, f"--{name}", value, "given with --seed")
         check(self.seed is None or 0 <= self.seed < 2**63, "--seed", self.seed, "between 0 and 2**63")
-        known = self.mpp is None or is_positive(self.mpp, 1000)
-        check(known, "--mpp", repr(self.mpp), "a number in (0, 1000] µm/px")
+        check_mpp(self.mpp, "--mpp")
         check(0 <= self.port < 2**16, "--port", self.port, "between 0 and 65535")
         check(bool(self.host), "--host", repr(self.host), "an address such as 127.0.0.1")
         parse_bytes(self.cache, "--cache")
