@@ -61,7 +61,9 @@ def test_classes_and_colours(read):
     tumour = feature("Point", [1, 2], classification={"name": "Tumor", "color": [200, 0, 300]})
     older = feature("Point", [1, 2], classification={"name": "Stroma", "colorRGB": -16711936})
     own = feature("Point", [1, 2], name="A", color=[1, 2, 3])
+    derived = feature("Point", [1, 2], classification={"names": ["Tumor", "Positive"], "color": [1, 2, 3]})
     shapes = read([tumour, older, own, feature("Point", [1, 2])])
+    assert read(derived)[0]["class"] == "Tumor: Positive"
     assert [(s["class"], s["color"]) for s in shapes[:3]] == [
         ("Tumor", "#c800ff"),
         ("Stroma", "#00ff00"),

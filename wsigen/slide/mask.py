@@ -18,7 +18,8 @@ from shapely.geometry import shape
 
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region, Size
-from wsigen.slide.provenance import beside
+from wsigen.slide.geojson import class_of, features
+from wsigen.slide.provenance import bare_name
 from wsigen.slide.read import WholeSlide
 
 GEOJSON_SUFFIXES = (".geojson", ".json")
@@ -224,8 +225,7 @@ def find_mask(mask: Path, name: str) -> Path:
     if not mask.is_dir():
         return mask
     path = PurePosixPath(name)
-    plain = beside(Path(path.name), "").name
-    stem = plain if plain != path.name else path.stem
+    stem = bare_name(Path(path.name))
     stems = dict.fromkeys((path.name, stem, stem.removesuffix("_HE")))
     suffixes = (*GEOJSON_SUFFIXES, *IMAGE_SUFFIXES)
     for folder in dict.fromkeys((mask / path.parent, mask)):
@@ -297,8 +297,11 @@ def _polygons(path: Path, size: Size, mask_class: str | None) -> Polygons:
     found: list[Any] = []
     classes: set[str] = set()
     try:
-        for geometry, name in _features(json.loads(path.read_bytes())):
-            polygons = [p for p in _parts(shape(geometry)) if isinstance(p, shapely.Polygon)]
+        for feature in features(json.loads(path.read_bytes())):
+            if feature["geometry"] is None:
+                continue
+            name = class_of(feature)
+            polygons = [p for p in _parts(shape(feature["geometry"])) if isinstance(p, shapely.Polygon)]
             if polygons and name:
                 classes.add(name)
             if mask_class in (None, name):
@@ -322,23 +325,6 @@ def _polygons(path: Path, size: Size, mask_class: str | None) -> Polygons:
             "pixels of level 0, as QuPath exports them",
         )
     return Polygons.of([_edges(polygon) for polygon in found])
-
-
-def _features(data: Any) -> Iterator[tuple[Any, str | None]]:
-    """Yield geometries and their classes: of a FeatureCollection, a list of Features, or a single one."""
-    if isinstance(data, dict) and data.get("type") == "FeatureCollection":
-        data = data["features"]
-    for one in data if isinstance(data, list) else [data]:
-        feature = one if one["type"] == "Feature" else {"geometry": one}
-        if feature["geometry"] is not None:
-            yield feature["geometry"], _class_of(feature.get("properties") or {})
-
-
-def _class_of(properties: dict[str, Any]) -> str | None:
-    said = properties.get("classification")
-    if isinstance(said, dict):
-        return ": ".join(said["names"]) if "names" in said else said.get("name")
-    return said
 
 
 def _parts(geometry: Any) -> Iterator[Any]:

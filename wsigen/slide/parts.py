@@ -6,7 +6,7 @@ from pathlib import Path
 
 from wsigen.errors import SlideError
 from wsigen.slide import dicom
-from wsigen.slide.provenance import beside
+from wsigen.slide.provenance import bare_name
 
 _ZARR_METADATA = ("zarr.json", ".zgroup", ".zattrs")
 
@@ -48,8 +48,7 @@ def slide_stem(path: Path) -> str:
     named = named_after(path)
     if named != path:
         return named.name  # a folder, whose name may have dots
-    name = beside(path, "").name
-    return name if name != path.name else path.stem
+    return bare_name(path)
 
 
 def pixel_files(path: Path) -> list[Path]:

@@ -104,6 +104,12 @@ def beside(slide: Path, suffix: str) -> Path:
     return slide.with_name(slide.name + suffix)
 
 
+def bare_name(path: Path) -> str:
+    """Return a file's name without a slide's endings, or else its suffix: ``a_HE.ome.tif`` → ``a_HE``."""
+    name = beside(path, "").name
+    return path.stem if name == path.name else name
+
+
 def plain_text(text: str) -> str:
     """Replace control characters, which XML cannot hold, by spaces."""
     return "".join(c if c.isprintable() else " " for c in text)

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import tifffile
 
-from wsigen.slide.provenance import beside, flatten, read_provenance
+from wsigen.slide.provenance import bare_name, flatten, read_provenance
 from wsigen.slide.tiff_backend import is_tiff
 
 _STAINED = re.compile(r"(?P<base>.+?)_(?P<label>HE|IHC-.+|like-.+)")
@@ -32,8 +32,7 @@ class Name(NamedTuple):
 
 def parse_name(path: Path) -> Name:
     """Take the name of a slide apart: ``a_IHC-SYN.ome.tif`` → ``a_IHC-SYN``, ``a``, ``IHC-SYN``."""
-    whole = beside(path, "").name
-    whole = path.stem if whole == path.name else whole
+    whole = bare_name(path)
     match = _STAINED.fullmatch(whole)
     return Name(whole, match["base"], match["label"]) if match else Name(whole, whole, "")
 

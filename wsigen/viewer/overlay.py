@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wsigen.errors import PathError
+from wsigen.slide.geojson import class_of, features
 
 MOST_BYTES = 512 * 2**20
 _PALETTE = ("#e6550d", "#3182bd", "#31a354", "#756bb1", "#d6409f", "#b8860b", "#008b8b", "#a63603")
@@ -46,21 +47,10 @@ def read_overlay(path: Path) -> list[dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise PathError(path, f"not JSON ({error}); export it as GeoJSON") from error
     try:
-        return [shape for feature in _features(content) for shape in _shapes(feature)]
+        return [shape for feature in features(content) for shape in _shapes(feature)]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         reason = f"not GeoJSON ({type(error).__name__}: {error}); export it from QuPath as GeoJSON"
         raise PathError(path, reason) from error
-
-
-def _features(content: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(content, list):
-        yield from content
-    elif content["type"] == "FeatureCollection":
-        yield from content["features"]
-    elif content["type"] == "Feature":
-        yield content
-    else:
-        yield {"geometry": content, "properties": {}}
 
 
 def _shapes(feature: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -68,7 +58,7 @@ def _shapes(feature: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if geometry is None:
         return
     said = properties.get("classification") or {}
-    name = str(said.get("name") or properties.get("name") or "unclassified")
+    name = str(class_of(feature) or properties.get("name") or "unclassified")
     look = {"class": name, "color": _color(said) or _color(properties) or _own_color(name)}
     for kind, parts in _parts(geometry):
         yield {"kind": kind, "parts": parts, **look}
