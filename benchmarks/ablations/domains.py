@@ -26,8 +26,8 @@ from benchmarks.published import PublishedKind
 from wsigen.errors import InvalidValueError
 from wsigen.evaluation.features import load_extractor
 from wsigen.evaluation.seam_classifier import CropClassifier, Training, seam_crops
-from wsigen.evaluation.sets import SlideSet, allot, load_set
-from wsigen.evaluation.spots import Reader, spots
+from wsigen.evaluation.sets import SlideSet, load_set
+from wsigen.evaluation.spots import Reader
 from wsigen.evaluation.windows import SeamGrid
 from wsigen.stain.normalise.norm import Norm
 
@@ -186,10 +186,8 @@ def _translated(
 
 def _crops(slides: SlideSet, mpp: float, side: int, count: int) -> list[tuple[np.ndarray, str]]:
     """Patches on tissue, uint8 (side, side, 3), slide by slide, and their cases."""
-    places = spots(list(slides.entries), allot(slides.groups(side, mpp), side, mpp, count), mpp, side)
-    return [
-        (image, place.entry.group) for image, place in zip(map(Reader(SEED), places), places, strict=True)
-    ]
+    reader = Reader(SEED)
+    return [(reader(place), place.entry.group) for place in slides.spots(side, mpp, count)]
 
 
 def _split(slides: SlideSet, mpp: float, count: int) -> tuple[np.ndarray, np.ndarray]:
