@@ -82,7 +82,8 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
         slide = slide.skipping_damage()
     region, mask = region_of(config, slide), None
     if config.mask is not None:
-        mask = open_mask(find_mask(config.mask, slide.path.name), slide, config.mask_class)
+        config = replace(config, mask=find_mask(config.mask, slide.path.name))
+        mask = open_mask(config.mask, slide, config.mask_class)
     if config.like is None:
         assert config.stainer is not None, "checked by the config"
         stainers = open_stainers(config.stainer, config.markers, rendering, networks)
@@ -192,7 +193,7 @@ class TranslateRun(Run):
         if self.region is not None:
             facts |= region_facts(self.region, slide.size)
         if config.mask is not None:
-            facts |= mask_facts(find_mask(config.mask, slide.path.name), config.mask_class)
+            facts |= mask_facts(config.mask, config.mask_class)
         source = Source(
             size=self.made.size,
             facts=facts,
