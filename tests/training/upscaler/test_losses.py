@@ -92,4 +92,4 @@ def test_the_spectrum_term_is_the_difference_of_log_power_and_sees_the_direction
 
 def test_every_ring_of_the_spectrum_has_coefficients_at_the_smallest_patches():
     for size in (32, 64, 96):
-        assert _bins(size, size).sum(1) == pytest.approx(torch.ones(24))
+        assert _bins(size, size, torch.device("cpu")).sum(1) == pytest.approx(torch.ones(24))

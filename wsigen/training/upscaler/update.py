@@ -115,10 +115,7 @@ def spectrum_difference(drawn: Float[Tensor, "b c h w"], real: Float[Tensor, "b 
         drawn: images.
         real: the images that their guides come from.
     """
-    h, w = drawn.shape[-2:]
-    window = (torch.hann_window(h)[:, None] * torch.hann_window(w)).to(drawn.device)
-    window = window / window.square().mean().sqrt()
-    bins = _bins(h, w).to(drawn.device)
+    window, bins = _window(*drawn.shape[-2:], drawn.device), _bins(*drawn.shape[-2:], drawn.device)
 
     def power(x: Tensor) -> Tensor:
         lightness = x.float().mean(1)
@@ -130,7 +127,14 @@ def spectrum_difference(drawn: Float[Tensor, "b c h w"], real: Float[Tensor, "b 
 
 
 @cache
-def _bins(h: int, w: int) -> Float[Tensor, "bins coefficients"]:
+def _window(h: int, w: int, device: torch.device) -> Float[Tensor, "h w"]:
+    """A Hann window, which leaves the mean power as it is."""
+    window = torch.hann_window(h)[:, None] * torch.hann_window(w)
+    return (window / window.square().mean().sqrt()).to(device)
+
+
+@cache
+def _bins(h: int, w: int, device: torch.device) -> Float[Tensor, "bins coefficients"]:
     """Weights that average the coefficients of a real Fourier transform over each ring and direction."""
     fy, fx = torch.meshgrid(torch.fft.fftfreq(h), torch.fft.rfftfreq(w), indexing="ij")
     radius, angle = torch.hypot(fy, fx), torch.rad2deg(torch.atan2(fy, fx)) % 180
@@ -139,7 +143,7 @@ def _bins(h: int, w: int) -> Float[Tensor, "bins coefficients"]:
         for low, high in pairwise(RINGS)
         for direction in (0, 45, 90, 135)
     ]
-    return torch.stack([(mask / mask.sum()).flatten() for mask in masks])
+    return torch.stack([(mask / mask.sum()).flatten() for mask in masks]).to(device)
 
 
 def _skewness(x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 4"]:
