@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from threading import Lock
 
 import numpy as np
@@ -62,6 +62,14 @@ class ArrayCache:
             self.nbytes += array.nbytes - (0 if old is None else old.nbytes)
             while self.nbytes > self.capacity:
                 self.nbytes -= self._held.popitem(last=False)[1].nbytes
+
+    def fetch(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return an array, which is made and cached where it is not; two threads may both make it."""
+        array = self.get(key)
+        if array is None:
+            array = make()
+            self.put(key, array)
+        return array
 
     def clear(self) -> None:
         """Drop all arrays."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -87,11 +88,7 @@ class DicomBackend:
         across = -(-file.size.width // file.tile.width)
         number = tile.y // file.tile.height * across + tile.x // file.tile.width
         key = (self._path, self._identity, level, number)
-        pixels = self._cache.get(key)
-        if pixels is None:
-            pixels = file.decode(number)
-            self._cache.put(key, pixels)
-        return pixels[: tile.height, : tile.width]
+        return self._cache.fetch(key, partial(file.decode, number))[: tile.height, : tile.width]
 
 
 class _Place(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,17 +74,16 @@ class ZarrBackend:
 
     def _chunk(self, level: int, tile: Region) -> np.ndarray:
         key = (self._path, self._identity, self._number, self._z, level, tile)
-        pixels = self._cache.get(key)
-        if pixels is None:
-            at = {"t": 0, "z": self._z, "c": slice(None)}
-            at |= {"y": slice(tile.y, tile.y1), "x": slice(tile.x, tile.x1)}
-            axes = self._image.axes
-            stored = np.asarray(self._arrays[level][tuple(at[axis] for axis in axes)])
-            kept = [axis for axis in axes if axis in "cyx"]
-            pixels = stored.transpose([kept.index(axis) for axis in "yxc"])[..., list(self._image.order)]
-            pixels = np.ascontiguousarray(pixels)
-            self._cache.put(key, pixels)
-        return pixels
+        return self._cache.fetch(key, partial(self._decoded, level, tile))
+
+    def _decoded(self, level: int, tile: Region) -> np.ndarray:
+        at = {"t": 0, "z": self._z, "c": slice(None)}
+        at |= {"y": slice(tile.y, tile.y1), "x": slice(tile.x, tile.x1)}
+        axes = self._image.axes
+        stored = np.asarray(self._arrays[level][tuple(at[axis] for axis in axes)])
+        kept = [axis for axis in axes if axis in "cyx"]
+        pixels = stored.transpose([kept.index(axis) for axis in "yxc"])[..., list(self._image.order)]
+        return np.ascontiguousarray(pixels)
 
 
 class _Image(NamedTuple):

@@ -7,6 +7,7 @@ addresses of tiles only.
 
 from __future__ import annotations
 
+from functools import partial
 from threading import Lock
 from xml.sax.saxutils import quoteattr
 
@@ -110,10 +111,7 @@ class DeepZoom:
     def _reduced(self, region: Region, level: int, small: int) -> np.ndarray:
         factor, size = 1 << (small - level), self._level(small)
         with self._lock:  # so that the tiles of a first view do not each make it
-            overview = self._cache.get(self)
-            if overview is None:
-                overview = self._read(size.region, small)
-                self._cache.put(self, overview)
+            overview = self._cache.fetch(self, partial(self._read, size.region, small))
         spot = Region(*(factor * n for n in (region.y, region.x, region.height, region.width)))
         inside = spot.intersect(size.region)
         pixels = overview[inside.y : inside.y1, inside.x : inside.x1]
