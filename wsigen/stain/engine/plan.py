@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from wsigen.errors import InvalidValueError
@@ -19,6 +18,7 @@ from wsigen.stain.engine.nodes import PATCH, NodeGrid
 from wsigen.stain.engine.render import GPU_LOAD, common_stride, halo_of
 from wsigen.stain.engine.tiles import Schedule, rows_alive
 from wsigen.stain.normalise.norm import Norm
+from wsigen.stain.normalise.passes import Watch
 
 TileSize = int | Literal["auto"]
 
@@ -214,18 +214,13 @@ def norm_channels(net: nn.Module) -> int:
 _SIDE = 128
 
 
-class _Alive(TorchDispatchMode):
+class _Alive(Watch):
     """Adds up the storages that are alive after each operation."""
 
     def __init__(self) -> None:
         super().__init__()
         self._sizes: dict[StorageWeakRef, int] = {}
         self.peak = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # Nothing is compiled here, and to skip it torch would import its compiler.
-        return False
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None

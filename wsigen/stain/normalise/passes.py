@@ -96,7 +96,16 @@ class Call:
     overwrite: bool
 
 
-class Trace(TorchDispatchMode):
+class Watch(TorchDispatchMode):
+    """Sees each operation of PyTorch while it is active."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing is compiled meanwhile, and to skip it torch would import its compiler: 150 MB.
+        return False
+
+
+class Trace(Watch):
     """Watches a pass.
 
     Args:
@@ -123,11 +132,6 @@ class Trace(TorchDispatchMode):
         times = 1 + sum(call.name.partition(":")[0] == name for call in self._calls)
         self._calls.append(Call(name if times == 1 else f"{name}:{times}", x.shape[1], False))
         return out
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # Nothing is compiled in a watched pass, and to skip it torch would import its compiler: 150 MB.
-        return False
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
