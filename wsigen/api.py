@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from wsigen.config import SampleConfig, TranslateConfig, TranslateSlidesConfig
 from wsigen.config.evaluate import EvaluateConfig
@@ -275,20 +275,15 @@ class Translator:
         """
         config = TranslateConfig(
             slide=Path(slide),
-            stainer=self._stainer,
-            marker=self._marker,
+            **self._shared(region, mask),
             norm=norm,
             stats_pitch=stats_pitch,
             mpp=mpp,
-            region=_region(region),
-            mask=None if mask is None else Path(mask),
             mask_class=mask_class,
             series=series,
             z=z,
             icc=icc,
             skip_damaged=skip_damaged,
-            device=self._device,
-            dtype=self._dtype,
         )
         return TranslatedPair(config, self._networks)
 
@@ -343,14 +338,11 @@ class Translator:
         """
         config = TranslateSlidesConfig(
             slide=[Path(path) for path in _listed(slides)],
-            stainer=self._stainer,
-            marker=self._marker,
+            **self._shared(region, mask),
             out=Path(out),
             norm=norm,
             stats_pitch=stats_pitch,
             mpp=mpp,
-            region=_region(region),
-            mask=None if mask is None else Path(mask),
             mask_class=mask_class,
             series=series,
             z=z,
@@ -359,10 +351,19 @@ class Translator:
             layout=layout,
             memory=memory,
             overwrite=overwrite,
-            device=self._device,
-            dtype=self._dtype,
         )
         return translate_slides(config, self._networks)
+
+    def _shared(self, region: tuple[int, int, int, int] | None, mask: str | Path | None) -> dict[str, Any]:
+        """Return what does not differ between one slide and many, as the configurations take it."""
+        return {
+            "stainer": self._stainer,
+            "marker": self._marker,
+            "region": None if region is None else ",".join(map(str, region)),
+            "mask": None if mask is None else Path(mask),
+            "device": self._device,
+            "dtype": self._dtype,
+        }
 
     def __repr__(self) -> str:
         return f"Translator({self._stainer!r}, device={self._device!r}, dtype={self._dtype!r})"
@@ -440,11 +441,6 @@ def evaluate(
         workers=workers,
     )
     return measure(config)
-
-
-def _region(region: tuple[int, int, int, int] | None) -> str | None:
-    """Return a region as the commands take it."""
-    return None if region is None else ",".join(map(str, region))
 
 
 def view(slides: Slide | Pair | Paths, *, height: int = 640) -> Viewing:
