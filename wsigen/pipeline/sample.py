@@ -125,7 +125,7 @@ def open_run(config: SampleConfig, networks: Networks | None = None) -> SampleRu
     he = HEOutput(
         mpp=mpps[config.seed],
         out=config.out,
-        name=_name(config),
+        name=_name(config, config.seed),
         layout=config.layout,
         whole=whole,
         stages=stages,
@@ -151,23 +151,9 @@ def open_run(config: SampleConfig, networks: Networks | None = None) -> SampleRu
     kinds = {len(upscaled[mpp]): he for mpp, he in by_mpp.items()}
     warn_of_untrained([by_mpp[min(by_mpp)], by_mpp[max(by_mpp)]], model)
     upscaler = UpscalerInPrecision(model.upscaler, dtype) if model.upscaler else None
-    patch = max(_largest_patch(he) for he in kinds.values())
-    execution = Execution(
-        device=device, batch_size=choose_batch_size(config.batch_size, patch, device), order=config.schedule
-    )
-    allowed = parse_bytes(config.memory)
-
-    def largest(execution: Execution) -> SlidePlan:
-        plans = [plan_slide(he, execution, upscaler) for he in kinds.values()]
-        return max(plans, key=lambda plan: plan.canvas_bytes)
-
-    if upscaler:
-        execution = fit_tile(execution, largest, allowed)
-    plan = largest(execution)
-    if stainers:
-        canvas = plan.canvas_bytes if device.type == "cpu" else 0
-        stains = plan_stains(stainers, whole, allowed=allowed - canvas)
-        stainers, plan = stainers.with_tile(stains.translation.tile), replace(plan, stains=stains)
+    execution, plan = _plan(config, [*kinds.values()], upscaler, stainers, device)
+    if stainers and plan.stains:
+        stainers = stainers.with_tile(plan.stains.translation.tile)
     red, green, blue = model.denoiser.config["background"]
     return SampleRun(
         overwrite=config.overwrite,
@@ -393,9 +379,33 @@ def _load_model(
     return model
 
 
-def _name(config: SampleConfig, seed: int | None = None) -> str:
+def _plan(
+    config: SampleConfig,
+    slides: Sequence[HEOutput],
+    upscaler: UpscalerFunction | None,
+    stainers: Stainers | None,
+    device: torch.device,
+) -> tuple[Execution, SlidePlan]:
+    """Choose batch size and tile; plan the slide that takes most memory, and its IHC slides."""
+    batch = choose_batch_size(config.batch_size, max(map(_largest_patch, slides)), device)
+    execution = Execution(device=device, batch_size=batch, order=config.schedule)
+    allowed = parse_bytes(config.memory)
+
+    def largest(execution: Execution) -> SlidePlan:
+        plans = [plan_slide(he, execution, upscaler) for he in slides]
+        return max(plans, key=lambda plan: plan.canvas_bytes)
+
+    if upscaler:
+        execution = fit_tile(execution, largest, allowed)
+    plan = largest(execution)
+    if stainers:
+        canvas = plan.canvas_bytes if device.type == "cpu" else 0
+        plan = replace(plan, stains=plan_stains(stainers, slides[0].whole, allowed=allowed - canvas))
+    return execution, plan
+
+
+def _name(config: SampleConfig, seed: int) -> str:
     """Return the base name of a slide's files; of a region without a name, with its place."""
-    seed = config.seed if seed is None else seed
     name = config.name or f"{NAME}-{seed}"
     if config.count > 1:
         name = f"{config.name or NAME}-{seed}"

@@ -82,8 +82,8 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
         slide = slide.skipping_damage()
     region, mask = region_of(config, slide), None
     if config.mask is not None:
-        config = replace(config, mask=find_mask(config.mask, slide.path.name))
-        mask = open_mask(config.mask, slide, config.mask_class)
+        found = find_mask(config.mask, slide.path.name)
+        config, mask = replace(config, mask=found), open_mask(found, slide, config.mask_class)
     if config.like is None:
         assert config.stainer is not None, "checked by the config"
         stainers = open_stainers(config.stainer, config.markers, rendering, networks)
