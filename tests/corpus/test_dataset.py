@@ -100,6 +100,7 @@ def test_what_cannot_be_read_is_named(halves):
         CorpusPatches(halves, size=512, tissue=0.9)
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_shards_are_read_by_webdataset(halves, tmp_path):
     webdataset = pytest.importorskip("webdataset")
     config = ExportCorpusConfig(corpus=halves, out=tmp_path / "a", size=64, count=10)

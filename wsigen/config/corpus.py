@@ -59,7 +59,7 @@ class CorpusConfig:
     out: Path = Path("corpus")
     count: int = 8
     seed: int = 0
-    size: str | int | None = None
+    size: int | str | None = None
     stages: int | None = None
     mpp: float | str = 0.5
     overview: list[str] = field(default_factory=list)

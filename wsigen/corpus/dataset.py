@@ -58,6 +58,7 @@ class Corpus(Mapping[str, CorpusPair]):
     def __init__(self, folder: str | Path, *, device: str = "auto") -> None:
         self.folder = Path(folder)
         self.manifest: pd.DataFrame = read_manifest(self.folder).set_index("name", drop=False)
+        self._rows: dict[str, Any] = {str(row["name"]): row for row in self.manifest.to_dict("records")}
         self._device, self._networks = device, Networks()
         self._items: dict[str, Item] | None = None
 
@@ -68,20 +69,32 @@ class Corpus(Mapping[str, CorpusPair]):
             KeyError: there is no such slide.
             SlideError: its files are missing or damaged.
         """
-        row = self.manifest.loc[name]
-        if row.he:
-            he, *ihc = (FileSlide(open_slide(self.folder / path)) for path in (row.he, *row.ihc))
-            return CorpusPair(he=he, ihc=dict(zip(row.stains, ihc, strict=True)))
+        row = self._rows[name]
+        if row["he"]:
+            he, *ihc = (FileSlide(open_slide(self.folder / path)) for path in (row["he"], *row["ihc"]))
+            return CorpusPair(he=he, ihc=dict(zip(row["stains"], ihc, strict=True)))
         if self._items is None:
             self._items = {item.name: item for item in plan_corpus(read_config(self.folder))}
         pair = SampledPair(replace(self._items[name].config, device=self._device), self._networks)
         return CorpusPair(he=pair.he, ihc=pair.ihc)
 
+    def rows(self, split: str | None = None) -> list[dict[str, Any]]:
+        """Return the rows of the manifest, of one split or of all.
+
+        Raises:
+            InvalidValueError: there is no slide in this split.
+        """
+        rows = [row for row in self._rows.values() if split in (None, row["split"])]
+        if not rows:
+            splits = ", ".join(dict.fromkeys(row["split"] for row in self._rows.values()))
+            raise InvalidValueError(f"{self.folder} has no split {split!r}; it has {splits}")
+        return rows
+
     def __iter__(self) -> Iterator[str]:
-        return iter(self.manifest.index)
+        return iter(self._rows)
 
     def __len__(self) -> int:
-        return len(self.manifest)
+        return len(self._rows)
 
     def __repr__(self) -> str:
         splits = self.manifest.split.value_counts()
@@ -124,19 +137,14 @@ class CorpusPatches(Dataset[dict[str, Any]]):
     ) -> None:
         self.corpus = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
         self.size, self.mpp = size, mpp
-        table = self.corpus.manifest
-        if split is not None:
-            table = table[table.split == split]
-            if not len(table):
-                splits = ", ".join(sorted(set(self.corpus.manifest.split)))
-                raise InvalidValueError(f"{self.corpus.folder} has no split {split!r}; it has {splits}")
-        finest = float(table.mpp.max())
+        rows = self.corpus.rows(split)
+        finest = max(row["mpp"] for row in rows)
         if not is_positive(mpp) or mpp < finest * FINEST_REQUEST:
             raise InvalidValueError(f"mpp must be at least {finest:g}, that of the slides, got {mpp!r}")
         places = [
-            (name, x, y)
-            for name in table.index
-            for x, y in tissue_places(self.corpus[name].he, size, mpp, tissue)
+            (row["name"], x, y)
+            for row in rows
+            for x, y in tissue_places(self.corpus[row["name"]].he, size, mpp, tissue)
         ]
         if not places:
             raise InvalidValueError(

@@ -43,7 +43,7 @@ def export(config: ExportCorpusConfig) -> dict[str, int]:
     if any(config.out.iterdir()):
         raise OutputError(config.out, "is not empty; pass a new folder to --out, or empty this one")
     written = {}
-    for split in dict.fromkeys(corpus.manifest.split):
+    for split in dict.fromkeys(row["split"] for row in corpus.rows()):
         patches = CorpusPatches(
             corpus,
             split=split,
@@ -57,7 +57,7 @@ def export(config: ExportCorpusConfig) -> dict[str, int]:
         if config.format == "webdataset":
             np.random.default_rng(config.seed).shuffle(order)
         with _writer(config, split) as write, disk_errors(config.out):
-            for i in tqdm(order, desc=str(split), unit="patch"):
+            for i in tqdm(order, desc=split, unit="patch"):
                 patch = patches[int(i)]
                 facts = {"slide": patch["slide"], "split": split, "x": patch["x"], "y": patch["y"]}
                 facts |= {"mpp": config.mpp, "size": config.size, "synthetic": True}
@@ -74,7 +74,7 @@ def _writer(config: ExportCorpusConfig, split: str) -> AbstractContextManager[Wr
 @contextmanager
 def _shards(config: ExportCorpusConfig, split: str) -> Iterator[Write]:
     try:
-        import webdataset
+        from webdataset.writer import ShardWriter
     except ImportError as error:
         raise InvalidValueError(
             "--format webdataset needs webdataset, which is not installed; pip install 'wsigen[corpus]', or "
@@ -83,7 +83,7 @@ def _shards(config: ExportCorpusConfig, split: str) -> Iterator[Write]:
     pattern = str(config.out / f"{split}-%06d.tar")
     largest = parse_bytes(config.shard_bytes, "--shard-bytes")
     # The time is fixed, so that equal patches make equal shards.
-    with webdataset.ShardWriter(pattern, maxsize=largest, verbose=0, mtime=0, encoder=False) as sink:
+    with ShardWriter(pattern, maxsize=largest, verbose=0, mtime=0, encoder=False) as sink:
 
         def write(key: str, images: dict[str, bytes], facts: dict[str, Any]) -> None:
             text = json.dumps(facts).encode()

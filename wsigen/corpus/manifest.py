@@ -246,7 +246,7 @@ def verify(folder: Path) -> list[str]:
             problems.append(f"{name} differs from its checksum")
     if len(table) != config.count:
         problems.append(f"{MANIFEST} lists {len(table)} of {config.count} slides; make the rest")
-    named = {name for row in table.itertuples() for name in (row.he, *row.ihc) if name}
+    named = {name for he, ihc in zip(table.he, table.ihc, strict=True) for name in (he, *ihc) if name}
     problems += [f"{name} has no checksum" for name in sorted(named - listed.keys())]
     extra = {f"{SLIDES}/{p.name}" for p in (folder / SLIDES).glob("*.ome.tif")} - named
     problems += [f"{name} is not in the manifest" for name in sorted(extra)]
