@@ -6,12 +6,13 @@ import sys
 from collections.abc import Sequence
 
 from wsigen.cli.parse import parse
-from wsigen.config.corpus import CorpusConfig, ExportCorpusConfig, VerifyCorpusConfig
+from wsigen.config.corpus import CorpusConfig, ExportCorpusConfig, LabelCorpusConfig, VerifyCorpusConfig
 from wsigen.errors import InvalidValueError
 
 ACTIONS = {
     "make": "make the slides of a corpus, or continue",
     "verify": "compare the files of a corpus with their checksums",
+    "label": "outline tissue and nuclei, with positivity from the IHC slides",
     "export": "cut patches of H&E and IHC together, for training",
 }
 MAKE = (
@@ -20,6 +21,11 @@ MAKE = (
     "slides. On one machine, on a Ray cluster (--engine ray), or as an array job (--shard I/N)."
 )
 VERIFY = "Compare every file of a corpus with its checksum, and its manifest with what is there."
+LABEL = (
+    "Outline the tissue and the nuclei of every slide, and measure the DAB of each nucleus on the IHC "
+    "slides. Write them for QuPath (CORPUS/labels/NAME.geojson), as a mask on the slide's grid "
+    "(NAME_mask.tif) and, for each split, as COCO (SPLIT.coco.json)."
+)
 EXPORT = (
     "Cut patches of a corpus, H&E and IHC of the same place together, tissue only: as WebDataset shards, or "
     "as a folder that `datasets.load_dataset` reads. One part for each split."
@@ -27,7 +33,7 @@ EXPORT = (
 
 
 def run(argv: Sequence[str], prog: str = "wsigen corpus") -> None:
-    """Parse ``argv`` and make, verify or export a corpus.
+    """Parse ``argv`` and make, verify, label or export a corpus.
 
     Raises:
         InvalidValueError: no such action, or the corpus is not what its checksums say.
@@ -40,7 +46,7 @@ def run(argv: Sequence[str], prog: str = "wsigen corpus") -> None:
         sys.exit(0 if argv else 2)
     if action not in ACTIONS:
         raise InvalidValueError(f"no action {action!r}; use one of {', '.join(ACTIONS)}")
-    {"make": _make, "verify": _verify, "export": _export}[action](rest, f"{prog} {action}")
+    {"make": _make, "verify": _verify, "label": _label, "export": _export}[action](rest, f"{prog} {action}")
 
 
 def _make(argv: Sequence[str], prog: str) -> None:
@@ -63,6 +69,14 @@ def _verify(argv: Sequence[str], prog: str) -> None:
     if problems:
         raise InvalidValueError(f"{config.corpus}: " + "; ".join(problems))
     sys.stdout.write(f"{config.corpus}: every file is as it was made\n")
+
+
+def _label(argv: Sequence[str], prog: str) -> None:
+    config, _ = parse(LabelCorpusConfig, argv, prog=prog, description=LABEL, positional="corpus")
+    from wsigen.corpus.labels import label_corpus
+
+    found = label_corpus(config)
+    sys.stdout.write(f"{config.corpus}: {sum(found.values())} nuclei in {len(found)} slides\n")
 
 
 def _export(argv: Sequence[str], prog: str) -> None:

@@ -166,6 +166,24 @@ class ExportCorpusConfig:
         parse_bytes(self.shard_bytes, "--shard-bytes")
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelCorpusConfig:
+    """One call of ``wsigen corpus label``.
+
+    Args:
+        corpus: its folder, with slides in files.
+        positive: mean optical density of DAB from which a nucleus is positive.
+        overwrite: label slides again that have labels.
+    """
+
+    corpus: Path
+    positive: float = 0.2
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check(is_positive(self.positive), "--positive", repr(self.positive), "a positive optical density")
+
+
 def parse_sizes(text: str | int | None) -> list[str | None]:
     """Return sizes separated by commas, each as `SampleConfig` takes it; [None] for the default.
 
