@@ -32,7 +32,13 @@ from wsigen.config.train import (
     TrainConfig,
 )
 from wsigen.config.translate import TranslateConfig, TranslateSlidesConfig
-from wsigen.config.upscaler import CriticConfig, UpscalerConfig, UpscalerLossConfig, UpscalerTrainConfig
+from wsigen.config.upscaler import (
+    CriticConfig,
+    SampledGuidesConfig,
+    UpscalerConfig,
+    UpscalerLossConfig,
+    UpscalerTrainConfig,
+)
 
 __all__ = [
     "STAIN_METHODS",
@@ -55,6 +61,7 @@ __all__ = [
     "OptimConfig",
     "PatchGroup",
     "SampleConfig",
+    "SampledGuidesConfig",
     "StainDataConfig",
     "StainOptimConfig",
     "StainRunConfig",

@@ -74,6 +74,9 @@ class UpscalerLossConfig:
         r1: weight γ/2 of the discriminator's gradient at real images (Mescheder et al. 2018).
         r1_every: apply the r1 term once in this many updates, weighted as many times.
         depth: largest number of the upscaler's own stages that make a guide; larger ones are likelier.
+        sampled: share of the updates, of those that allow it, whose guides ``guides.denoiser`` sampled; their
+            images are held to the guide, to the power of real ones and to the discriminator.
+        sampled_guide: weight of |A x - y| there; a smaller one lets the upscaler correct a stage 0.
         guide_noise: largest standard deviation of the noise of the coarsest guide, in each of two octaves;
             small ones are likelier.
     """
@@ -89,12 +92,38 @@ class UpscalerLossConfig:
     r1: float = 0.1
     r1_every: int = 16
     depth: int = 3
+    sampled: float = 0.5
+    sampled_guide: float = 4.0
     guide_noise: float = 0.08
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             least = 1 if name.endswith("_every") else 0
             check(value >= least, f"loss.{name}", value, f">= {least}")
+        check(self.sampled <= 1, "loss.sampled", self.sampled, "at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledGuidesConfig:
+    """Guides that a denoiser samples before the run, as the upscaler meets them in whole slides.
+
+    Args:
+        denoiser: "default", a snapshot folder or a hub id; None for guides of real images alone.
+        count: number of images, sampled once and kept in the run folder.
+        size: their side, px; that of the guides is at most this.
+        mpp_range: of their µm/px, spread evenly in the logarithm.
+    """
+
+    denoiser: str | None = None
+    count: int = 512
+    size: int = 32
+    mpp_range: tuple[float, float] = (16.0, 70.0)
+
+    def __post_init__(self) -> None:
+        check(self.count >= 1, "guides.count", self.count, ">= 1")
+        check(self.size >= 1, "guides.size", self.size, ">= 1")
+        low, high = self.mpp_range
+        check(0 < low < high, "guides.mpp_range", self.mpp_range, "LOW < HIGH, both above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +167,7 @@ class UpscalerTrainConfig:
         model: shape of the network.
         discriminator: shape of the discriminator.
         loss: terms of the loss.
+        guides: guides that a denoiser samples.
         optim: optimisers.
         kimg: thousands of images to train on.
         seed: random seed of weights, data and noise.
@@ -158,6 +188,7 @@ class UpscalerTrainConfig:
     model: UpscalerConfig = field(default_factory=UpscalerConfig)
     discriminator: CriticConfig = field(default_factory=CriticConfig)
     loss: UpscalerLossConfig = field(default_factory=UpscalerLossConfig)
+    guides: SampledGuidesConfig = field(default_factory=SampledGuidesConfig)
     optim: UpscalerOptimConfig = field(default_factory=UpscalerOptimConfig)
     kimg: float = 1000.0
     seed: int = 0

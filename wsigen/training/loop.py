@@ -228,7 +228,8 @@ class Loop(ABC, Generic[Config]):
         return self.state.images // every > before // every
 
     def _report(self, losses: list[Scalars], bar: tqdm[Any]) -> None:
-        means = torch.stack([torch.stack([one[name] for one in losses]).mean() for name in losses[0]])
+        # A term that an update has no use for is NaN there; the total never is.
+        means = torch.stack([torch.stack([one[name] for one in losses]).nanmean() for name in losses[0]])
         means = torch.as_tensor(self.accelerator.reduce(means, "mean")).tolist()
         now, (then, images) = time.perf_counter(), self.reported_at
         record: dict[str, Any] = {"kimg": self.state.images / 1000, "update": self.state.update}

@@ -8,18 +8,22 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.pipeline.models import small_snapshot
 from wsigen.config import (
     CriticConfig,
     DataConfig,
     PatchGroup,
+    SampledGuidesConfig,
     UpscalerConfig,
     UpscalerLossConfig,
     UpscalerTrainConfig,
 )
 from wsigen.errors import DivergedError, InvalidValueError
+from wsigen.nn.denoiser import load_denoiser
 from wsigen.nn.snapshot import WEIGHTS, load_snapshot
 from wsigen.nn.upscaler import Upscaler
 from wsigen.training.processes import Processes
+from wsigen.training.upscaler.sampled import SampledGuides, load_or_sample, sample
 from wsigen.training.upscaler.train import train_upscaler
 from wsigen.training.upscaler.update import UpscalerUpdate, _Noise
 
@@ -243,3 +247,76 @@ class TestSymmetry:
 
     def test_guides_of_one_cell_are_not_cut(self, step):
         assert np.isfinite(self.difference(step, 2, (1, 1), 1))
+
+
+@pytest.fixture
+def guided(config, tmp_path):
+    """The run with guides that a small denoiser samples, of 2 to 8 µm/px."""
+    snapshot = small_snapshot(tmp_path / "denoiser")
+    guides = SampledGuidesConfig(denoiser=str(snapshot), count=24, size=16, mpp_range=(2.0, 8.0))
+    loss = replace(config.loss, sampled=1.0, symmetry=0.0)
+    data = replace(config.data, patches=[PatchGroup(size=32, batch=2, mpp_range=(1.0, 4.0))])
+    return replace(config, guides=guides, loss=loss, data=data)
+
+
+def test_sampled_guides_are_those_of_the_denoiser_at_their_mpp(guided, tmp_path):
+    values = {"count": 6, "size": 16, "mpp_range": (2.0, 8.0), "seed": 3}
+    found = load_or_sample(tmp_path / "guides.pt", guided.guides.denoiser, **values)
+    assert found.mpp.tolist() == pytest.approx([2 * 4 ** (i / 5) for i in range(6)], rel=1e-5)
+    assert found.images.shape == (6, 3, 16, 16)
+    again = load_or_sample(tmp_path / "guides.pt", "no such model", **values)  # from the file
+    assert torch.equal(again.images, found.images)
+    one = sample(load_denoiser(guided.guides.denoiser), **values)
+    assert torch.allclose(one.images, found.images, atol=1e-3)
+
+
+def test_a_guide_is_a_part_of_a_sample_of_about_its_mpp():
+    images = torch.arange(40.0)[:, None, None, None].expand(40, 3, 8, 8).clone()
+    images[..., 0] += 0.25  # so that symmetries show
+    guides = SampledGuides(images, torch.logspace(1, 2, 40))
+    rng = np.random.default_rng(0)
+    drawn = guides.draw(torch.tensor([10.0, 31.6, 100.0]).repeat(50), 6, rng, among=8)
+    assert drawn.shape == (150, 3, 6, 6)
+    which = drawn.floor().amin((1, 2, 3))
+    assert (which[0::3] < 8).all()
+    assert ((which[1::3] >= 15) & (which[1::3] < 24)).all()
+    assert (which[2::3] >= 32).all()
+    assert len(set(which[1::3].tolist())) == 8
+    edges = torch.stack([drawn[:, 0, 0].frac().mean(1), drawn[:, 0, :, 0].frac().mean(1)])
+    assert (edges.amax(1) == 0.25).all()  # at the top after a quarter turn
+    assert guides.fits(torch.tensor([10.0, 100.0]), 8)
+    assert not guides.fits(torch.tensor([10.0, 100.0]), 9)
+    assert not guides.fits(torch.tensor([9.0, 50.0]), 8)
+
+
+def test_an_update_with_sampled_guides_is_held_to_them_alone(guided):
+    class Seen(UpscalerUpdate):
+        def _guide(self, *args, sampled, **kwargs):
+            guide, y = super()._guide(*args, sampled=sampled, **kwargs)
+            self.seen = (sampled, guide)
+            return guide, y
+
+    torch.manual_seed(0)
+    net = Upscaler(channels=(8, 16), blocks=(1, 1), head_channels=(8, 8))
+    bank = SampledGuides(torch.full((4, 3, 16, 16), 0.5), torch.tensor([2.0, 3.0, 5.0, 8.0]))
+    step = Seen(guided, net, Processes(Accelerator(cpu=True)), bank)
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    losses = step(x, torch.tensor([1.5, 3.0]), [0, 1], 0)
+    assert step.seen[0]
+    assert (step.seen[1] == 0.5).all()
+    assert losses["loss"].isfinite()
+    assert all(losses[name].isnan() for name in ("l1", "energy", "relief", "features"))
+    losses = step(x, torch.tensor([0.5, 3.0]), [2, 3], 1)  # no samples are as fine as the first's guide
+    assert not step.seen[0]
+    assert losses["energy"].isfinite()
+
+
+def test_a_run_with_sampled_guides_resumes_to_the_same_weights(guided):
+    guided = replace(guided, optim=replace(guided.optim, cooldown=0.0))
+    train_upscaler(guided)
+    straight = weights(guided.run_dir)
+    other = replace(guided, run_dir=guided.run_dir.parent / "other")
+    train_upscaler(replace(other, kimg=0.012))
+    train_upscaler(other)
+    assert_same(weights(other.run_dir), straight)
+    assert all(np.isfinite(line["loss"]) for line in stats(guided.run_dir) if "loss" in line)

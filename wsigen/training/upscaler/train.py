@@ -23,6 +23,7 @@ from wsigen.training.loop import Loop, Scalars, averaged
 from wsigen.training.processes import Processes
 from wsigen.training.setup import background_of, check_alike, make_loader, run_index, run_training
 from wsigen.training.state import RunState
+from wsigen.training.upscaler.sampled import SampledGuides, load_or_sample
 from wsigen.training.upscaler.update import UpscalerUpdate
 from wsigen.training.upscaler.validate import chain_sheet, stage_sheet, stage_statistics
 from wsigen.training.validate import Band, held_out
@@ -65,13 +66,26 @@ def make_upscaler(config: UpscalerTrainConfig, index: SlideIndex) -> Upscaler:
     return net
 
 
+def _sampled(config: UpscalerTrainConfig, run_dir: Path, accelerator: Accelerator) -> SampledGuides | None:
+    """Return the guides that a denoiser sampled, by the main process; None without a denoiser."""
+    if config.guides.denoiser is None:
+        return None
+    values = asdict(config.guides)
+    model, path = values.pop("denoiser"), run_dir / "guides.pt"
+    with accelerator.main_process_first():
+        return load_or_sample(path, model, **values, seed=config.seed)
+
+
 class _Run(Loop[UpscalerTrainConfig]):
     """One call of ``train_upscaler``."""
 
     def __init__(self, config: UpscalerTrainConfig, run_dir: Path, accelerator: Accelerator) -> None:
         index = run_index(config, run_dir, accelerator)
         self.train_index, self.val_index = index.split("train"), index.split("val")
-        self.step = step = UpscalerUpdate(config, make_upscaler(config, index), Processes(accelerator))
+        sampled = _sampled(config, run_dir, accelerator)
+        self.step = step = UpscalerUpdate(
+            config, make_upscaler(config, index), Processes(accelerator), sampled
+        )
         step.nets.to(accelerator.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         ema = PowerEMA(step.G, config.optim.ema_sigma_rel)
         optimizers = {f"optimizer_{name}": o for name, o in step.optimizers.items()}

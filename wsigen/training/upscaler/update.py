@@ -26,6 +26,7 @@ from wsigen.nn.discriminator import Discriminator
 from wsigen.nn.upscaler import Upscaler
 from wsigen.training.loop import Scalars
 from wsigen.training.processes import Processes, frozen
+from wsigen.training.upscaler.sampled import SampledGuides
 
 Scores = Sequence[Float[Tensor, "b 1 h w"]]
 
@@ -170,6 +171,7 @@ class UpscalerUpdate:
         config: the run.
         net: the upscaler.
         processes: of the run.
+        sampled: guides that a denoiser sampled; None for those of real images alone.
 
     Attributes:
         nets: "G", the upscaler, and "D", the discriminator.
@@ -180,8 +182,14 @@ class UpscalerUpdate:
         (seed, update): not from batches, processes, or where a run was resumed.
     """
 
-    def __init__(self, config: UpscalerTrainConfig, net: Upscaler, processes: Processes) -> None:
-        self.config, self.loss, self.processes = config, config.loss, processes
+    def __init__(
+        self,
+        config: UpscalerTrainConfig,
+        net: Upscaler,
+        processes: Processes,
+        sampled: SampledGuides | None = None,
+    ) -> None:
+        self.config, self.loss, self.processes, self.sampled = config, config.loss, processes, sampled
         torch.manual_seed(config.seed + 1)
         self.G, self.D = net, Discriminator(**asdict(config.discriminator))
         self.nets = nn.ModuleDict({"G": self.G, "D": self.D})
@@ -208,7 +216,9 @@ class UpscalerUpdate:
         depth, turns, flip = self._depth(x.shape[-1], rng), int(rng.integers(4)), bool(rng.integers(2))
         shift = (int(rng.integers(self.G.stride)), int(rng.integers(self.G.stride)))
         noise = _Noise(self.config.seed, numbers, x.device)
-        guide, y = self._guide(x, mpp, depth, noise, rng)
+        sampled = self._sampled_depth(x, mpp, rng)
+        depth = depth if sampled is None else sampled
+        guide, y = self._guide(x, mpp, depth, noise, rng, sampled=sampled is not None)
         z = self._z(noise, y)
         with self.processes.autocast():
             drawn = self.G(y, z, mpp)
@@ -217,16 +227,18 @@ class UpscalerUpdate:
             seen = self.D(drawn, mpp)
         losses = {"adversarial": upscaler_hinge(seen.scores)}
         losses["guide"] = guide_error(drawn, guide, self.G.k)
-        losses["l1"] = (drawn - x).abs().mean()
-        losses["energy"] = energy_difference(drawn, x)
-        losses["relief"] = relief_difference(drawn, x)
         losses["spectrum"] = spectrum_difference(drawn, x)
-        losses["features"] = feature_difference(seen.features, features)
-        total = losses["adversarial"] + sum(
-            getattr(self.loss, name) * losses[name] for name in ("guide", "energy", "relief", "spectrum")
-        )
-        if depth == 0:
-            total = total + self.loss.l1 * losses["l1"] + self.loss.features * losses["features"]
+        total = losses["adversarial"] + self.loss.spectrum * losses["spectrum"]
+        if sampled is not None:  # there is no real image of this guide to compare with
+            total = total + self.loss.sampled_guide * losses["guide"]
+            losses |= dict.fromkeys(("l1", "energy", "relief", "features"), total.new_tensor(torch.nan))
+        else:
+            losses["l1"] = (drawn - x).abs().mean()
+            losses["energy"] = energy_difference(drawn, x)
+            losses["relief"] = relief_difference(drawn, x)
+            losses["features"] = feature_difference(seen.features, features)
+            names = ("guide", "energy", "relief", *(("l1", "features") if depth == 0 else ()))
+            total = total + sum(getattr(self.loss, name) * losses[name] for name in names)
         if self.loss.symmetry and update % self.loss.symmetry_every == 0:
             total = total + self.loss.symmetry * self._symmetry(drawn, y, z, mpp, shift, turns, flip)
         self.processes.apply(total, self.optimizers["G"])
@@ -243,9 +255,27 @@ class UpscalerUpdate:
         shares = np.cumsum([d + 1 for d in fit])
         return fit[int(np.searchsorted(shares / shares[-1], rng.random(), side="right"))]
 
+    def _sampled_depth(self, x: Tensor, mpp: Tensor, rng: np.random.Generator) -> int | None:
+        """How many own stages follow a guide that the denoiser sampled; None for one of real images."""
+        if self.sampled is None or rng.random() >= self.loss.sampled:
+            return None
+        k, size = self.G.k, x.shape[-1]
+        for depth in range(self.loss.depth + 1):
+            fits = size % self.config.least_size(depth) == 0
+            if fits and self.sampled.fits(mpp * k ** (depth + 1), size // k ** (depth + 1)):
+                return depth
+        return None
+
     @torch.no_grad()
     def _guide(
-        self, x: Tensor, mpp: Tensor, depth: int, noise: _Noise, rng: np.random.Generator
+        self,
+        x: Tensor,
+        mpp: Tensor,
+        depth: int,
+        noise: _Noise,
+        rng: np.random.Generator,
+        *,
+        sampled: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """The guide that the drawn image is held to, and the one that is given: with noise.
 
@@ -253,7 +283,11 @@ class UpscalerUpdate:
         the upscaler learns to remove them (conditioning augmentation, Ho et al. 2022).
         """
         k = self.G.k
-        clean = F.avg_pool2d(x, k ** (depth + 1))
+        if sampled:
+            assert self.sampled is not None, "a depth was found for it"
+            clean = self.sampled.draw(mpp * k ** (depth + 1), x.shape[-1] // k ** (depth + 1), rng).to(x)
+        else:
+            clean = F.avg_pool2d(x, k ** (depth + 1))
         strength = self.loss.guide_noise * noise.uniform().square()[:, None, None, None]
         y = clean + strength * noise.specks(clean.shape[1:])
         if depth == 0:
