@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wsigen.diffusion.schedule import karras_sigmas
-from wsigen.diffusion.solvers import Heun
-from wsigen.diffusion.step import Denoise, integrate
+from wsigen.diffusion.solvers import Denoise, Heun
+from wsigen.diffusion.step import integrate
 from wsigen.files import atomic_path
 from wsigen.nn.denoiser import Denoiser, load_denoiser
 
