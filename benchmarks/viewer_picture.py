@@ -27,7 +27,7 @@ def make_pair(folder: Path) -> Path:
     import wsigen
 
     sampler = wsigen.Sampler.from_pretrained("default")
-    sampler(size=2048, stages=5, seed=0, stain="SYN").save(folder)
+    sampler(size=2048, stages=6, seed=0, stain="SYN").save(folder)
     return folder
 
 

@@ -190,7 +190,7 @@ def test_python_of_the_readme_runs_as_it_stands(tmp_path):
     (code,) = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     assert len([line for line in code.splitlines() if line and not line.startswith("import")]) <= 6
     # Smaller in every way but the calls: the bundled model takes minutes to make what the page shows.
-    small = code.replace("size=2048, stages=5", "size=256, stages=2").replace(
+    small = code.replace("size=2048, stages=6", "size=256, stages=2").replace(
         'real="real"', 'real="slides/*_HE.ome.tif", mpp=[0.5], patch=64, patches=16'
     )
     small = small.replace("x=100, y=100, width=200, height=200", "x=10, y=10, width=20, height=20")

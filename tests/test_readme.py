@@ -55,7 +55,7 @@ def test_first_two_blocks_are_the_two_commands() -> None:
     assert run[0] == test[0] == "python3 -m venv .venv"
     assert run[1:] == [
         ".venv/bin/pip install -e .",
-        ".venv/bin/sample --size 2048 --stages 5 --stain SYN",
+        ".venv/bin/sample --size 2048 --stages 6 --stain SYN",
     ]
     assert test[1:] == [".venv/bin/pip install -e '.[test]'", ".venv/bin/python -m pytest"]
 

@@ -97,7 +97,7 @@ class Sampler:
     """Sample H&E slides, alone or as pairs with IHC slides.
 
     >>> sampler = Sampler.from_pretrained("default")
-    >>> pair = sampler(size=2048, stages=5, seed=7, stain="SYN")  # doctest: +SKIP
+    >>> pair = sampler(size=2048, stages=6, seed=7, stain="SYN")  # doctest: +SKIP
 
     Made by `from_pretrained`.
 
@@ -166,7 +166,7 @@ class Sampler:
         Args:
             size: side in pixels, or (width, height); 2048 if neither it nor an overview is given. A size that
                 is no multiple of the denoiser's stride times k**stages is cropped from the next larger one.
-            stages: number of upscalings; 5 if neither it nor an overview is given.
+            stages: number of upscalings; 6 if neither it nor an overview is given.
             seed: the slide follows from it.
             mpp: µm/px of level 0, or LOW-HIGH, such as "0.45-0.6": the seed's value of that range.
             k: factor between two stages.

@@ -23,7 +23,7 @@ class CorpusConfig:
         seed: of the first slide.
         size: side of the slides in pixels, or WIDTHxHEIGHT; of several, separated by commas, each seed has
             one. Default 2048, with --overview the overview's size times k**stages.
-        stages: number of upscalings; default 5, with --overview as many as --mpp needs.
+        stages: number of upscalings; default 6, with --overview as many as --mpp needs.
         mpp: µm/px of the slides, or LOW-HIGH, such as 0.45-0.6: each seed has a value of that range.
         overview: H&E pictures or slides to start from, or folders of them, instead of sampling stage 0;
             slides take them in turn. The flag may be repeated.

@@ -20,7 +20,7 @@ class SampleConfig:
     Args:
         size: side of the slide in pixels, or WIDTHxHEIGHT; default 2048, with --overview its size times
             k**stages; cropped from the next larger multiple of the denoiser's stride times k**stages.
-        stages: number of upscalings, stage 0 has size / k**stages pixels; default 5, with --overview as many
+        stages: number of upscalings, stage 0 has size / k**stages pixels; default 6, with --overview as many
             as --mpp needs.
         seed: of the noise; the same slide for any memory, batch size and schedule.
         mpp: µm/px of the finished slide, or LOW-HIGH, such as 0.45-0.6: each seed has a value of that range.

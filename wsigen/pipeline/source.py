@@ -20,7 +20,7 @@ from wsigen.slide.read import WholeSlide, open_slide
 from wsigen.slide.tiff_backend import check_complete
 from wsigen.slide.view import WHOLE, View, choose
 
-SIZE, STAGES = 2048, 5
+SIZE, STAGES = 2048, 6
 """Defaults of a slide that is not made from an overview."""
 
 _CHUNK = 2**22
