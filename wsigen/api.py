@@ -78,14 +78,7 @@ class Sampler:
     >>> sampler = Sampler.from_pretrained("default")
     >>> pair = sampler(size=2048, stages=5, seed=7, stain="SYN")  # doctest: +SKIP
 
-    Made by `from_pretrained`.
-
-    Args:
-        model: "default" (bundled), a model or snapshot folder, or a hub id.
-        upscaler: snapshot folder or hub id of an upscaler to take instead of the model's own.
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        dtype: precision of the networks; "auto" is bfloat16 on GPUs that have it, else float32.
-        networks: those that are loaded already.
+    Made by `from_pretrained`, whose arguments it keeps, with the networks that are loaded already.
     """
 
     def __init__(
@@ -187,14 +180,7 @@ class Translator:
     >>> translator = Translator.from_pretrained("SYN")
     >>> translator("case1.svs").save("slides")  # doctest: +SKIP
 
-    Made by `from_pretrained`.
-
-    Args:
-        stainer: bundled markers, snapshot folders or hub ids, separated by commas.
-        marker: their markers, likewise; None for those that the stainers state.
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        dtype: precision of the networks.
-        networks: those that are loaded already.
+    Made by `from_pretrained`, whose arguments it keeps, with the networks that are loaded already.
     """
 
     def __init__(
@@ -314,16 +300,9 @@ class Translator:
         Args:
             slides: H&E slides and folders, one or several; sub-folders are kept below ``out``.
             out: folder to write to.
-            norm: as for a single slide, like what follows; it holds for every slide.
-            stats_pitch: px from one patch of statistics to the next.
-            mpp: µm/px of the slides, if the files do not state it.
-            region: x, y, width and height in level-0 pixels.
-            mask: of several slides, a folder with a mask named like each.
-            mask_class: class of the polygons that count.
-            series: number of the image.
-            z: number of the focus plane.
-            icc: "srgb" to convert colours.
-            skip_damaged: show damaged tiles as glass.
+            norm: like stats_pitch, mpp, region, mask, mask_class, series, z, icc and skip_damaged as in a
+                call for one slide; each holds for every slide. Masks are then a folder with one named like
+                each slide.
             layout: "linked-ome", "generic" or "lossless".
             memory: that may be used, such as "8GiB".
             overwrite: replace slides of the same name.
