@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from tests.pipeline.row_translators import BEFORE, LateTranslator, translated
 from tests.sampling.stores import GLASS, SMALL, BlurDenoiser, Killed, MemoryStore
 from wsigen.geometry import Region, Size
-from wsigen.pipeline.rows import BackgroundWriter, IHCRows, PairStore
-from wsigen.pipeline.sample import translated_rows
+from wsigen.pipeline.rows import BackgroundWriter, IHCRows, PairStore, translated_rows
 from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.spec import Execution, stage_specs
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,10 +20,10 @@ from wsigen.pipeline.outputs import HEOutput
 from wsigen.pipeline.rows import READERS, STRIP
 from wsigen.pipeline.source import Overview
 from wsigen.pipeline.stainers import Stainers
-from wsigen.runtime import format_bytes, memory_flag, parse_bytes
+from wsigen.runtime import choose_batch_size, format_bytes, memory_flag, parse_bytes
 from wsigen.sampling.pixels import background_of
 from wsigen.sampling.plan import StagePlan, plan_any
-from wsigen.sampling.spec import Execution, StageSpec, UpscaleSpec
+from wsigen.sampling.spec import Execution, StageSpec, UpscaleSpec, diffused
 from wsigen.sampling.tiles import CELL as SKIP_CELL
 from wsigen.sampling.tiles import Tiling, default_tile, tile_of
 from wsigen.sampling.upscale import UpscalerFunction
@@ -100,6 +101,50 @@ def plan_slide(he: HEOutput, execution: Execution, upscaler: UpscalerFunction | 
     # A region is computed from tiles in memory: it leaves no journals of the stages above.
     above = [] if he.region else [estimate_bytes(s.size, ZSTD) for s in stages[:-1]]
     return SlidePlan(he, stages, he.disk_bytes + sum(above) + sum(ihc.disk_bytes for ihc in he.ihc))
+
+
+def plan_largest(
+    slides: Sequence[HEOutput],
+    upscaler: UpscalerFunction | None,
+    stainers: Stainers | None,
+    device: torch.device,
+    *,
+    batch_size: int | Literal["auto"],
+    order: Literal["wavefront", "steps"],
+    memory: str,
+) -> tuple[Execution, SlidePlan]:
+    """Choose batch size and tile; plan the slide that takes most memory, and its IHC slides.
+
+    Args:
+        slides: those that a plan can tell apart.
+        upscaler: G(y, z; µm/px), if it makes stages.
+        stainers: of the IHC slides, if there are any.
+        device: that the networks run on.
+        batch_size: patches per call of a network, or "auto".
+        order: of the patches of a stage.
+        memory: limit for the canvas, and for the stainers on the host, such as "8GiB".
+    """
+    batch = choose_batch_size(batch_size, max(map(_largest_patch, slides)), device)
+    execution = Execution(device=device, batch_size=batch, order=order)
+    allowed = parse_bytes(memory)
+
+    def largest(execution: Execution) -> SlidePlan:
+        plans = [plan_slide(he, execution, upscaler) for he in slides]
+        return max(plans, key=lambda plan: plan.canvas_bytes)
+
+    if upscaler:
+        execution = fit_tile(execution, largest, allowed)
+    plan = largest(execution)
+    if stainers:
+        # On a GPU the canvas takes none of the host's memory.
+        canvas = plan.canvas_bytes if device.type == "cpu" else 0
+        plan = replace(plan, stains=plan_stains(stainers, slides[0].whole, allowed=allowed - canvas))
+    return execution, plan
+
+
+def _largest_patch(he: HEOutput) -> int:
+    """Return the side of a square of as many pixels as the denoiser's largest patch."""
+    return math.isqrt(max([spec.patch.area for spec in diffused(he.specs)], default=he.specs[0].size.area))
 
 
 def fit_tile(execution: Execution, plan: Callable[[Execution], SlidePlan], allowed: int) -> Execution:
