@@ -150,6 +150,7 @@ class Upscaler(ModelMixin, ConfigMixin):
         x = self._level(x, e, 0)
         for block in self.up_blocks:
             x = block(x, e)
+        # nearest is exact; bilinear's last bits depend on the number of threads
         x = F.interpolate(F.silu(self.head(x)), scale_factor=self.k, mode="nearest")
         x = F.silu(self.fine2(F.silu(self.fine1(x))))
         return enlarged(y.float(), self.k) + self.out(x).float()

@@ -255,6 +255,7 @@ def stage_specs(
                 UpscaleSpec(stage=stage, size=kept, k=k, mpp=scale, seed=seed, skip=skip, guide=guide)
             )
         else:
+            # denoised whole, cropped when it is written
             spec = _diffused_spec(preset, stage, first=first, k=k, mpp=scale, seed=seed, multiple=multiple)
             specs.append(replace(spec, size=kept))
     return tuple(specs)

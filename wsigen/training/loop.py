@@ -162,7 +162,7 @@ class Loop(ABC, Generic[Config]):
             initial=state.images,
             unit="img",
             disable=not accelerator.is_main_process,
-            smoothing=0.05,
+            smoothing=0.05,  # validations and checkpoints would make the estimate jump
         )
         checkpoint_at = time.monotonic() + 60 * config.checkpoint_every
         losses: list[Scalars] = []
@@ -206,7 +206,7 @@ class Loop(ABC, Generic[Config]):
             start = time.perf_counter()
             losses.append(self._train_on(batch))
             self.step_seconds += time.perf_counter() - start
-            state.images += len(batch[-1]) * self.accelerator.num_processes
+            state.images += len(batch[-1]) * self.accelerator.num_processes  # all processes see as many
         state.update += 1
         self.ema.update(self.net, state.update)
         return {name: torch.stack([one[name] for one in losses]).mean() for name in losses[0]}
@@ -216,6 +216,7 @@ class Loop(ABC, Generic[Config]):
         if self.accelerator.num_processes == 1:
             return bool(received)
         asked = torch.tensor(float(bool(received)), device=self.accelerator.device)
+        # one process that stopped alone would leave the others waiting for its gradients
         return float(torch.as_tensor(self.accelerator.reduce(asked, "sum"))) > 0
 
     def _next(self, batches: Iterator[Any]) -> Any:
@@ -229,6 +230,7 @@ class Loop(ABC, Generic[Config]):
 
     def _report(self, losses: list[Scalars], bar: tqdm[Any]) -> None:
         means = torch.stack([torch.stack([one[name] for one in losses]).mean() for name in losses[0]])
+        # one transfer from the device for all
         means = torch.as_tensor(self.accelerator.reduce(means, "mean")).tolist()
         now, (then, images) = time.perf_counter(), self.reported_at
         record: dict[str, Any] = {"kimg": self.state.images / 1000, "update": self.state.update}

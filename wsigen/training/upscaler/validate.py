@@ -91,6 +91,7 @@ def stage_statistics(
 
 def _score(judge: Discriminator, x: Tensor, mpp: Tensor, device: torch.device, batch: int) -> float:
     scores = [
+        # weighted, since the last batch may be smaller
         torch.stack([s.float().mean() for s in judge(a.to(device), m.to(device)).scores]).sum() * len(a)
         for a, m in zip(x.split(batch), mpp.split(batch), strict=True)
     ]
@@ -136,7 +137,7 @@ def chain(
         seed: of the noise.
     """
     stage = 0
-    while mpp / net.k >= 0.99 * finest:
+    while mpp / net.k >= 0.99 * finest:  # a hundredth off is rounding
         mpp, stage = mpp / net.k, stage + 1
         turn = (2, 3) if stage % 2 else ()  # as slides are sampled
         overview = (
