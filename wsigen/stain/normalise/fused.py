@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import no_type_check
 
 import torch
 from jaxtyping import Float, Int64
@@ -185,6 +186,7 @@ class _Ramp:
         return torch.mul(self.step[c, y], self.weight, out=out).add_(self.base[c, y])
 
 
+@no_type_check  # checks of shapes at run time would split what the compiler takes as one graph
 def gather_normalise(
     x: Float[Tensor, "b c h w"],
     mean: Float[Tensor, "r n c"],

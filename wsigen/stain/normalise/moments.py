@@ -10,6 +10,7 @@ bit, as that of a field of one node that holds these statistics.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import no_type_check
 
 import torch
 from jaxtyping import Float
@@ -111,6 +112,7 @@ def _inverse_std(
     return _inverted(squares / count, eps, std_eps).float()
 
 
+@no_type_check  # part of what is compiled, see below
 def _inverted(variance: Float[Tensor, "..."], eps: float, std_eps: float) -> Float[Tensor, "..."]:
     """1 / (sqrt(variance + eps) + std_eps)."""
     if std_eps:
@@ -118,6 +120,7 @@ def _inverted(variance: Float[Tensor, "..."], eps: float, std_eps: float) -> Flo
     return (variance + eps).rsqrt()
 
 
+@no_type_check  # checks of shapes at run time would split what the compiler takes as one graph
 def moments_normalise(
     x: Float[Tensor, "b c h w"],
     eps: float,
