@@ -64,7 +64,7 @@ def test_the_stain_is_that_of_the_rows_as_they_were_sampled(whole):
     assert all(np.array_equal(s.rows, translated(whole, i)) for i, s in enumerate(stained))
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(
     at=st.lists(st.tuples(st.integers(0, 2), st.integers(0, SIDE - 1)), max_size=4), block=st.integers(1, 48)
 )
