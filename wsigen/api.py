@@ -247,13 +247,13 @@ class Translator:
             mpp: µm/px of the slide, if the file does not state it.
             region: x, y, width and height in level-0 pixels of the region that is translated; its pixels are
                 those of the whole slide. None for the whole slide.
-            mask: outside which the slide is shown as glass: GeoJSON of QuPath, a PNG or TIFF that is 0 there,
-                or a folder with one of these named like the slide.
+            mask: outside which the slide is shown as background: GeoJSON of QuPath, a PNG or TIFF that is 0
+                there, or a folder with one of these named like the slide.
             mask_class: class of the polygons that count, as QuPath names it; None for all.
             series: number of the slide's image, for a TIFF or OME-Zarr that holds several.
             z: number of the slide's focus plane, from 0, for an OME-TIFF or OME-Zarr that holds several.
             icc: "srgb" to convert the slide's colours by its ICC profile; None to leave them as stored.
-            skip_damaged: show damaged tiles of the slide as glass, and log how many when it is saved; by
+            skip_damaged: show damaged tiles of the slide as background, and log how many when it is saved; by
                 default they are errors.
 
         Raises:

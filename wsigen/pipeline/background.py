@@ -78,7 +78,8 @@ def slide_background(slide: WholeSlide, mask: Mask | None = None) -> SlideBackgr
             cells[edge.y : edge.y1, edge.x : edge.x1] = slide.read_region(edge, mpp, colour)
     found = background_map(cells, colour, CELL, TOLERANCE)
     shown = whole[found.occupied[: len(whole), : whole.shape[1]]]
-    shown = shown[shown.min(axis=1) < BACKGROUND_DARKEST]  # on a small slide, glass may count as occupied
+    # on a small slide, background may count as occupied
+    shown = shown[shown.min(axis=1) < BACKGROUND_DARKEST]
     if shown.size and (not np.ptp(whole, axis=2).any() or is_grey(shown)):
         raise SlideError(slide.path, "is grey; a stainer needs the colours of H&E: give the slide in RGB")
     found = found if colour is None else _without_dust(found, slide.mpp)

@@ -142,7 +142,7 @@ class FileIHCLevels(TranslatedLevels):
         slide: the H&E.
         stainers: that the slide's stain is one of.
         which: its index.
-        mask: outside which the slide is shown as glass; None for nowhere.
+        mask: outside which the slide is shown as background; None for nowhere.
         tile: side of what is rendered at once, px.
     """
 

@@ -186,7 +186,7 @@ class Source:
         size: of what is made from it, in pixels.
         facts: what identifies its pixels.
         pixel_um: height and width of a pixel in µm, where they differ.
-        skip_damaged: whether damaged tiles of it are shown as glass.
+        skip_damaged: whether damaged tiles of it are shown as background.
     """
 
     size: Size

@@ -167,12 +167,12 @@ def translated_rows(
 
 
 class MaskedSink:
-    """Sink of an IHC slide that shows glass outside a mask.
+    """Sink of an IHC slide that shows background outside a mask.
 
     Args:
         sink: of the slide.
         mask: of the slide, at level 0.
-        colour: of the glass.
+        colour: of the background.
     """
 
     def __init__(self, sink: RowSink, mask: Mask, colour: Colour) -> None:

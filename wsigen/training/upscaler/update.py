@@ -253,8 +253,8 @@ class UpscalerUpdate:
     ) -> tuple[Tensor, Tensor]:
         """The guide that the drawn image is held to, and the one that is given: with noise.
 
-        Noise comes before the first own stage: specks that a stage 0 has on glass would become tissue, and
-        the upscaler learns to remove them (conditioning augmentation, Ho et al. 2022).
+        Noise comes before the first own stage: specks that a stage 0 has on background would become tissue,
+        and the upscaler learns to remove them (conditioning augmentation, Ho et al. 2022).
         """
         k = self.G.k
         clean = F.avg_pool2d(x, k ** (depth + 1))
