@@ -213,7 +213,7 @@ class Translator:
         """
         networks, chosen = Networks(), choose_device(device)
         precision = choose_dtype(dtype, chosen)
-        split_paths(_joined(stainer) or "", "stainer")
+        split_paths(_joined(stainer) or "", "stainer")  # a comma in a path would make two of it
         for name in _listed(stainer):
             networks.stainer(name, chosen, precision)
         return cls(_joined(stainer) or "", _joined(marker), device, dtype, networks)
@@ -397,7 +397,7 @@ def evaluate(
         InvalidValueError: nothing can be compared, or a value out of range.
         SnapshotError: the features' weights could not be loaded.
     """
-    from wsigen.evaluation.run import measure
+    from wsigen.evaluation.run import measure  # takes a second to import
 
     config = EvaluateConfig(
         real=_listed(real),
@@ -439,6 +439,7 @@ def view(slides: Slide | Pair | Paths, *, height: int = 640) -> Viewing:
         SlideError: none of the files can be read.
         InvalidValueError: what the viewer needs is not installed.
     """
+    # needs packages of its own, which may be missing
     from wsigen.viewer.catalogue import Catalogue, open_catalogue, slide_case
     from wsigen.viewer.notebook import Viewing
 

@@ -54,7 +54,7 @@ def gathered(argv: Sequence[str]) -> list[str]:
     for argument in argv:
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
-            name = name.replace("_", "-")
+            name = name.replace("_", "-")  # both spellings are one flag
             flag = name if name in LISTS and not equals else None
             if name in LISTS:
                 lists.setdefault(name, []).extend([value] if equals else [])

@@ -22,7 +22,7 @@ def check(ok: bool, flag: str, got: object, expected: str) -> None:
 
 def is_positive(value: object, most: float = math.inf) -> bool:
     """Return whether a value is a number, positive, finite and at most ``most``; texts are not numbers."""
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if not isinstance(value, Real) or isinstance(value, bool):  # True is a Real
         return False
     return 0 < float(value) <= most and math.isfinite(float(value))
 

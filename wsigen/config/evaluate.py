@@ -82,7 +82,7 @@ class EvaluateConfig:
         check(0 <= self.seed < 2**63, "--seed", self.seed, "between 0 and 2**63")
         check(self.joint_classifiers >= 0, "--joint-classifiers", self.joint_classifiers, ">= 0")
         check(self.workers >= 0, "--workers", self.workers, ">= 0")
-        _ = self.scales, self.sets
+        _ = self.scales, self.sets  # raise where a value cannot be
 
     @property
     def scales(self) -> tuple[float, ...]:

@@ -145,6 +145,7 @@ def config_dict(config: EvaluateConfig) -> dict[str, Any]:
 def _notes(one: SlideSet, real: SlideSet) -> list[str]:
     notes = []
     groups = len({e.group for e in one.entries})
+    # then halves are of patches, and those of a slide are alike
     if groups < MIN_GROUPS:
         notes.append(
             f"{one.name} has {groups} {'slides' if groups > 1 else 'slide'}, fewer than {MIN_GROUPS}: its "

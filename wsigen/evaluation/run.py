@@ -56,6 +56,7 @@ def measure(config: EvaluateConfig, *, progress: bool = True) -> Report:
     """
     inputs = load_inputs(config)
     threads = config.workers or usable_cpus()
+    # MPS has no float64
     extractor = load_extractor(config.features, choose_device(config.device, mps=False), threads)
     total = sum(sum(a.values()) for p in inputs.plans for a in p.allotted.values())
     with tqdm(total=total, unit="patch", disable=not progress) as bar:
@@ -135,6 +136,7 @@ class Evaluation:
             self.warnings.append(
                 f"not pooled, since there is one real slide or case: {', '.join(left)} µm/px"
             )
+        # one case has no halves that share none
         reals = real_patches(join([self.read[REAL][i] for i in halved]), counts, self.seed)
         for one in self.inputs.sets:
             ours = join([self.read[one.name][i] for i in halved])
@@ -177,6 +179,7 @@ class Evaluation:
             self.pictures[key] = neighbour_sheet(neighbours, slides, self.reader)
             self.captions[key] = [f"{slides[n.slide].slide}, {n.distance:.2f}" for n in neighbours]
         if plan is self.inputs.plans[0] and distances is not None:
+            # the finest µm/px only, where copies would be seen first
             nearest = self.curves.setdefault("nearest", {"real": gallery.real_pixels})
             nearest[name] = distances
 
@@ -200,6 +203,7 @@ class Evaluation:
         self.warnings += found.warnings
         self.pictures["pairs"] = sheet(found.shown)
         seams, profiles = seam_rows(inputs.ihc, he, seed=self.seed)
+        # without a label, "IHC" alone
         self.rows[he.name] += [replace(r, label=f"IHC: {r.label}".rstrip(": ")) for r in seams]
         self.curves["seam profiles"]["IHC"] = profiles
         self._visibility(inputs.ihc, he, he.name, "IHC: ")

@@ -139,7 +139,7 @@ class Denoiser(ModelMixin, ConfigMixin):
     def _keep_std(self, std: OctaveStd | Sequence[OctaveStd] | None, mpp: Sequence[float] | None) -> None:
         values = torch.tensor(std or [[self.config["sigma_data"]] * 3])
         _check_table(values, mpp)
-        self.register_buffer("_octave_std", values, persistent=False)
+        self.register_buffer("_octave_std", values, persistent=False)  # the configuration holds it
         self.register_buffer("_octave_mpp", None if mpp is None else torch.tensor(mpp), persistent=False)
 
     def forward(

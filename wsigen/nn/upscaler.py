@@ -51,6 +51,7 @@ class Block(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.modulation = nn.Linear(EMBEDDING, 2 * channels)
+        # small: blocks begin near the identity
         self.gain = nn.Parameter(torch.full((1, channels, 1, 1), 0.1))
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)

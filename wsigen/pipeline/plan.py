@@ -248,6 +248,7 @@ def tissue_share(background: BackgroundMap, region: Region, tile: int) -> float:
 def seconds_per_pixel(stainers: Stainers) -> float:
     """Measure the seconds for a pixel that stainers see, as a mean of statistics and rendering."""
     size = Size(_SAMPLE, _SAMPLE)
+    # noise: statistics of flat pixels would not be measured
     rows = np.random.default_rng(0).integers(0, 256, (_SAMPLE, _SAMPLE, 3)).astype(np.uint8)
     stainers = stainers.with_tile(_SAMPLE)
 
@@ -304,7 +305,7 @@ def _seconds(call: Callable[[], object], device: torch.device, *, calls: int = 2
         start = time.perf_counter()
         call()
         if device.type == "cuda":
-            torch.cuda.synchronize(device)
+            torch.cuda.synchronize(device)  # a call returns before the GPU has done it
         seconds = min(seconds, time.perf_counter() - start)
     return seconds
 
@@ -329,7 +330,7 @@ def describe_denoiser(
     for spec, stage in zip(plan.he.specs, plan.stages, strict=True):
         if isinstance(spec, StageSpec):
             evaluations = found.get(spec.patch, (0, 0.0))[0] + stage.evaluations
-            found[spec.patch] = evaluations, spec.mpp
+            found[spec.patch] = evaluations, spec.mpp  # one measurement for all stages of this size
     lines, seconds = [], 0.0
     for patch, (evaluations, mpp) in found.items():
         each = seconds_per_evaluation(denoiser, patch, mpp, execution)
@@ -372,12 +373,13 @@ def _upscaled(
 
 def _tissue(occupied: np.ndarray, core: Region, spec: UpscaleSpec) -> Region:
     """Return the part of a tile that is not background in the overview; in guide pixels."""
-    scale = spec.guide_bounds.width / occupied.shape[1]
+    scale = spec.guide_bounds.width / occupied.shape[1]  # guide pixels for each pixel of the overview
     y, x = int(core.y / scale), int(core.x / scale)
     part = occupied[y : math.ceil(core.y1 / scale), x : math.ceil(core.x1 / scale)]
     rows, cols = (np.flatnonzero(part.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         return Region(0, 0, 0, 0)
+    # cells are evaluated whole: half a cell more, on average
     margin = spec.skip.margin + SKIP_CELL // 2 if spec.skip else 0
     top, left = int((y + rows[0]) * scale), int((x + cols[0]) * scale)
     height, width = (int((span[-1] - span[0] + 1) * scale) for span in (rows, cols))

@@ -248,7 +248,7 @@ class TranslateRun(Run):
                 f"{what}  {made.width} × {made.height} px, {slide.mpp:g} µm/px; "
                 f"{100 * share:.0f} % of the tiles show tissue",
                 stains,
-                f"time        {time_text(seconds * share)}",
+                f"time        {time_text(seconds * share)}",  # background is copied at next to no cost
                 f"memory      {format_bytes(self.plan.host_bytes)}, {translation.rows_alive} rows at a time",
                 f"disk        {format_bytes(disk)} at most while they are made",
             )
@@ -286,6 +286,7 @@ class TranslateRun(Run):
         slide, background, mask = self.slide, self.background, self.mask
         sinks: Sequence[RowSink] = journals
         if mask is not None:
+            # the network's pixels outside the mask never reach a journal
             sinks = [MaskedSink(journal, mask, background.colour) for journal in journals]
 
         def read(region: Region) -> np.ndarray:

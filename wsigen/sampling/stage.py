@@ -67,7 +67,7 @@ class StageRun:
         self._network = at_mpp(denoiser, spec.mpp)
         self._sink, self._progress = sink, progress
         self._background = background
-        self._first_row = self._emitted = sink.rows_done
+        self._first_row = self._emitted = sink.rows_done  # an interrupted run's rows are kept
         self._patches = self._evaluations = 0
         self._patches_total = spec.patches(self._first_row)
         if self._first_row < spec.size.height:

@@ -140,6 +140,7 @@ class Loop(ABC, Generic[Config]):
             DivergedError: weights or losses are NaN or infinite; the last good checkpoint is kept.
         """
         resumed = self.state.load(self.run_dir)
+        # validation comes last: a run that was killed before it is not finished
         if self.state.validated == self.state.images >= self.images:
             log.info("%s is finished; raise --kimg to train it further", self.run_dir)
             return
@@ -147,7 +148,7 @@ class Loop(ABC, Generic[Config]):
             log.info("continuing %s at %.1f kimg", self.run_dir, self.state.images / 1000)
         if self.accelerator.is_main_process:
             save_config(self.config, self.run_dir, self.state.images)
-            drop_lost_stats(self.run_dir, self.state.images)
+            drop_lost_stats(self.run_dir, self.state.images)  # what follows the checkpoint is done again
             if self.config.tracker:
                 self.accelerator.init_trackers("wsigen")
         self.reported_at = (time.perf_counter(), self.state.images)

@@ -81,7 +81,7 @@ class RunState:
         if not path.is_file():
             return False
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)  # runs no code that a file holds
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
         except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:

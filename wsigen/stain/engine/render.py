@@ -135,6 +135,7 @@ def check_channels(net: nn.Module) -> None:
     """
     config = getattr(net, "config", None) or {}
     for name in ("in_channels", "out_channels"):
+        # networks without a record are taken for RGB
         channels = config.get(name, 3)  # type: ignore[union-attr]
         if channels != 3:
             raise InvalidValueError(

@@ -120,6 +120,7 @@ def stage_sheet(net: Upscaler, bands: list[Band], path: Path) -> None:
         guide = F.avg_pool2d(real, net.k)
         drawn = draw_stage(net, guide, band.mpp[:SHEET_COLUMNS], i).cpu()
         wide = F.interpolate(guide, scale_factor=net.k, mode="nearest")
+        # one below the other, to compare
         rows += [np.concatenate(list(pixels(x)), axis=1) for x in (wide, drawn, real)]
     Image.fromarray(np.concatenate(rows, axis=0)).save(path)
 
