@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wsigen.config import SampleConfig, TranslateConfig, TranslateSlidesConfig
+from wsigen.config.check import as_list
 from wsigen.config.evaluate import EvaluateConfig
 from wsigen.config.sample import size_text
 from wsigen.config.translate import split_paths
@@ -214,7 +215,7 @@ class Translator:
         networks, chosen = Networks(), choose_device(device)
         precision = choose_dtype(dtype, chosen)
         split_paths(_joined(stainer) or "", "stainer")  # a comma in a path would make two of it
-        for name in _listed(stainer):
+        for name in as_list(stainer):
             networks.stainer(name, chosen, precision)
         return cls(_joined(stainer) or "", _joined(marker), device, dtype, networks)
 
@@ -316,7 +317,7 @@ class Translator:
             OutputError: the table cannot be written.
         """
         config = TranslateSlidesConfig(
-            slide=[Path(path) for path in _listed(slides)],
+            slide=[Path(path) for path in as_list(slides)],
             **self._shared(region, mask),
             out=Path(out),
             norm=norm,
@@ -400,13 +401,13 @@ def evaluate(
     from wsigen.evaluation.run import measure  # takes a second to import
 
     config = EvaluateConfig(
-        real=_listed(real),
-        generated=_listed(generated) or None,
-        compare=[f"{name}={path}" for name, paths in (compare or {}).items() for path in _listed(paths)]
+        real=as_list(real),
+        generated=as_list(generated) or None,
+        compare=[f"{name}={path}" for name, paths in (compare or {}).items() for path in as_list(paths)]
         or None,
-        train=_listed(train) or None,
-        pairs=_listed(pairs) or None,
-        real_pairs=_listed(real_pairs) or None,
+        train=as_list(train) or None,
+        pairs=as_list(pairs) or None,
+        real_pairs=as_list(real_pairs) or None,
         table=None if table is None else Path(table),
         generated_mpp=generated_mpp,
         real_mpp=real_mpp,
@@ -444,19 +445,13 @@ def view(slides: Slide | Pair | Paths, *, height: int = 640) -> Viewing:
     from wsigen.viewer.notebook import Viewing
 
     if not isinstance(slides, Slide | Pair):
-        return Viewing(open_catalogue([Path(path) for path in _listed(slides)]), height)
+        return Viewing(open_catalogue([Path(path) for path in as_list(slides)]), height)
     he = slides.he if isinstance(slides, Pair) else slides
     stained = slides.ihc if isinstance(slides, Pair | SyntheticSlide) else {}
     case = slide_case(he, {f"IHC-{marker}": slide for marker, slide in stained.items()})
     return Viewing(Catalogue([case]), height)
 
 
-def _listed(paths: Paths | None) -> list[str]:
-    if paths is None:
-        return []
-    return [str(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
-
-
 def _joined(names: str | Path | Sequence[str | Path] | None) -> str | None:
     """Return names as the commands take them, separated by commas; None for none."""
-    return ",".join(_listed(names)) or None
+    return ",".join(as_list(names)) or None

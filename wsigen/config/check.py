@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from numbers import Real
+from pathlib import Path
 
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
@@ -34,6 +36,13 @@ def check_mpp(mpp: object, flag: str) -> None:
         InvalidValueError: names the flag, the value and what is expected.
     """
     check(mpp is None or is_positive(mpp, 1000), flag, repr(mpp), "a number in (0, 1000] µm/px")
+
+
+def as_list(paths: str | Path | Sequence[str | Path] | None) -> list[str]:
+    """Return one or several paths, or none, as a list."""
+    if paths is None:
+        return []
+    return [str(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
 
 
 def parse_region(text: str) -> Region:

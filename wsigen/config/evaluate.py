@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wsigen.config.check import check, check_mpp
+from wsigen.config.check import as_list, check, check_mpp
 
 GENERATED, REAL, TRAIN = "generated", "real", "train"
 
@@ -108,10 +108,3 @@ class EvaluateConfig:
             check(fine, "--compare", repr(item), f"NAME=PATHS with a name that is not {REAL} or {TRAIN}")
             found.setdefault(name, []).append(path)
         return found
-
-
-def as_list(paths: list[str] | str | None) -> list[str]:
-    """Return one or several paths, or none, as a list."""
-    if paths is None:
-        return []
-    return [paths] if isinstance(paths, str) else list(paths)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from wsigen import __version__
-from wsigen.config.evaluate import REAL, TRAIN, EvaluateConfig, as_list
+from wsigen.config.check import as_list
+from wsigen.config.evaluate import REAL, TRAIN, EvaluateConfig
 from wsigen.data.find import Failure
 from wsigen.data.survey import TABLE_FIX
 from wsigen.errors import OutputError, SlideError
