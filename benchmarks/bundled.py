@@ -36,7 +36,7 @@ from wsigen.evaluation.inputs import PAGE, VALUES
 from wsigen.evaluation.phase import pair_names
 from wsigen.evaluation.report.page import interval, number, times
 from wsigen.evaluation.results import Report, Result, SetReport, warned
-from wsigen.evaluation.run import evaluate
+from wsigen.evaluation.run import measure
 from wsigen.evaluation.spectrum import band_names
 from wsigen.evaluation.topics import METRICS, SECTIONS
 from wsigen.files import write_bytes
@@ -108,7 +108,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     sets = _sets(args)
     for one in sets:
         _make(args, one)
-    report = evaluate(_evaluation(args, sets))
+    config = _evaluation(args, sets)
+    report = measure(config)
+    report.save(config.out, overwrite=True)
     for name in (PAGE, VALUES):
         write_bytes(args.out / f"bundled{Path(name).suffix}", (args.work / "report" / name).read_bytes())
     write_bytes(args.out / "bundled.jpg", sheet(report))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wsigen.config import SampleConfig, TranslateConfig, TranslateSlidesConfig
+from wsigen.config.check import as_list
 from wsigen.config.evaluate import EvaluateConfig
 from wsigen.config.sample import size_text
 from wsigen.config.translate import split_paths
@@ -99,14 +100,7 @@ class Sampler:
     >>> sampler = Sampler.from_pretrained("default")
     >>> pair = sampler(size=2048, stages=6, seed=7, stain="SYN")  # doctest: +SKIP
 
-    Made by `from_pretrained`.
-
-    Args:
-        model: "default" (bundled), a model or snapshot folder, or a hub id.
-        upscaler: snapshot folder or hub id of an upscaler to take instead of the model's own.
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        dtype: precision of the networks; "auto" is bfloat16 on GPUs that have it, else float32.
-        networks: those that are loaded already.
+    Made by `from_pretrained`, whose arguments it keeps, with the networks that are loaded already.
     """
 
     def __init__(
@@ -208,14 +202,7 @@ class Translator:
     >>> translator = Translator.from_pretrained("SYN")
     >>> translator("case1.svs").save("slides")  # doctest: +SKIP
 
-    Made by `from_pretrained`.
-
-    Args:
-        stainer: bundled markers, snapshot folders or hub ids, separated by commas.
-        marker: their markers, likewise; None for those that the stainers state.
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        dtype: precision of the networks.
-        networks: those that are loaded already.
+    Made by `from_pretrained`, whose arguments it keeps, with the networks that are loaded already.
     """
 
     def __init__(
@@ -248,8 +235,8 @@ class Translator:
         """
         networks, chosen = Networks(), choose_device(device)
         precision = choose_dtype(dtype, chosen)
-        split_paths(_joined(stainer) or "", "stainer")
-        for name in _listed(stainer):
+        split_paths(_joined(stainer) or "", "stainer")  # a comma in a path would make two of it
+        for name in as_list(stainer):
             networks.stainer(name, chosen, precision)
         return cls(_joined(stainer) or "", _joined(marker), device, dtype, networks)
 
@@ -282,13 +269,13 @@ class Translator:
             mpp: µm/px of the slide, if the file does not state it.
             region: x, y, width and height in level-0 pixels of the region that is translated; its pixels are
                 those of the whole slide. None for the whole slide.
-            mask: outside which the slide is shown as glass: GeoJSON of QuPath, a PNG or TIFF that is 0 there,
-                or a folder with one of these named like the slide.
+            mask: outside which the slide is shown as background: GeoJSON of QuPath, a PNG or TIFF that is 0
+                there, or a folder with one of these named like the slide.
             mask_class: class of the polygons that count, as QuPath names it; None for all.
             series: number of the slide's image, for a TIFF or OME-Zarr that holds several.
             z: number of the slide's focus plane, from 0, for an OME-TIFF or OME-Zarr that holds several.
             icc: "srgb" to convert the slide's colours by its ICC profile; None to leave them as stored.
-            skip_damaged: show damaged tiles of the slide as glass, and log how many when it is saved; by
+            skip_damaged: show damaged tiles of the slide as background, and log how many when it is saved; by
                 default they are errors.
 
         Raises:
@@ -335,16 +322,9 @@ class Translator:
         Args:
             slides: H&E slides and folders, one or several; sub-folders are kept below ``out``.
             out: folder to write to.
-            norm: as for a single slide, like what follows; it holds for every slide.
-            stats_pitch: px from one patch of statistics to the next.
-            mpp: µm/px of the slides, if the files do not state it.
-            region: x, y, width and height in level-0 pixels.
-            mask: of several slides, a folder with a mask named like each.
-            mask_class: class of the polygons that count.
-            series: number of the image.
-            z: number of the focus plane.
-            icc: "srgb" to convert colours.
-            skip_damaged: show damaged tiles as glass.
+            norm: like stats_pitch, mpp, region, mask, mask_class, series, z, icc and skip_damaged as in a
+                call for one slide; each holds for every slide. Masks are then a folder with one named like
+                each slide.
             layout: "linked-ome", "generic" or "lossless".
             memory: that may be used, such as "8GiB".
             overwrite: replace slides of the same name.
@@ -358,7 +338,7 @@ class Translator:
             OutputError: the table cannot be written.
         """
         config = TranslateSlidesConfig(
-            slide=[Path(path) for path in _listed(slides)],
+            slide=[Path(path) for path in as_list(slides)],
             **self._shared(region, mask),
             out=Path(out),
             norm=norm,
@@ -439,16 +419,16 @@ def evaluate(
         InvalidValueError: nothing can be compared, or a value out of range.
         SnapshotError: the features' weights could not be loaded.
     """
-    from wsigen.evaluation.run import measure
+    from wsigen.evaluation.run import measure  # takes a second to import
 
     config = EvaluateConfig(
-        real=_listed(real),
-        generated=_listed(generated) or None,
-        compare=[f"{name}={path}" for name, paths in (compare or {}).items() for path in _listed(paths)]
+        real=as_list(real),
+        generated=as_list(generated) or None,
+        compare=[f"{name}={path}" for name, paths in (compare or {}).items() for path in as_list(paths)]
         or None,
-        train=_listed(train) or None,
-        pairs=_listed(pairs) or None,
-        real_pairs=_listed(real_pairs) or None,
+        train=as_list(train) or None,
+        pairs=as_list(pairs) or None,
+        real_pairs=as_list(real_pairs) or None,
         table=None if table is None else Path(table),
         generated_mpp=generated_mpp,
         real_mpp=real_mpp,
@@ -481,23 +461,18 @@ def view(slides: Slide | Pair | Paths, *, height: int = 640) -> Viewing:
         SlideError: none of the files can be read.
         InvalidValueError: what the viewer needs is not installed.
     """
+    # needs packages of its own, which may be missing
     from wsigen.viewer.catalogue import Catalogue, open_catalogue, slide_case
     from wsigen.viewer.notebook import Viewing
 
     if not isinstance(slides, Slide | Pair):
-        return Viewing(open_catalogue([Path(path) for path in _listed(slides)]), height)
+        return Viewing(open_catalogue([Path(path) for path in as_list(slides)]), height)
     he = slides.he if isinstance(slides, Pair) else slides
     stained = slides.ihc if isinstance(slides, Pair | SyntheticSlide) else {}
     case = slide_case(he, {f"IHC-{marker}": slide for marker, slide in stained.items()})
     return Viewing(Catalogue([case]), height)
 
 
-def _listed(paths: Paths | None) -> list[str]:
-    if paths is None:
-        return []
-    return [str(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
-
-
 def _joined(names: str | Path | Sequence[str | Path] | None) -> str | None:
     """Return names as the commands take them, separated by commas; None for none."""
-    return ",".join(_listed(names)) or None
+    return ",".join(as_list(names)) or None

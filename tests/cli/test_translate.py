@@ -206,10 +206,10 @@ def test_a_damaged_tile_stops_it_or_is_shown_as_glass(translate, refusal, tmp_pa
     where = f"{path}: damaged at level 0, x 256, y 256, 256 x 256 px ("
     line = refusal(translate, "--layout=lossless", slide=path)
     assert where in line
-    assert line.endswith("; copy the file again, or pass --skip-damaged to show such tiles as glass")
+    assert line.endswith("; copy the file again, or pass --skip-damaged to show such tiles as background")
     assert where in refusal(translate, "--dry-run", slide=path)
     out = translate("--skip-damaged", "--layout=lossless", slide=path)
-    said = f"{path}: damaged, shown as glass: 1 tile of level 0 (16.67%), the first at x 256, y 256 ("
+    said = f"{path}: damaged, shown as background: 1 tile of level 0 (16.67%), the first at x 256, y 256 ("
     assert said in caplog.text
     assert json.loads((out / "torn_IHC-SYN.json").read_text())["skip_damaged"] is True
     with openslide.OpenSlide(out / "torn_IHC-SYN.ome.tif") as slide:

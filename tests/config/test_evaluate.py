@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from wsigen.config.evaluate import EvaluateConfig, as_list
+from wsigen.config.check import as_list
+from wsigen.config.evaluate import EvaluateConfig
 from wsigen.errors import InvalidValueError
 
 
@@ -66,4 +69,5 @@ def test_mistakes_name_the_flag_and_what_it_wants(options, said):
 def test_one_path_or_several():
     assert as_list(None) == []
     assert as_list("a") == ["a"]
-    assert as_list(["a", "b"]) == ["a", "b"]
+    assert as_list(Path("a")) == ["a"]
+    assert as_list(["a", Path("b")]) == ["a", "b"]

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from tests.pipeline.row_translators import BEFORE, LateTranslator, translated
 from tests.sampling.stores import GLASS, SMALL, BlurDenoiser, Killed, MemoryStore
 from wsigen.geometry import Region, Size
-from wsigen.pipeline.rows import BackgroundWriter, IHCRows, PairStore
-from wsigen.pipeline.sample import translated_rows
+from wsigen.pipeline.rows import BackgroundWriter, IHCRows, PairStore, translated_rows
 from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.spec import Execution, stage_specs
 
@@ -65,7 +64,7 @@ def test_the_stain_is_that_of_the_rows_as_they_were_sampled(whole):
     assert all(np.array_equal(s.rows, translated(whole, i)) for i, s in enumerate(stained))
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(
     at=st.lists(st.tuples(st.integers(0, 2), st.integers(0, SIDE - 1)), max_size=4), block=st.integers(1, 48)
 )

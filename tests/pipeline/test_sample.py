@@ -27,7 +27,7 @@ def make(he, *, progress=None, block=2048, **options):
 
 def tall_job(out):
     """Two rows of blocks in the last stage, so that a resumed run finds one of them done."""
-    return small_job(out, whole=Size.square(1024), stages=3, preset=PAINT)
+    return small_job(out, whole=Size(1024, 256), stages=3, preset=PAINT)
 
 
 def pixels(path):
@@ -40,8 +40,30 @@ def contents(folder):
     return {p.name: sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir()) if p.is_file()}
 
 
-def test_slide_says_what_it_is_and_opens(tmp_path):
-    (files,) = make(small_job(tmp_path, whole=Size.square(1024), stages=4, mpp=0.4))
+def large_job(out, **changes):
+    """Several rows of patches in every stage but the first."""
+    return small_job(out, whole=Size.square(1024), stages=4, mpp=0.4, **changes)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Folder and files of a slide; not to be written to."""
+    folder = tmp_path_factory.mktemp("large")
+    (files,) = make(large_job(folder))
+    return folder, files
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Folders of two slides, made without interruption in batches of 4, by their seeds; likewise."""
+    folder = tmp_path_factory.mktemp("straight")
+    for seed in (0, 1):
+        make(small_job(folder / str(seed), seed=seed, layout="lossless"))
+    return [folder / "0", folder / "1"]
+
+
+def test_slide_says_what_it_is_and_opens(large):
+    folder, files = large
     with openslide.OpenSlide(files.slide) as slide:
         assert slide.dimensions == (1024, 1024)
         assert slide.level_dimensions == ((1024, 1024), (512, 512))
@@ -50,33 +72,32 @@ def test_slide_says_what_it_is_and_opens(tmp_path):
     assert facts["synthetic"] is True
     assert (facts["seed"], facts["stages"], facts["preset"]) == (0, 4, "quick")
     assert facts["preset_values"]["guided"]["solver"] == "dpmpp_2m"
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
+    assert sorted(p.name for p in folder.iterdir()) == [
         "a_HE.jpg",
         "a_HE.json",
         "a_HE.ome.tif",
         "a_HE.png",
     ]
-    assert small_job(tmp_path, whole=Size.square(1024), stages=4, mpp=0.4).is_finished()
-    assert not small_job(tmp_path, whole=Size.square(1024), stages=4, mpp=0.4, seed=1).is_finished()
+    assert large_job(folder).is_finished()
+    assert not large_job(folder, seed=1).is_finished()
 
 
-def test_the_overview_that_a_slide_was_made_from_lies_beside_it(tmp_path):
-    make(small_job(tmp_path, whole=Size.square(1024), stages=4, layout="lossless"))
-    overview = cv2.imread(str(tmp_path / "a_HE.png"))[..., ::-1].astype(int)
+def test_the_overview_that_a_slide_was_made_from_lies_beside_it(large):
+    folder, files = large
+    overview = cv2.imread(str(folder / "a_HE.png"))[..., ::-1].astype(int)
     assert overview.shape == (64, 64, 3)
-    fine = pixels(tmp_path / "a_HE.ome.tif").reshape(64, 16, 64, 16, 3).mean(axis=(1, 3))
+    fine = pixels(files.slide).reshape(64, 16, 64, 16, 3).mean(axis=(1, 3))
     apart = np.abs(fine - overview).mean()
     turned = np.abs(fine - overview[::-1]).mean()
     assert apart < 0.5 * turned
-    assert list(find_slides(tmp_path)) == ["a_HE.ome.tif"]  # the picture is not taken for a slide
+    assert list(find_slides(folder)) == ["a_HE.ome.tif"]  # the picture is not taken for a slide
 
 
-def test_slide_says_where_its_last_patches_met(tmp_path):
-    job = small_job(tmp_path, whole=Size.square(1024), stages=4)
-    (files,) = make(job)
+def test_slide_says_where_its_last_patches_met(large):
+    folder, files = large
     last, before = json.loads(files.provenance.read_text())["joints"]
     assert (last["name"], before["name"]) == ("patches, last step", "patches, step before it")
-    spec = job.specs[-1]
+    spec = large_job(folder).specs[-1]
     for said, grid in ((last, spec.grids[-1]), (before, spec.grids[-2])):
         assert said["pitch"] == grid.rows.stride
         assert (said["rows"], said["cols"]) == ([grid.rows.offset], [grid.cols.offset])
@@ -85,25 +106,20 @@ def test_slide_says_where_its_last_patches_met(tmp_path):
     assert len(seam_grids(replace(spec, grids=spec.grids[-1:] * 3))) == 1
 
 
-def test_schedules_give_identical_files(tmp_path):
-    for order in ("wavefront", "steps"):
-        make(small_job(tmp_path / order), order=order)
-    assert contents(tmp_path / "wavefront") == contents(tmp_path / "steps")
+def test_schedules_give_identical_files(straight, tmp_path):
+    make(small_job(tmp_path, layout="lossless"), order="steps")
+    assert contents(tmp_path) == contents(straight[0])
 
 
-def test_batch_size_moves_pixels_by_rounding_alone(tmp_path):
-    for batch in (1, 8):
-        make(small_job(tmp_path / str(batch), layout="lossless"), batch_size=batch)
-    difference = pixels(tmp_path / "1" / "a_HE.ome.tif") - pixels(tmp_path / "8" / "a_HE.ome.tif")
+def test_batch_size_moves_pixels_by_rounding_alone(straight, tmp_path):
+    make(small_job(tmp_path, layout="lossless"), batch_size=1)
+    difference = pixels(tmp_path / "a_HE.ome.tif") - pixels(straight[0] / "a_HE.ome.tif")
     assert np.abs(difference).max() <= 1
 
 
-def test_seeds_make_different_slides(tmp_path):
-    for seed in (0, 1):
-        make(small_job(tmp_path / str(seed), seed=seed))
-    assert (
-        np.abs(pixels(tmp_path / "0" / "a_HE.ome.tif") - pixels(tmp_path / "1" / "a_HE.ome.tif")).mean() > 1
-    )
+def test_seeds_make_different_slides(straight):
+    first, second = (pixels(folder / "a_HE.ome.tif") for folder in straight)
+    assert np.abs(first - second).mean() > 1
 
 
 def test_interrupted_slide_goes_on(tmp_path):
@@ -166,17 +182,17 @@ def test_existing_slide_is_kept_unless_asked(tmp_path):
     assert job.slide.read_bytes() != before
 
 
-def test_state_of_another_job_is_not_continued(tmp_path):
+def test_state_of_another_job_is_not_continued(straight, tmp_path):
     def stop(done):
         raise KeyboardInterrupt
 
+    first, second = (small_job(tmp_path, seed=seed, layout="lossless") for seed in (0, 1))
     with pytest.raises(KeyboardInterrupt):
-        make(small_job(tmp_path), progress=stop)
+        make(first, progress=stop)
     with pytest.raises(OutputError, match="holds the state of another run"):
-        make(small_job(tmp_path, seed=1))
-    make(small_job(tmp_path, seed=1), overwrite=True)
-    make(small_job(tmp_path / "fresh", seed=1))
-    assert contents(tmp_path)["a_HE.ome.tif"] == contents(tmp_path / "fresh")["a_HE.ome.tif"]
+        make(second)
+    make(second, overwrite=True)
+    assert contents(tmp_path) == contents(straight[1])
 
 
 def test_unfinished_state_in_another_layout_is_replaced(tmp_path):

@@ -193,5 +193,5 @@ def test_what_does_not_fit(config, folder, caplog, tmp_path):
     corner[0, 0] = True
     Image.fromarray(corner).save(tmp_path / "corner.png")
     (files,) = translate(replace(config, mask=tmp_path / "corner.png"))
-    assert "no tissue inside the mask; all is shown as glass" in caplog.text
+    assert "no tissue inside the mask; all is shown as background" in caplog.text
     assert np.ptp(pixels(files.slide)[10:], axis=(0, 1)).max() == 0

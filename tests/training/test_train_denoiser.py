@@ -30,8 +30,7 @@ from wsigen.training.state import CHECKPOINT, RunState
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def config(slides, tmp_path) -> TrainConfig:
+def small_run(slides: Path, run_dir: Path) -> TrainConfig:
     return TrainConfig(
         data=DataConfig(
             slides=slides,
@@ -42,12 +41,25 @@ def config(slides, tmp_path) -> TrainConfig:
         model=DenoiserConfig(patchify=2, block_out_channels=(32,), pixel_channels=4, context_channels=4),
         optim=OptimConfig(lr=2e-3, warmup=2),
         kimg=0.06,
-        run_dir=tmp_path / "run",
+        run_dir=run_dir,
         mixed_precision="no",
         report_every=2,
         val_images=2,
         preview_mpp=(0.5, 2.0),
     )
+
+
+@pytest.fixture
+def config(slides, tmp_path) -> TrainConfig:
+    return small_run(slides, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def trained(slides, tmp_path_factory) -> TrainConfig:
+    """A run that is finished, never having been interrupted; not to be written to."""
+    config = small_run(slides, tmp_path_factory.mktemp("trained") / "run")
+    train(config)
+    return config
 
 
 def weights(run_dir):
@@ -64,9 +76,9 @@ def stats(run_dir):
     return [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
 
 
-def test_run_leaves_all_that_a_user_needs(config):
-    snapshot = train(config)
-    net = load_denoiser(snapshot)
+def test_run_leaves_all_that_a_user_needs(trained):
+    config = trained
+    net = load_denoiser(config.run_dir / "snapshot")
     assert net.config["patch_sizes"] in ([16, 32], (16, 32))
     assert tuple(net.config["mpp_range"]) == (0.5, 4.0)
     assert all(225 <= c <= 255 for c in net.config["background"])
@@ -93,8 +105,8 @@ def test_training_learns(config):
     assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
 
 
-def test_run_begins_with_the_weights_it_is_given(config, tmp_path):
-    snapshot = train(config)
+def test_run_begins_with_the_weights_it_is_given(trained, tmp_path):
+    config, snapshot = trained, trained.run_dir / "snapshot"
     on = replace(config, init=str(snapshot), run_dir=tmp_path / "on", kimg=0.008, optim=OptimConfig(lr=1e-12))
     train(replace(on, seed=1))
     given, kept = (load_denoiser(folder).config for folder in (snapshot, on.run_dir / "snapshot"))
@@ -102,8 +114,8 @@ def test_run_begins_with_the_weights_it_is_given(config, tmp_path):
     assert_same(weights(config.run_dir), weights(on.run_dir), rtol=1e-6, atol=1e-6)
 
 
-def test_weights_of_another_shape_are_refused_with_the_flag_that_mends_it(config, tmp_path):
-    snapshot = train(config)
+def test_weights_of_another_shape_are_refused_with_the_flag_that_mends_it(trained, tmp_path):
+    config, snapshot = trained, trained.run_dir / "snapshot"
     other = replace(config, init=str(snapshot), run_dir=tmp_path / "other")
     with pytest.raises(InvalidValueError, match=r"has patchify 2 and this run 4; set --model.patchify 2"):
         train(replace(other, model=replace(config.model, patchify=4)))
@@ -112,10 +124,12 @@ def test_weights_of_another_shape_are_refused_with_the_flag_that_mends_it(config
 
 
 @pytest.mark.parametrize("uncertainty", [False, True])
-def test_resumed_run_equals_one_that_never_stopped(config, tmp_path, uncertainty):
-    config = replace(config, loss=LossConfig(uncertainty=uncertainty))
-    straight = replace(config, run_dir=tmp_path / "straight")
-    train(straight)
+def test_resumed_run_equals_one_that_never_stopped(config, trained, tmp_path, uncertainty):
+    straight = trained
+    if uncertainty:
+        config = replace(config, loss=LossConfig(uncertainty=True))
+        straight = replace(config, run_dir=tmp_path / "straight")
+        train(straight)
     train(replace(config, kimg=0.02))
     train(config)
     assert_same(weights(straight.run_dir), weights(config.run_dir), rtol=0, atol=0)
@@ -142,9 +156,7 @@ def test_accumulated_gradient_is_that_of_the_whole_batch(config, tmp_path, monke
         assert (a - b).norm() < 1e-4 * a.norm()
 
 
-def test_interrupt_finishes_the_update_and_can_be_continued(config, tmp_path, monkeypatch):
-    straight = replace(config, run_dir=tmp_path / "straight")
-    train(straight)
+def test_interrupt_finishes_the_update_and_can_be_continued(config, trained, monkeypatch):
     report = denoiser._Run._report
 
     def report_and_interrupt(self, *args):
@@ -159,7 +171,7 @@ def test_interrupt_finishes_the_update_and_can_be_continued(config, tmp_path, mo
     assert state["update"] == 2
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     train(config)
-    assert_same(weights(straight.run_dir), weights(config.run_dir), rtol=0, atol=0)
+    assert_same(weights(trained.run_dir), weights(config.run_dir), rtol=0, atol=0)
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(config, monkeypatch):

@@ -31,12 +31,15 @@ def run(argv: Sequence[str], prog: str = "wsigen evaluate") -> None:
         inputs = load_inputs(config)
         sys.stdout.write(describe(inputs.plans, inputs.warnings, inputs.drawn) + "\n")
         return
-    from wsigen.evaluation.run import evaluate
+    from wsigen.evaluation.inputs import refuse_existing
+    from wsigen.evaluation.run import measure
 
-    report = evaluate(config)
+    refuse_existing(config.out, overwrite=config.overwrite)  # before hours are spent on another
+    report = measure(config)
+    page = report.save(config.out, overwrite=True)
     for name, worst in report.worst().items():
         log.info("%s: %s", name, worst or "no measure has a floor")
-    log.info("%s", config.out / "index.html")
+    log.info("%s", page)
 
 
 def gathered(argv: Sequence[str]) -> list[str]:
@@ -51,7 +54,7 @@ def gathered(argv: Sequence[str]) -> list[str]:
     for argument in argv:
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
-            name = name.replace("_", "-")
+            name = name.replace("_", "-")  # both spellings are one flag
             flag = name if name in LISTS and not equals else None
             if name in LISTS:
                 lists.setdefault(name, []).extend([value] if equals else [])

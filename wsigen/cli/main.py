@@ -56,7 +56,7 @@ def run(command: str, argv: Sequence[str], *, prog: str) -> None:
         prog: how the user called it.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports every request of a download
     module = import_module(module_name(command))  # so that --help does not wait for torch
     try:
         module.run(list(argv), prog=prog)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from numbers import Real
+from pathlib import Path
 
 from wsigen.errors import InvalidValueError
 from wsigen.geometry import Region
@@ -22,7 +24,7 @@ def check(ok: bool, flag: str, got: object, expected: str) -> None:
 
 def is_positive(value: object, most: float = math.inf) -> bool:
     """Return whether a value is a number, positive, finite and at most ``most``; texts are not numbers."""
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if not isinstance(value, Real) or isinstance(value, bool):  # True is a Real
         return False
     return 0 < float(value) <= most and math.isfinite(float(value))
 
@@ -34,6 +36,13 @@ def check_mpp(mpp: object, flag: str) -> None:
         InvalidValueError: names the flag, the value and what is expected.
     """
     check(mpp is None or is_positive(mpp, 1000), flag, repr(mpp), "a number in (0, 1000] µm/px")
+
+
+def as_list(paths: str | Path | Sequence[str | Path] | None) -> list[str]:
+    """Return one or several paths, or none, as a list."""
+    if paths is None:
+        return []
+    return [str(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
 
 
 def parse_region(text: str) -> Region:

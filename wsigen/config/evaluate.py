@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wsigen.config.check import check, check_mpp
+from wsigen.config.check import as_list, check, check_mpp
 
 GENERATED, REAL, TRAIN = "generated", "real", "train"
 
@@ -82,7 +82,7 @@ class EvaluateConfig:
         check(0 <= self.seed < 2**63, "--seed", self.seed, "between 0 and 2**63")
         check(self.joint_classifiers >= 0, "--joint-classifiers", self.joint_classifiers, ">= 0")
         check(self.workers >= 0, "--workers", self.workers, ">= 0")
-        _ = self.scales, self.sets
+        _ = self.scales, self.sets  # raise where a value cannot be
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -108,10 +108,3 @@ class EvaluateConfig:
             check(fine, "--compare", repr(item), f"NAME=PATHS with a name that is not {REAL} or {TRAIN}")
             found.setdefault(name, []).append(path)
         return found
-
-
-def as_list(paths: list[str] | str | None) -> list[str]:
-    """Return one or several paths, or none, as a list."""
-    if paths is None:
-        return []
-    return [paths] if isinstance(paths, str) else list(paths)

@@ -112,6 +112,7 @@ def parse_size(size: int | str | None) -> Size | None:
     """
     if size is None:
         return None
+    # ASCII, since \d is a digit of any script otherwise
     match = re.fullmatch(r"\s*(\d+)\s*(?:[xX×]\s*(\d+)\s*)?", str(size), re.ASCII)
     width = int(match[1]) if match else 0
     height = int(match[2]) if match and match[2] else width
@@ -129,7 +130,7 @@ def parse_mpp(mpp: float | str) -> tuple[float, float]:
     try:
         low, high = map(float, match.groups()) if match else (float(mpp), float(mpp))
     except ValueError:
-        low = high = math.nan
+        low = high = math.nan  # fails the check below
     okay = is_positive(low) and is_positive(high) and low <= high
     check(okay, "--mpp", repr(mpp), "a positive number of µm/px, or LOW-HIGH such as 0.45-0.6")
     return low, high

@@ -38,8 +38,8 @@ class TranslateSlidesConfig:
         mpp: µm/px of the slide, if the file does not state it.
         region: translate only this region, as X,Y,WIDTH,HEIGHT in level-0 pixels; its pixels are those of the
             whole slide.
-        mask: part of the slide to translate, glass elsewhere: GeoJSON of QuPath, or a PNG or TIFF that is 0
-            elsewhere; of several slides, a folder with a mask named like each.
+        mask: part of the slide to translate, background elsewhere: GeoJSON of QuPath, or a PNG or TIFF that
+            is 0 elsewhere; of several slides, a folder with a mask named like each.
         mask_class: class of the polygons that count, as QuPath names it; default: all.
         series: number of the slide's image, for a TIFF or OME-Zarr that holds several.
         z: number of the slide's focus plane, from 0, for an OME-TIFF or OME-Zarr that holds several.
@@ -52,7 +52,7 @@ class TranslateSlidesConfig:
         memory: limit for rows on the host and, on the CPU, the network, such as 4GiB.
         layout: "linked-ome", "generic" or "lossless".
         overwrite: replace a slide of the same name.
-        skip_damaged: show damaged tiles of the slide as glass, and say how many; default: stop there.
+        skip_damaged: show damaged tiles of the slide as background, and say how many; default: stop there.
         dry_run: print the plan (memory, disk, time) without making the slide.
     """
 

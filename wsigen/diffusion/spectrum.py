@@ -43,6 +43,7 @@ def to_opponent(x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
 
 def to_rgb(x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     """Return the inverse of ``to_opponent``."""
+    # the rotation's transpose
     light, across, green = x[:, 0] / 3**0.5, x[:, 1] / 2**0.5, x[:, 2] / 6**0.5
     return torch.stack([light + across + green, light - 2 * green, light - across + green], 1)
 
@@ -98,7 +99,7 @@ def std_at(
     if len(nodes) == 1:
         return table.expand(len(mpp), -1, -1)
     place, grid = mpp.log().clamp(nodes[0].log(), nodes[-1].log()), nodes.log()
-    right = torch.searchsorted(grid, place).clamp(1, len(grid) - 1)
+    right = torch.searchsorted(grid, place).clamp(1, len(grid) - 1)  # a pair of nodes at the ends too
     share = (place - grid[right - 1]) / (grid[right] - grid[right - 1])
     return table[right - 1].lerp(table[right], share[:, None, None])
 
@@ -123,6 +124,7 @@ def combine(
     for x_k, F_k, signal, n in zip(
         split(to_opponent(x), octaves), split(F_x, octaves), signals, noise_std(octaves), strict=True
     ):
+        # Karras et al. 2022, table 1, by octave: σ_k for σ_data and n_k σ for σ
         noise = n * level
         total = noise.square() + signal.square()
         parts.append(signal.square() / total * x_k + noise * signal * total.rsqrt() * F_k)

@@ -175,6 +175,7 @@ def overview_rows(
         return [Result(OVERVIEW_COPIES, None, None, None, "", (note,))], []
     near = nearest_signatures(mine, theirs)
     groups, labels = (np.array([e.group for e in entries]) for entries in (held, known))
+    # without --train both sides are the real slides: none is compared with its own case
     apart = {"query_slides": groups, "gallery_slides": labels} if train is None else {}
     null = nearest_signatures(others, theirs, **apart).distance
     null = null[np.isfinite(null)]
@@ -212,9 +213,11 @@ def nearest_slide_rows(
         return [Result(NEAR_SLIDES, None, None, None, "", (note,))], []
     scale = theirs.std(axis=0, dtype=np.float64)
     distances = feature_distances(np.concatenate([mine, others]), theirs, scale)
+    # one product for the set and the real slides
     near, apart = np.split(distances, [len(mine)])
     if train is None:
         labels = np.array([entry.group for entry in known])
+        # slides of one case are alike and count for no distance
         apart[labels[:, None] == labels[None]] = np.inf
     null = apart.min(axis=1)
     usable = np.flatnonzero(np.isfinite(null))

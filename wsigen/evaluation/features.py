@@ -155,6 +155,7 @@ class VisionEncoder:
         self._net = net.to(device).eval().requires_grad_(False)
         self._pool, self._size, self._device = pool, size, torch.device(device)
         self._mean, self._std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std))
+        # encoders do not state it alike
         self.dimensions = self(np.full((1, *size, 3), 255, np.uint8)).shape[1]
 
     def __call__(self, patches: np.ndarray) -> np.ndarray:

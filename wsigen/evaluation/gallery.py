@@ -52,6 +52,7 @@ class Gallery:
         # neighbours on the same slide are not memorised
         self.within[self.groups[:, None] == self.groups[None]] = np.inf
         self.cases = len(set(real.groups))
+        # nothing to compare a case with: how near cases come is not known
         self.alone = len(set(self.patches.groups)) < 2
         self.real_pixels = self.pixel_distances(real, apart=True)
         self.real_features = self.feature_distances(real, apart=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from wsigen import __version__
-from wsigen.config.evaluate import REAL, TRAIN, EvaluateConfig, as_list
+from wsigen.config.check import as_list
+from wsigen.config.evaluate import REAL, TRAIN, EvaluateConfig
 from wsigen.data.find import Failure
 from wsigen.data.survey import TABLE_FIX
 from wsigen.errors import OutputError, SlideError
@@ -145,6 +146,7 @@ def config_dict(config: EvaluateConfig) -> dict[str, Any]:
 def _notes(one: SlideSet, real: SlideSet) -> list[str]:
     notes = []
     groups = len({e.group for e in one.entries})
+    # then halves are of patches, and those of a slide are alike
     if groups < MIN_GROUPS:
         notes.append(
             f"{one.name} has {groups} {'slides' if groups > 1 else 'slide'}, fewer than {MIN_GROUPS}: its "

@@ -289,7 +289,7 @@ def _read_pairs(
     ihc_of: dict[str, list[SlideEntry]] = {}
     for pair in pairs:
         ihc_of.setdefault(pair.he.slide, []).append(pair.ihc)
-    paired = {pair.he.slide: pair.he for pair in pairs}
+    paired = {pair.he.slide: pair.he for pair in pairs}  # once, however many IHC slides it has
     drawn = replace(he, entries=tuple(paired.values())).spots(patch, mpp, MOST)
     jobs = [(spot, other) for spot in drawn for other in ihc_of[spot.entry.slide]]
 

@@ -108,6 +108,7 @@ def make_rows(
     cases: int | None = None,
 ) -> list[Result]:
     """Make one row for each metric from its value and its floor; all rows share the warnings."""
+    # a floor's warnings hold for what stands beside it
     notes = different((*warnings, *floors[1]))
     return [
         Result(
@@ -320,7 +321,7 @@ def plain(value: Any) -> Any:
         return [plain(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value  # JSON knows neither
 
 
 def _flat(name: str, row: dict[str, Any]) -> dict[str, Any]:

@@ -14,19 +14,12 @@ from wsigen.evaluation.copies import SimilarSlides, nearest_slide_rows, overview
 from wsigen.evaluation.features import Extractor, load_extractor
 from wsigen.evaluation.fidelity import fidelity_rows
 from wsigen.evaluation.gallery import Gallery
-from wsigen.evaluation.inputs import (
-    Inputs,
-    config_dict,
-    load_inputs,
-    refuse_existing,
-    versions,
-)
+from wsigen.evaluation.inputs import Inputs, config_dict, load_inputs, versions
 from wsigen.evaluation.pairs import domain_rows, pair_rows, pair_up
 from wsigen.evaluation.patches import SAMPLES, Patches, join, read_patches
 from wsigen.evaluation.phase import phase_rows
 from wsigen.evaluation.privacy import privacy_rows, unknown_training
 from wsigen.evaluation.realism import realism_rows
-from wsigen.evaluation.report.page import write_report
 from wsigen.evaluation.report.pictures import neighbour_sheet, overview_sheet, sheet, strip
 from wsigen.evaluation.results import Report, Result, SetReport
 from wsigen.evaluation.samples import Samples, measure_samples, real_samples, sample_rows
@@ -42,30 +35,8 @@ from wsigen.runtime import choose_device, usable_cpus
 from wsigen.slide.nuclei import COARSEST_MPP
 
 
-def evaluate(config: EvaluateConfig, *, progress: bool = True) -> Report:
-    """Compare sets of slides with real ones; write ``report.json`` and ``index.html`` to ``config.out``.
-
-    Args:
-        config: the sets to compare, the options, and the folder to write to.
-        progress: show a bar.
-
-    Returns:
-        The report; `Report.rows` are its rows as plain dictionaries.
-
-    Raises:
-        OutputError: there is a report already, or the folder cannot be written to.
-        SlideError: a set has no slide that can be used.
-        InvalidValueError: nothing can be compared, or an option that cannot be.
-        SnapshotError: the features' weights could not be downloaded or read.
-    """
-    refuse_existing(config.out, overwrite=config.overwrite)
-    report = measure(config, progress=progress)
-    write_report(report, config.out)
-    return report
-
-
 def measure(config: EvaluateConfig, *, progress: bool = True) -> Report:
-    """Compare sets of slides with real ones; write nothing.
+    """Compare sets of slides with real ones; write nothing (`Report.save` does).
 
     Args:
         config: the sets to compare, and the options.
@@ -85,6 +56,7 @@ def measure(config: EvaluateConfig, *, progress: bool = True) -> Report:
     """
     inputs = load_inputs(config)
     threads = config.workers or usable_cpus()
+    # MPS has no float64
     extractor = load_extractor(config.features, choose_device(config.device, mps=False), threads)
     total = sum(sum(a.values()) for p in inputs.plans for a in p.allotted.values())
     with tqdm(total=total, unit="patch", disable=not progress) as bar:
@@ -164,6 +136,7 @@ class Evaluation:
             self.warnings.append(
                 f"not pooled, since there is one real slide or case: {', '.join(left)} µm/px"
             )
+        # one case has no halves that share none
         reals = real_patches(join([self.read[REAL][i] for i in halved]), counts, self.seed)
         for one in self.inputs.sets:
             ours = join([self.read[one.name][i] for i in halved])
@@ -206,6 +179,7 @@ class Evaluation:
             self.pictures[key] = neighbour_sheet(neighbours, slides, self.reader)
             self.captions[key] = [f"{slides[n.slide].slide}, {n.distance:.2f}" for n in neighbours]
         if plan is self.inputs.plans[0] and distances is not None:
+            # the finest µm/px only, where copies would be seen first
             nearest = self.curves.setdefault("nearest", {"real": gallery.real_pixels})
             nearest[name] = distances
 
@@ -229,6 +203,7 @@ class Evaluation:
         self.warnings += found.warnings
         self.pictures["pairs"] = sheet(found.shown)
         seams, profiles = seam_rows(inputs.ihc, he, seed=self.seed)
+        # without a label, "IHC" alone
         self.rows[he.name] += [replace(r, label=f"IHC: {r.label}".rstrip(": ")) for r in seams]
         self.curves["seam profiles"]["IHC"] = profiles
         self._visibility(inputs.ihc, he, he.name, "IHC: ")

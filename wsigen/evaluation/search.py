@@ -234,6 +234,7 @@ def _overview(entry: SlideEntry, region: Region, cell: float) -> np.ndarray | No
         picture = entry.open().read_region(region, cell, entry.background)
     except SlideError:
         return None  # patches there cannot be read either, which is said for them
+    # dirt in the background resembles dirt
     return np.where(_tissue(entry, region, cell), local_contrast(picture), np.float32(0))
 
 

@@ -93,6 +93,7 @@ class Reader:
         """
         slide = self._slides.get(entry.path)
         if slide is None:
+            # of two threads that open it, one keeps it
             slide = self._slides.setdefault(entry.path, entry.open())
         try:
             return slide.read_patch(centre, mpp, size, background=entry.background)

@@ -75,7 +75,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> Difference:
     wide = np.float64 if a.dtype.kind == "f" else np.int32
     apart = np.abs(a.astype(wide) - b.astype(wide)).reshape(*a.shape[:2], -1)
     worst = apart.max(axis=2)
-    y, x = np.unravel_index(int(worst.argmax()), worst.shape)
+    y, x = np.unravel_index(int(worst.argmax()), worst.shape)  # where to look
     return Difference(
         float(worst[y, x]), (int(y), int(x)), float(apart.mean()), float(np.count_nonzero(worst) / worst.size)
     )

@@ -113,7 +113,7 @@ def some_slides(entries: Sequence[SlideEntry], most: int = MOST_SLIDES) -> list[
     # one slide of each group; evenly by name where there are too many groups
     first = [i for i in chosen if turns[i] == 0]
     if len(first) > most:
-        chosen = [first[int(i)] for i in np.linspace(0, len(first) - 1, most)]
+        chosen = [first[int(i)] for i in np.linspace(0, len(first) - 1, most)]  # spread over the names
     return [ordered[i] for i in chosen[:most]]
 
 

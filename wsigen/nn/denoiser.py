@@ -109,7 +109,7 @@ class Denoiser(ModelMixin, ConfigMixin):
     @property
     def octaves(self) -> int:
         """Number of octaves: how often images of any accepted size can be halved."""
-        return (self.stride & -self.stride).bit_length() - 1
+        return (self.stride & -self.stride).bit_length() - 1  # the lowest bit that is set: factors of two
 
     def set_octave_std(
         self, std: OctaveStd | Sequence[OctaveStd], mpp: Sequence[float] | None = None
@@ -139,7 +139,7 @@ class Denoiser(ModelMixin, ConfigMixin):
     def _keep_std(self, std: OctaveStd | Sequence[OctaveStd] | None, mpp: Sequence[float] | None) -> None:
         values = torch.tensor(std or [[self.config["sigma_data"]] * 3])
         _check_table(values, mpp)
-        self.register_buffer("_octave_std", values, persistent=False)
+        self.register_buffer("_octave_std", values, persistent=False)  # the configuration holds it
         self.register_buffer("_octave_mpp", None if mpp is None else torch.tensor(mpp), persistent=False)
 
     def forward(
@@ -159,6 +159,7 @@ class Denoiser(ModelMixin, ConfigMixin):
             float32, whatever the precision of the network.
         """
         x, sigma = x.float(), sigma.float()
+        # c_in and c_noise only: c_skip and c_out are each octave's own, in `combine`
         c = precondition(sigma, self.config["sigma_data"])
         F_x = self.raw(c.c_in[:, None, None, None] * x, 4 * c.c_noise, mpp.float().log())
         return combine(x, F_x, sigma, self.octave_std(mpp))
@@ -186,7 +187,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         scale, shift = self.pixel_modulation(labels)[:, :, None, None].chunk(2, dim=1)
         stem = self.pixel_stem(x.contiguous(memory_format=torch.channels_last))
         h = torch.cat([stem, F.pixel_shuffle(out[:, :-3], p)], dim=1)
-        h = F.silu(h) * (1 + scale) + shift
+        h = F.silu(h) * (1 + scale) + shift  # 1 + scale: no modulation at the start
         h = F.silu(self.pixel_hidden(h))
         return colour.float() + self.pixel_out(h).float()
 

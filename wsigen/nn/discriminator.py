@@ -137,6 +137,7 @@ def with_octaves(x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 9 h w"]:
     """Return the image and its two finest octaves, amplified, all at its resolution."""
     half = F.avg_pool2d(x, 2)
     quarter = F.avg_pool2d(half, 2)
+    # octaves as of a Laplacian pyramid: faults of grain are small beside tissue's contrast
     fine, coarse = x - _enlarge(half), _enlarge(half - _enlarge(quarter))
     return torch.cat([x, OCTAVE_GAINS[0] * fine, OCTAVE_GAINS[1] * coarse], dim=1)
 

@@ -71,6 +71,7 @@ def load_model(
     return Model(
         denoiser=denoiser,
         upscaler=fine,
+        # each by itself: another upscaler leaves slides of the denoiser alone what they are
         denoiser_hash=weights_hash(folder, [Denoiser.__name__]),
         upscaler_hash=weights_hash(other, [Upscaler.__name__]) if there else "",
     )
@@ -107,5 +108,5 @@ def save_model(
     index: dict[str, object] = {"_class_name": Model.__name__}
     for name, kind in CLASSES.items():
         if (folder / name).is_dir():
-            index[name] = [kind.__module__, kind.__name__]
+            index[name] = [kind.__module__, kind.__name__]  # as diffusers writes a pipeline's parts
     write_bytes(folder / INDEX, (json.dumps(index, indent=2) + "\n").encode())

@@ -52,7 +52,7 @@ class _Block:
         for layer in self.layers[:-1]:
             h = F.relu6(layer(h), inplace=True)
         h = self.layers[-1](h)
-        return x + h if h.shape == x.shape else h
+        return x + h if h.shape == x.shape else h  # a block that changes shape has no shortcut
 
 
 def features(x: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c fh fw"]]:

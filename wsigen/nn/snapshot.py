@@ -72,6 +72,7 @@ def resolve(model: str | Path) -> Path:
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
+    # nothing else of the repository, such as other weights, is downloaded
     parts = [f"{name}/{file}" for name in COMPONENTS for file in (CONFIG, WEIGHTS)]
     try:
         return Path(snapshot_download(hub_id, allow_patterns=[CONFIG, WEIGHTS, INDEX, *parts]))
@@ -191,6 +192,7 @@ def save_snapshot(net: Network | ModelMixin, folder: Path, dtype: torch.dtype = 
     logging.getLogger("diffusers.models.modeling_utils").setLevel(logging.ERROR)  # it warns of .to(dtype)
     part = folder.with_name(folder.name + ".part")
     try:
+        # a copy: training goes on in full precision
         copy.deepcopy(net).to(dtype=dtype).save_pretrained(str(part))  # pyright: ignore[reportCallIssue]
         config = json.loads((part / CONFIG).read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)  # a local path
@@ -198,7 +200,7 @@ def save_snapshot(net: Network | ModelMixin, folder: Path, dtype: torch.dtype = 
         folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(part.iterdir()):
             file.chmod(0o644)  # safetensors creates files that only the owner may read
-            file.replace(folder / file.name)
+            file.replace(folder / file.name)  # complete files replace the old ones one by one
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

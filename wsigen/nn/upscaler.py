@@ -51,6 +51,7 @@ class Block(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.modulation = nn.Linear(EMBEDDING, 2 * channels)
+        # small: blocks begin near the identity
         self.gain = nn.Parameter(torch.full((1, channels, 1, 1), 0.1))
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
@@ -150,6 +151,7 @@ class Upscaler(ModelMixin, ConfigMixin):
         x = self._level(x, e, 0)
         for block in self.up_blocks:
             x = block(x, e)
+        # nearest is exact; bilinear's last bits depend on the number of threads
         x = F.interpolate(F.silu(self.head(x)), scale_factor=self.k, mode="nearest")
         x = F.silu(self.fine2(F.silu(self.fine1(x))))
         return enlarged(y.float(), self.k) + self.out(x).float()

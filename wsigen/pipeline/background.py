@@ -69,6 +69,7 @@ def slide_background(slide: WholeSlide, mask: Mask | None = None) -> SlideBackgr
     grid = Region(0, 0, ceil_div(height, CELL), ceil_div(width, CELL))
     cells = slide.read_region(grid, mpp)
     whole = cells[: height // CELL, : width // CELL]
+    # a slide smaller than a cell has no colour of its own
     colour = _colour(whole, mpp) if whole.size else None
     if colour is not None:
         cells[(cells == BACKGROUND).all(axis=2)] = colour  # transparent parts
@@ -77,7 +78,8 @@ def slide_background(slide: WholeSlide, mask: Mask | None = None) -> SlideBackgr
             cells[edge.y : edge.y1, edge.x : edge.x1] = slide.read_region(edge, mpp, colour)
     found = background_map(cells, colour, CELL, TOLERANCE)
     shown = whole[found.occupied[: len(whole), : whole.shape[1]]]
-    shown = shown[shown.min(axis=1) < BACKGROUND_DARKEST]  # on a small slide, glass may count as occupied
+    # on a small slide, background may count as occupied
+    shown = shown[shown.min(axis=1) < BACKGROUND_DARKEST]
     if shown.size and (not np.ptp(whole, axis=2).any() or is_grey(shown)):
         raise SlideError(slide.path, "is grey; a stainer needs the colours of H&E: give the slide in RGB")
     found = found if colour is None else _without_dust(found, slide.mpp)
@@ -114,7 +116,7 @@ def stage_background(above: RowSource, size: Size, k: int, *, mpp: float, colour
     means = np.empty((*cells.sides, 3), np.uint8)
     for y in range(0, shown.height, _STRIP):
         strip = cell_means(above.read(Region(y, 0, min(_STRIP, shown.height - y), shown.width)), k)
-        top = y // CELL * k
+        top = y // CELL * k  # each 16 rows of the stage above are k rows of cells
         means[top : top + len(strip)] = strip[: cells.height - top, : cells.width]
     return _without_dust(background_map(means, colour, CELL, TOLERANCE), mpp)
 
@@ -209,6 +211,7 @@ class LocalBackground:
         return values
 
     def _by_colour(self, block: Region) -> np.ndarray:
+        # CELL is a multiple of k, so blocks end on whole pixels above
         y, x, y1, x1 = (n * CELL // self._k for n in (block.y, block.x, block.y1, block.x1))
         shown = Region(y, x, y1 - y, x1 - x).intersect(self._shown)
         means = cell_means(self._above.read(shown), self._k)
@@ -241,5 +244,5 @@ class LocalBackground:
         ):
             if open_end:
                 goes_on[edge] = True
-        goes_on[0] = False
+        goes_on[0] = False  # background that leaves the window is still background
         return large[labels], (large | ~goes_on)[labels]

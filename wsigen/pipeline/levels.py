@@ -142,7 +142,7 @@ class FileIHCLevels(TranslatedLevels):
         slide: the H&E.
         stainers: that the slide's stain is one of.
         which: its index.
-        mask: outside which the slide is shown as glass; None for nowhere.
+        mask: outside which the slide is shown as background; None for nowhere.
         tile: side of what is rendered at once, px.
     """
 
@@ -199,7 +199,7 @@ def fill_region(
             for i, (journal, read) in enumerate(zip(journals, readers, strict=True)):
                 if done[i] < end:
                     journal.append(read(Region(region.y + done[i], region.x, end - done[i], region.width)))
-                    done[i] = end
+                    done[i] = end  # journals of one slide may differ after an interruption
             bar.update(end - bar.n)
             if progress:
                 progress(end)

@@ -56,7 +56,7 @@ class Networks:
     def stainer(
         self, name: str, device: torch.device, dtype: torch.dtype, *, copy: int = 0
     ) -> tuple[Generator, str]:
-        """Return a generator and the hash of its weights, see `wsigen.stain.snapshot.load_stainer`.
+        """Return a generator and the hash of its weights, see `wsigen.stain.stainer.load_stainer`.
 
         Args:
             name: a bundled marker, a snapshot folder or a hub id.

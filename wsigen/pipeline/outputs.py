@@ -94,6 +94,7 @@ class Output(ABC):
     def is_finished(self) -> bool:
         """Return whether this very slide exists, by fingerprint and layout in its provenance file."""
         facts = read_provenance(self.slide)
+        # the layout is no fact that pixels follow from, but it makes another file
         same = facts.get("fingerprint") == self.fingerprint() and facts.get("layout") == self.layout
         return same and self.slide.is_file()
 
@@ -186,7 +187,7 @@ class Source:
         size: of what is made from it, in pixels.
         facts: what identifies its pixels.
         pixel_um: height and width of a pixel in µm, where they differ.
-        skip_damaged: whether damaged tiles of it are shown as glass.
+        skip_damaged: whether damaged tiles of it are shown as background.
     """
 
     size: Size
@@ -336,6 +337,7 @@ class HEOutput(Output):
 
     def fingerprint(self) -> str:
         """Return a hash of what the pixels follow from, names of files and models left out."""
+        # names may change; hashes and values say what they stand for
         facts = _without(self.facts(), "model", "preset", "upscaler", "region")
         if self.overview:
             facts["overview"] = _without(facts["overview"], "slide")
@@ -344,6 +346,7 @@ class HEOutput(Output):
 
     def provenance(self) -> dict[str, Any]:
         """Return what is written into the slide: facts, seams of the last stage, and its IHC slides."""
+        # a region's own pixels begin anywhere in the grid
         seams = {} if self.region else {"joints": seam_grids(self.specs[-1])}
         keys = ("marker", "stainer", "stainer_hash")
         pair = {ihc.slide.name: {key: ihc.stain.facts[key] for key in keys} for ihc in self.ihc}
@@ -363,6 +366,7 @@ class HEOutput(Output):
             fingerprint=self.fingerprint(),
             block=block,
         )
+        # an interrupted run may have stored a part of it
         if spec.stage == 0 and self.overview and journal.rows_done < spec.size.height:
             journal.append(self.overview.pixels[journal.rows_done :])
         return journal

@@ -80,6 +80,7 @@ class Pair(ABC):
             OutputError: a slide exists, or cannot be written.
             InvalidValueError: the run does not fit into memory, or a network returned NaN.
         """
+        # several: a slide that exists already is passed over, and no error
         run = replace(self._run(Path(out), name, layout, memory, overwrite), several=True)
         self.files = tuple(run.make())
         self._outputs = tuple(output for group in run.groups for output in group)

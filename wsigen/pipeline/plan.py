@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,10 +20,10 @@ from wsigen.pipeline.outputs import HEOutput
 from wsigen.pipeline.rows import READERS, STRIP
 from wsigen.pipeline.source import Overview
 from wsigen.pipeline.stainers import Stainers
-from wsigen.runtime import format_bytes, memory_flag, parse_bytes
+from wsigen.runtime import choose_batch_size, format_bytes, memory_flag, parse_bytes
 from wsigen.sampling.pixels import background_of
 from wsigen.sampling.plan import StagePlan, plan_any
-from wsigen.sampling.spec import Execution, StageSpec, UpscaleSpec
+from wsigen.sampling.spec import Execution, StageSpec, UpscaleSpec, diffused
 from wsigen.sampling.tiles import CELL as SKIP_CELL
 from wsigen.sampling.tiles import Tiling, default_tile, tile_of
 from wsigen.sampling.upscale import UpscalerFunction
@@ -100,6 +101,50 @@ def plan_slide(he: HEOutput, execution: Execution, upscaler: UpscalerFunction | 
     # A region is computed from tiles in memory: it leaves no journals of the stages above.
     above = [] if he.region else [estimate_bytes(s.size, ZSTD) for s in stages[:-1]]
     return SlidePlan(he, stages, he.disk_bytes + sum(above) + sum(ihc.disk_bytes for ihc in he.ihc))
+
+
+def plan_largest(
+    slides: Sequence[HEOutput],
+    upscaler: UpscalerFunction | None,
+    stainers: Stainers | None,
+    device: torch.device,
+    *,
+    batch_size: int | Literal["auto"],
+    order: Literal["wavefront", "steps"],
+    memory: str,
+) -> tuple[Execution, SlidePlan]:
+    """Choose batch size and tile; plan the slide that takes most memory, and its IHC slides.
+
+    Args:
+        slides: those that a plan can tell apart.
+        upscaler: G(y, z; µm/px), if it makes stages.
+        stainers: of the IHC slides, if there are any.
+        device: that the networks run on.
+        batch_size: patches per call of a network, or "auto".
+        order: of the patches of a stage.
+        memory: limit for the canvas, and for the stainers on the host, such as "8GiB".
+    """
+    batch = choose_batch_size(batch_size, max(map(_largest_patch, slides)), device)
+    execution = Execution(device=device, batch_size=batch, order=order)
+    allowed = parse_bytes(memory)
+
+    def largest(execution: Execution) -> SlidePlan:
+        plans = [plan_slide(he, execution, upscaler) for he in slides]
+        return max(plans, key=lambda plan: plan.canvas_bytes)
+
+    if upscaler:
+        execution = fit_tile(execution, largest, allowed)
+    plan = largest(execution)
+    if stainers:
+        # On a GPU the canvas takes none of the host's memory.
+        canvas = plan.canvas_bytes if device.type == "cpu" else 0
+        plan = replace(plan, stains=plan_stains(stainers, slides[0].whole, allowed=allowed - canvas))
+    return execution, plan
+
+
+def _largest_patch(he: HEOutput) -> int:
+    """Return the side of a square of as many pixels as the denoiser's largest patch."""
+    return math.isqrt(max([spec.patch.area for spec in diffused(he.specs)], default=he.specs[0].size.area))
 
 
 def fit_tile(execution: Execution, plan: Callable[[Execution], SlidePlan], allowed: int) -> Execution:
@@ -203,6 +248,7 @@ def tissue_share(background: BackgroundMap, region: Region, tile: int) -> float:
 def seconds_per_pixel(stainers: Stainers) -> float:
     """Measure the seconds for a pixel that stainers see, as a mean of statistics and rendering."""
     size = Size(_SAMPLE, _SAMPLE)
+    # noise: statistics of flat pixels would not be measured
     rows = np.random.default_rng(0).integers(0, 256, (_SAMPLE, _SAMPLE, 3)).astype(np.uint8)
     stainers = stainers.with_tile(_SAMPLE)
 
@@ -259,7 +305,7 @@ def _seconds(call: Callable[[], object], device: torch.device, *, calls: int = 2
         start = time.perf_counter()
         call()
         if device.type == "cuda":
-            torch.cuda.synchronize(device)
+            torch.cuda.synchronize(device)  # a call returns before the GPU has done it
         seconds = min(seconds, time.perf_counter() - start)
     return seconds
 
@@ -284,7 +330,7 @@ def describe_denoiser(
     for spec, stage in zip(plan.he.specs, plan.stages, strict=True):
         if isinstance(spec, StageSpec):
             evaluations = found.get(spec.patch, (0, 0.0))[0] + stage.evaluations
-            found[spec.patch] = evaluations, spec.mpp
+            found[spec.patch] = evaluations, spec.mpp  # one measurement for all stages of this size
     lines, seconds = [], 0.0
     for patch, (evaluations, mpp) in found.items():
         each = seconds_per_evaluation(denoiser, patch, mpp, execution)
@@ -327,12 +373,13 @@ def _upscaled(
 
 def _tissue(occupied: np.ndarray, core: Region, spec: UpscaleSpec) -> Region:
     """Return the part of a tile that is not background in the overview; in guide pixels."""
-    scale = spec.guide_bounds.width / occupied.shape[1]
+    scale = spec.guide_bounds.width / occupied.shape[1]  # guide pixels for each pixel of the overview
     y, x = int(core.y / scale), int(core.x / scale)
     part = occupied[y : math.ceil(core.y1 / scale), x : math.ceil(core.x1 / scale)]
     rows, cols = (np.flatnonzero(part.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         return Region(0, 0, 0, 0)
+    # cells are evaluated whole: half a cell more, on average
     margin = spec.skip.margin + SKIP_CELL // 2 if spec.skip else 0
     top, left = int((y + rows[0]) * scale), int((x + cols[0]) * scale)
     height, width = (int((span[-1] - span[0] + 1) * scale) for span in (rows, cols))

@@ -16,10 +16,15 @@ from typing import Protocol
 import numpy as np
 
 from wsigen.geometry import Colour, Region
+from wsigen.pipeline.background import stage_background
+from wsigen.pipeline.stainers import Stainers
+from wsigen.sampling.pixels import background_of
 from wsigen.sampling.rows import RowSink, RowStore
+from wsigen.sampling.spec import AnySpec
 from wsigen.slide.journal import usable_cpus
 from wsigen.slide.mask import Mask
 from wsigen.slide.read import WholeSlide
+from wsigen.stain.engine.stream import StreamTranslator
 
 STRIP = 256  # rows: as high as the tiles of most files, so that each is decoded once
 READERS = max(1, min(4, usable_cpus() // 2))  # one keeps up with a CPU, several with a GPU
@@ -64,7 +69,7 @@ class BackgroundWriter:
 
 
 class RowTranslator(Protocol):
-    """The part of `wsigen.stain.stream.StreamTranslator` that `IHCRows` uses."""
+    """The part of `wsigen.stain.engine.stream.StreamTranslator` that `IHCRows` uses."""
 
     @property
     def first_source_row(self) -> int:
@@ -129,13 +134,45 @@ class IHCRows:
             self._writer.wait()
 
 
+def translated_rows(
+    specs: Sequence[AnySpec],
+    above: Sequence[RowStore],
+    sinks: Sequence[RowSink],
+    stainers: Stainers,
+    default: Colour,
+    writer: BackgroundWriter,
+) -> IHCRows:
+    """Return what translates the rows of a slide's last stage into the sinks of its IHC slides.
+
+    Background is found in the stage above the last one, as the sampler finds it; a slide of one stage is
+    translated all over.
+
+    Args:
+        specs: of all stages.
+        above: complete stores of all stages but the last.
+        sinks: one for each stainer.
+        stainers: of the IHC slides.
+        default: colour of background, for base images that show none.
+        writer: appends to the sinks.
+    """
+    spec, background = specs[-1], None
+    if above:
+        colour = background_of(above[0].read(specs[0].size.region), default)
+        background = stage_background(above[-1], spec.size, spec.k, mpp=spec.mpp, colour=colour)
+
+    def begin(which: Sequence[int], start: int) -> StreamTranslator:
+        return stainers.only(which).begin(spec.size, background, start)
+
+    return IHCRows(sinks, spec.size.height, begin, writer)
+
+
 class MaskedSink:
-    """Sink of an IHC slide that shows glass outside a mask.
+    """Sink of an IHC slide that shows background outside a mask.
 
     Args:
         sink: of the slide.
         mask: of the slide, at level 0.
-        colour: of the glass.
+        colour: of the background.
     """
 
     def __init__(self, sink: RowSink, mask: Mask, colour: Colour) -> None:

@@ -120,6 +120,7 @@ class Run(ABC):
         missing = [output for output in group if output not in finished]
         if isinstance(group[0], HEOutput) and group[0] in finished and missing:
             raise _incomplete(group[0], missing)
+        # a finished slide is in the way, unless its state is left: then the run was killed before removing it
         if not missing and not self.several and not any(output.work.exists() for output in group):
             missing, finished = finished, []
         for output in missing:
@@ -135,6 +136,7 @@ class Run(ABC):
         try:
             with ExitStack() as stack:
                 for output in outputs:
+                    # again: another process may have made it meanwhile
                     check_output(output.slide, self.overwrite)
                     stack.enter_context(only_process(output.work, TAKEN))
                 writer = stack.enter_context(BackgroundWriter())

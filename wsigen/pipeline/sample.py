@@ -8,7 +8,6 @@ and through the stainers to those of the IHC slides; complete journals become th
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -22,7 +21,6 @@ from wsigen.diffusion.step import DenoiserFunction
 from wsigen.errors import InvalidValueError
 from wsigen.files import write_bytes
 from wsigen.geometry import Colour, Region, Size
-from wsigen.pipeline.background import stage_background
 from wsigen.pipeline.levels import fill_region, region_readers
 from wsigen.pipeline.networks import InPrecision, Networks, UpscalerInPrecision, warn_of_untrained
 from wsigen.pipeline.outputs import HEOutput, Output
@@ -33,35 +31,25 @@ from wsigen.pipeline.plan import (
     describe_stages,
     describe_stains,
     describe_upscaler,
-    fit_tile,
+    plan_largest,
     plan_slide,
-    plan_stains,
     time_text,
 )
 from wsigen.pipeline.progress import ProgressBar
-from wsigen.pipeline.rows import BackgroundWriter, IHCRows, PairStore
+from wsigen.pipeline.rows import BackgroundWriter, PairStore, translated_rows
 from wsigen.pipeline.run import Progress, Run
 from wsigen.pipeline.seeds import slide_mpp, write_table
-from wsigen.pipeline.source import open_overview, size_and_stages
+from wsigen.pipeline.source import Overview, open_overview, size_and_stages
 from wsigen.pipeline.stainers import Rendering, Stainers, open_stainers
-from wsigen.runtime import choose_batch_size, choose_device, choose_dtype, format_bytes, parse_bytes
+from wsigen.runtime import choose_device, choose_dtype, format_bytes
 from wsigen.sampling.cascade import run_cascade
-from wsigen.sampling.pixels import background_of
-from wsigen.sampling.preset import load_preset
-from wsigen.sampling.rows import RowSink, RowStore
-from wsigen.sampling.spec import (
-    AnySpec,
-    Execution,
-    GivenSpec,
-    StageSpec,
-    UpscaleSpec,
-    diffused,
-)
+from wsigen.sampling.preset import Preset, load_preset
+from wsigen.sampling.rows import RowStore
+from wsigen.sampling.spec import Execution, GivenSpec, StageSpec, UpscaleSpec
 from wsigen.sampling.upscale import UpscalerFunction
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.provenance import beside
 from wsigen.slide.write import SlideFiles
-from wsigen.stain.engine.stream import StreamTranslator
 from wsigen.stain.normalise.norm import Norm
 
 if TYPE_CHECKING:
@@ -101,57 +89,29 @@ def open_run(config: SampleConfig, networks: Networks | None = None) -> SampleRu
     networks, config = networks or Networks(), _resolved(config)
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
-    preset = load_preset(config.preset)
-    overview = None
-    if config.overview:
-        overview = open_overview(config.overview, config.overview_mpp, config.overview_series)
-    seeds = range(config.seed, config.seed + config.count)
-    mpps = {seed: slide_mpp(config.mpp, seed) for seed in seeds}
-    whole, stages = size_and_stages(
-        overview, size=parse_size(config.size), stages=config.stages, k=config.k, mpp=mpps[config.seed]
-    )
-    # Which stages the upscaler makes may differ from slide to slide, since it depends on their µm/px.
-    upscaled = {
-        mpp: [s for s in range(stages + 1) if preset.upscaler.makes(s, mpp * config.k ** (stages - s))]
-        for mpp in mpps.values()
-    }
-    model = _load_model(config, max(upscaled.values(), key=len), device, networks)
+    series = _Series.of(config)
+    model = _load_model(config, max(series.upscaled.values(), key=len), device, networks)
     stainers = None
     if config.stain is not None:
         rendering = Rendering(norm=Norm("dn"), device=device, dtype=dtype)
         stainers = open_stainers(config.stain, None, rendering, networks)
-        for mpp in sorted({min(upscaled), max(upscaled)}):
+        for mpp in sorted({min(series.upscaled), max(series.upscaled)}):
             stainers.warn_of_scale(mpp)
-    he = HEOutput(
-        mpp=mpps[config.seed],
-        out=config.out,
-        name=_name(config, config.seed),
-        layout=config.layout,
-        whole=whole,
-        stages=stages,
-        k=config.k,
-        seed=config.seed,
-        model=config.model,
-        model_hash=model.denoiser_hash,
-        preset=preset,
-        preset_name=config.preset,
-        dtype=str(dtype).removeprefix("torch."),
-        overview=overview,
-        stains=stainers.stains if stainers else (),
-        region=_region(config, whole),
-        multiple=model.denoiser.stride,
-    )
-    drawn = {"upscaler": config.upscaler or config.model, "upscaler_hash": model.upscaler_hash}
-    slides = tuple(
-        replace(he, seed=seed, name=_name(config, seed), mpp=mpp, **(drawn if upscaled[mpp] else {}))
-        for seed, mpp in mpps.items()
-    )
+    slides = _outputs(config, series, model, stainers, dtype)
     # From the last to the first, so that of slides that a plan cannot tell apart the first is kept.
     by_mpp = {he.mpp: he for he in reversed(slides)}
-    kinds = {len(upscaled[mpp]): he for mpp, he in by_mpp.items()}
+    kinds = {len(series.upscaled[mpp]): he for mpp, he in by_mpp.items()}
     warn_of_untrained([by_mpp[min(by_mpp)], by_mpp[max(by_mpp)]], model)
     upscaler = UpscalerInPrecision(model.upscaler, dtype) if model.upscaler else None
-    execution, plan = _plan(config, [*kinds.values()], upscaler, stainers, device)
+    execution, plan = plan_largest(
+        [*kinds.values()],
+        upscaler,
+        stainers,
+        device,
+        batch_size=config.batch_size,
+        order=config.schedule,
+        memory=config.memory,
+    )
     if stainers and plan.stains:
         stainers = stainers.with_tile(plan.stains.translation.tile)
     red, green, blue = model.denoiser.config["background"]
@@ -166,6 +126,74 @@ def open_run(config: SampleConfig, networks: Networks | None = None) -> SampleRu
         background=(red, green, blue),
         execution=execution,
         plan=plan,
+    )
+
+
+@dataclass(frozen=True)
+class _Series:
+    """What a call asks for, before any network is loaded.
+
+    Args:
+        preset: of all slides.
+        overview: that they start from, if any.
+        mpps: µm/px of each slide by its seed.
+        whole: size of each slide.
+        stages: number of upscalings.
+        upscaled: by µm/px, the stages that the upscaler makes.
+    """
+
+    preset: Preset
+    overview: Overview | None
+    mpps: dict[int, float]
+    whole: Size
+    stages: int
+    upscaled: dict[float, list[int]]
+
+    @classmethod
+    def of(cls, config: SampleConfig) -> _Series:
+        preset, overview = load_preset(config.preset), None
+        if config.overview:
+            overview = open_overview(config.overview, config.overview_mpp, config.overview_series)
+        mpps = {seed: slide_mpp(config.mpp, seed) for seed in range(config.seed, config.seed + config.count)}
+        whole, stages = size_and_stages(
+            overview, size=parse_size(config.size), stages=config.stages, k=config.k, mpp=mpps[config.seed]
+        )
+        # Which stages the upscaler makes may differ from slide to slide, since it depends on their µm/px.
+        upscaled = {
+            mpp: [s for s in range(stages + 1) if preset.upscaler.makes(s, mpp * config.k ** (stages - s))]
+            for mpp in mpps.values()
+        }
+        return cls(preset, overview, mpps, whole, stages, upscaled)
+
+
+def _outputs(
+    config: SampleConfig, series: _Series, model: Model, stainers: Stainers | None, dtype: torch.dtype
+) -> tuple[HEOutput, ...]:
+    """Return the slides of a call in the order of their seeds."""
+    he = HEOutput(
+        mpp=series.mpps[config.seed],
+        out=config.out,
+        name=_name(config, config.seed),
+        layout=config.layout,
+        whole=series.whole,
+        stages=series.stages,
+        k=config.k,
+        seed=config.seed,
+        model=config.model,
+        model_hash=model.denoiser_hash,
+        preset=series.preset,
+        preset_name=config.preset,
+        dtype=str(dtype).removeprefix("torch."),
+        overview=series.overview,
+        stains=stainers.stains if stainers else (),
+        region=_region(config, series.whole),
+        multiple=model.denoiser.stride,
+    )
+    # Only a slide that has stages of the upscaler depends on its weights.
+    drawn = {"upscaler": config.upscaler or config.model, "upscaler_hash": model.upscaler_hash}
+    return tuple(
+        replace(he, seed=seed, name=_name(config, seed), mpp=mpp, **(drawn if series.upscaled[mpp] else {}))
+        for seed, mpp in series.mpps.items()
     )
 
 
@@ -312,38 +340,6 @@ class SampleRun(Run):
             write_bytes(beside(he.slide, ".png"), _png(stores[0], he.specs[0].size))
 
 
-def translated_rows(
-    specs: Sequence[AnySpec],
-    above: Sequence[RowStore],
-    sinks: Sequence[RowSink],
-    stainers: Stainers,
-    default: Colour,
-    writer: BackgroundWriter,
-) -> IHCRows:
-    """Return what translates the rows of a slide's last stage into the sinks of its IHC slides.
-
-    Background is found in the stage above the last one, as the sampler finds it; a slide of one stage is
-    translated all over.
-
-    Args:
-        specs: of all stages.
-        above: complete stores of all stages but the last.
-        sinks: one for each stainer.
-        stainers: of the IHC slides.
-        default: colour of background, for base images that show none.
-        writer: appends to the sinks.
-    """
-    spec, background = specs[-1], None
-    if above:
-        colour = background_of(above[0].read(specs[0].size.region), default)
-        background = stage_background(above[-1], spec.size, spec.k, mpp=spec.mpp, colour=colour)
-
-    def begin(which: Sequence[int], start: int) -> StreamTranslator:
-        return stainers.only(which).begin(spec.size, background, start)
-
-    return IHCRows(sinks, spec.size.height, begin, writer)
-
-
 def _resolved(config: SampleConfig) -> SampleConfig:
     """Replace the preset "auto": one-step where there is an upscaler, else fast."""
     if config.preset != "auto":
@@ -383,31 +379,6 @@ def _load_model(
     return model
 
 
-def _plan(
-    config: SampleConfig,
-    slides: Sequence[HEOutput],
-    upscaler: UpscalerFunction | None,
-    stainers: Stainers | None,
-    device: torch.device,
-) -> tuple[Execution, SlidePlan]:
-    """Choose batch size and tile; plan the slide that takes most memory, and its IHC slides."""
-    batch = choose_batch_size(config.batch_size, max(map(_largest_patch, slides)), device)
-    execution = Execution(device=device, batch_size=batch, order=config.schedule)
-    allowed = parse_bytes(config.memory)
-
-    def largest(execution: Execution) -> SlidePlan:
-        plans = [plan_slide(he, execution, upscaler) for he in slides]
-        return max(plans, key=lambda plan: plan.canvas_bytes)
-
-    if upscaler:
-        execution = fit_tile(execution, largest, allowed)
-    plan = largest(execution)
-    if stainers:
-        canvas = plan.canvas_bytes if device.type == "cpu" else 0
-        plan = replace(plan, stains=plan_stains(stainers, slides[0].whole, allowed=allowed - canvas))
-    return execution, plan
-
-
 def _name(config: SampleConfig, seed: int) -> str:
     """Return the base name of a slide's files; of a region without a name, with its place."""
     name = config.name or f"{NAME}-{seed}"
@@ -429,11 +400,6 @@ def _region(config: SampleConfig, whole: Size) -> Region | None:
             f"reaches from ({region.x}, {region.y}) to ({region.x1}, {region.y1})"
         )
     return region
-
-
-def _largest_patch(he: HEOutput) -> int:
-    """Return the side of a square of as many pixels as the denoiser's largest patch."""
-    return math.isqrt(max([spec.patch.area for spec in diffused(he.specs)], default=he.specs[0].size.area))
 
 
 def _larger(he: HEOutput) -> Size | None:

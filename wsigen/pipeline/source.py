@@ -142,6 +142,7 @@ def open_overview(path: Path, mpp: float | None = None, series: int | None = Non
     """
     view = View(series)
     try:
+        # without --overview-mpp first, to see whether the file contradicts it
         slide = _open(path, None, view, "overview-")
         if mpp is not None and not (is_positive(mpp) and abs(slide.mpp / mpp - 1) <= _SAME):
             got = f"{mpp:g}" if is_positive(mpp) else repr(mpp)
@@ -176,7 +177,7 @@ def size_and_stages(
     """
     if overview is None:
         return size or Size.square(SIZE), STAGES if stages is None else stages
-    fitting = max(1, round(math.log(max(overview.mpp / mpp, 1), k)))
+    fitting = max(1, round(math.log(max(overview.mpp / mpp, 1), k)))  # stages after which --mpp is nearest
     count = fitting if stages is None else stages
     if count < 1:
         raise InvalidValueError(f"--stages must be at least 1 with --overview, got {count}; pass --stages 1")

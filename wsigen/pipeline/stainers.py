@@ -142,6 +142,7 @@ def open_stainers(
     """
     wanted, networks = split_paths(names, "stainer"), networks or Networks()
     loaded = [
+        # the same stainer twice: each keeps statistics of its own
         networks.stainer(name, rendering.device, rendering.dtype, copy=wanted[:i].count(name))
         for i, name in enumerate(wanted)
     ]
@@ -179,6 +180,7 @@ def _markers(names: Sequence[str], own: Sequence[str | None], given: Sequence[st
                 f"stainer {name} does not state its marker; pass --marker to `wsigen translate`, or write "
                 '"marker" into its config.json'
             )
+    # some disks take names that differ in case alone for one file
     if len({marker.lower() for marker in shown}) < len(shown):
         raise InvalidValueError(
             f"two stainers have the same marker, got {', '.join(shown)}; pass --marker with a name for each"

@@ -79,10 +79,10 @@ class SyntheticSlide(Slide):
         k: int = 2,
         networks: Networks | None = None,
     ) -> None:
-        kept = parse_bytes(str(cache), "cache")
+        kept = parse_bytes(str(cache), "cache")  # before networks are loaded
         config = SampleConfig(
             seed=seed,
-            size=None if overview else size_text(size),
+            size=None if overview else size_text(size),  # follows from the overview, like stages
             stages=None if overview else stages,
             mpp=mpp,
             k=k,

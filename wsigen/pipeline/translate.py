@@ -44,7 +44,7 @@ from wsigen.slide.write import SlideFiles
 from wsigen.stain.engine.stream import StreamTranslator
 from wsigen.stain.normalise.norm import Norm
 
-DAMAGE_FIX = "copy the file again, or pass --skip-damaged to show such tiles as glass"
+DAMAGE_FIX = "copy the file again, or pass --skip-damaged to show such tiles as background"
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class TranslateRun(Run):
         stainers: that translate it.
         plan: of the IHC slides.
         region: of level 0 that is made alone; None for the whole slide.
-        mask: outside which the IHC slides show glass; None for nowhere.
+        mask: outside which the IHC slides show background; None for nowhere.
 
     Memory: what the translator holds of the slide's width, two strips of 256 rows, and a row of tiles for
         each stain; not the slide.
@@ -248,7 +248,7 @@ class TranslateRun(Run):
                 f"{what}  {made.width} × {made.height} px, {slide.mpp:g} µm/px; "
                 f"{100 * share:.0f} % of the tiles show tissue",
                 stains,
-                f"time        {time_text(seconds * share)}",
+                f"time        {time_text(seconds * share)}",  # background is copied at next to no cost
                 f"memory      {format_bytes(self.plan.host_bytes)}, {translation.rows_alive} rows at a time",
                 f"disk        {format_bytes(disk)} at most while they are made",
             )
@@ -264,7 +264,7 @@ class TranslateRun(Run):
         """Translate the H&E; append the rows that journals lack."""
         stainers = self.stainers.of([output for output in outputs if isinstance(output, IHCOutput)])
         if self.mask is not None and not self.background.map.occupied.any():
-            log.warning("%s: no tissue inside the mask; all is shown as glass", self.slide.path)
+            log.warning("%s: no tissue inside the mask; all is shown as background", self.slide.path)
         if self.region is None:
             self._fill_slide(stainers, journals, writer, progress)
         else:
@@ -273,7 +273,7 @@ class TranslateRun(Run):
             readers = [partial(one.read, level=0) for one in levels]
             fill_region(self.region, journals, readers, progress)
         if self.slide.damage:
-            log.warning("%s: damaged, shown as glass: %s", self.slide.path, self.slide.damage)
+            log.warning("%s: damaged, shown as background: %s", self.slide.path, self.slide.damage)
 
     def _fill_slide(
         self,
@@ -286,6 +286,7 @@ class TranslateRun(Run):
         slide, background, mask = self.slide, self.background, self.mask
         sinks: Sequence[RowSink] = journals
         if mask is not None:
+            # the network's pixels outside the mask never reach a journal
             sinks = [MaskedSink(journal, mask, background.colour) for journal in journals]
 
         def read(region: Region) -> np.ndarray:

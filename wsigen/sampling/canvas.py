@@ -161,6 +161,7 @@ class GuideRows(HeldRows):
 
     def _take(self, region: Region, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
         if self._skip and self._occupied:
+            # once a row is read: patches of every step ask for it again
             occupied = self._skip.occupied(pixels, self._background)
             self._occupied.write(region, torch.from_numpy(occupied)[None])
         super()._take(region, pixels)
@@ -192,6 +193,7 @@ class GuideRows(HeldRows):
         cover = Region(y, x, -(-region.y1 // k) - y, -(-region.x1 // k) - x)
         values = torch.empty((3, cover.height, cover.width), dtype=torch.uint8)
         self._rows.read(cover, values)
+        # pixels first, then whole lines: the second pass, k times larger, copies lines
         wide = to_unit(values).numpy().repeat(k, axis=2).repeat(k, axis=1)
         top, left = region.y - y * k, region.x - x * k
         return wide[:, top : top + region.height, left : left + region.width]

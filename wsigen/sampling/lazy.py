@@ -190,7 +190,7 @@ class LazyCascade:
             )
             stages.append(stage)
             sources.append(CachedStage(stage, self._cache))
-        self._stages, self._sources = stages, sources
+        self._stages, self._sources = stages, sources  # last: `_begin` starts anew if it was interrupted
 
 
 class StageReader:

@@ -63,6 +63,7 @@ def bilinear(pixels: UInt8[np.ndarray, "h2 w2 3"], k: int) -> UInt8[np.ndarray, 
     Returns:
         (k·h, k·w, 3).
     """
+    # each pass multiplies by 2k, so that all values stay whole numbers
     wide = _along(_along(pixels.astype(np.int32), k).swapaxes(0, 1), k).swapaxes(0, 1)
     return np.rint(wide / (4 * k * k)).astype(np.uint8)
 
@@ -88,6 +89,7 @@ def background_of(image: UInt8[np.ndarray, "h w 3"], default: Colour) -> Colour:
         image: the base image z_0.
         default: the colour of the model's training slides, for images without background.
     """
+    # pale eosin can be as bright as background, but it is pink
     empty = (image.min(axis=2) >= _BRIGHT) & (np.ptp(image, axis=2) <= _GREY)
     if empty.mean() < _ENOUGH:
         return default

@@ -140,6 +140,7 @@ class HeldRows:
         """Read on until ``row`` - 1, and the margin below it, is held. Not thread-safe with `read`."""
         row = min(row + self._margin, self._size.height)
         while self._next < row:
+            # whole chunks, so that a source in tiles decodes each of them once
             end = min((self._next // CHUNK + 1) * CHUNK, self._size.height)
             region = Region(self._next, 0, end - self._next, self._size.width)
             self._take(region, np.ascontiguousarray(self._source.read(region)))

@@ -241,7 +241,7 @@ def stage_specs(
     first = first_size(size, stages, k, multiple=multiple)
     if given:
         # An upscaler takes any size; the denoiser needs multiples of its stride.
-        first = size.over(k**stages)
+        first = size.over(k**stages)  # as it is: a picture is not enlarged to fit
         _check_picture(first, 1 if all(upscaled[1:]) else math.lcm(multiple, k))
     specs: list[AnySpec] = []
     for stage, scale in enumerate(scales):
@@ -255,6 +255,7 @@ def stage_specs(
                 UpscaleSpec(stage=stage, size=kept, k=k, mpp=scale, seed=seed, skip=skip, guide=guide)
             )
         else:
+            # denoised whole, cropped when it is written
             spec = _diffused_spec(preset, stage, first=first, k=k, mpp=scale, seed=seed, multiple=multiple)
             specs.append(replace(spec, size=kept))
     return tuple(specs)

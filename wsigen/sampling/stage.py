@@ -67,7 +67,7 @@ class StageRun:
         self._network = at_mpp(denoiser, spec.mpp)
         self._sink, self._progress = sink, progress
         self._background = background
-        self._first_row = self._emitted = sink.rows_done
+        self._first_row = self._emitted = sink.rows_done  # an interrupted run's rows are kept
         self._patches = self._evaluations = 0
         self._patches_total = spec.patches(self._first_row)
         if self._first_row < spec.size.height:
@@ -154,6 +154,7 @@ class StageRun:
         grid, finished = self.spec.grids[task.step], None
         if task.step == self.spec.steps - 1:
             end = min(grid.rows.end(task.row), self.spec.size.height)
+            # rows above are out already: a resumed run computes some of them again
             finished = _FinishedRows(self._emitted, end, self.spec.size.width)
         return _PatchRow(grid, task.step, task.row, finished)
 
@@ -206,7 +207,7 @@ class StageRun:
             self._guide.patch(_coarse(region, self.spec.k), batch.y[i])
         if sticks_out:
             self._pad(batch.x[i], batch.y[i], region, spot, self.spec.sigmas[row.step])
-        if self._canvas.history and row.step:
+        if self._canvas.history and row.step:  # the first step has no step before it
             inside = spot.shift(region.y, region.x)
             self._canvas.history.read(inside, batch.history[i, :, spot.y : spot.y1, spot.x : spot.x1])
 
@@ -294,6 +295,7 @@ class _FinishedRows:
         if not inside:
             return
         spot, own = inside.shift(-self.bounds.y, 0), inside.shift(-region.y, -region.x)
+        # files have channels last
         part = pixels[:, own.y : own.y1, own.x : own.x1].permute(1, 2, 0)
         torch.from_numpy(self.values)[spot.y : spot.y1, spot.x : spot.x1] = part
 

@@ -148,7 +148,7 @@ class Tiling:
 
     def _span(self, start: int, end: int) -> tuple[int, int]:
         # Aligned with the stride, so that the network's coarser grids lie the same in every tile.
-        first = (start - self.radius) // self.stride * self.stride
+        first = (start - self.radius) // self.stride * self.stride  # of the slide's grid, not the tile's
         last = -(-(end + self.radius) // self.stride) * self.stride
         return first, max(last, first + -(-LEAST // self.stride) * self.stride)
 
@@ -168,6 +168,7 @@ def tile_of(spec: UpscaleSpec, execution: Execution) -> int:
 def tile_rows(spec: UpscaleSpec, tile: int, from_row: int = 0) -> list[Region]:
     """Cut the stage, from some row on, into rows of tiles."""
     height = tile * spec.k
+    # the first row of tiles is cut where a run is resumed; the others lie as always
     tops = [from_row, *range((from_row // height + 1) * height, spec.size.height, height)]
     ends = [*tops[1:], spec.size.height]
     return [Region(y, 0, end - y, spec.size.width) for y, end in zip(tops, ends, strict=True) if end > y]
@@ -179,5 +180,5 @@ def _around(regions: list[Region]) -> Region:
 
 
 def _parts(start: int, end: int, largest: int) -> list[tuple[int, int]]:
-    count = -(-(end - start) // largest)
+    count = -(-(end - start) // largest)  # equal parts, rather than a narrow last one
     return list(pairwise(start + (end - start) * i // count for i in range(count + 1))) if count else []

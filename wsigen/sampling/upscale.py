@@ -191,6 +191,7 @@ class UpscaledStage:
 
     def _finish(self, tiles: list[_Tile], region: Region, out: np.ndarray) -> None:
         """Evaluate tiles of one shape and write the part of each that lies in ``region`` into ``out``."""
+        # tiles of one shape all have network input, or none has
         values = self._evaluate(tiles) if tiles[0].given else [None] * len(tiles)
         for tile, value in zip(tiles, values, strict=True):
             k, core = self.spec.k, tile.core

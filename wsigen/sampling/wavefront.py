@@ -46,7 +46,7 @@ def first_rows(lines: Sequence[Lines], from_row: int = 0) -> list[int]:
     needed, first = from_row, []
     for step in reversed(lines):
         first.append(step.cell_of(needed))
-        needed = step.read_start(first[-1])
+        needed = step.read_start(first[-1])  # what this step reads, the one before must have written
     return first[::-1]
 
 

@@ -1,1 +1,1 @@
-"""From an H&E slide to its IHC twin: generators, normalisation that does not depend on tiles, translation."""
+"""From an H&E slide to its IHC slide: generators, normalisation independent of tiles, translation."""

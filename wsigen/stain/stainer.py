@@ -98,7 +98,7 @@ def import_stainer(config: ImportStainerConfig) -> Path:
     net = _imported(config)
     dtype = getattr(torch, config.dtype)
     largest = max(float(value.abs().max()) for value in net.parameters())
-    if largest > torch.finfo(dtype).max:
+    if largest > torch.finfo(dtype).max:  # float16 ends at 65,504
         raise InvalidValueError(
             f"weights up to {largest:.3g} do not fit {config.dtype}; pass --dtype bfloat16"
         )

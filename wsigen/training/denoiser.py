@@ -88,6 +88,7 @@ class _Run(Loop[TrainConfig]):
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 self.norm = self._clip()
+            # before the step, which would carry NaN into the weights
             if not (torch.isfinite(loss) and torch.isfinite(self.norm)):
                 raise DivergedError(
                     f"loss {loss.item()} with gradient norm {float(self.norm)} {self._advice()}"
@@ -121,7 +122,7 @@ class _Run(Loop[TrainConfig]):
         return torch.as_tensor(norm)
 
     def _rates(self) -> list[tuple[Any, float]]:
-        o, t = self.config.optim, self.state.update + 1
+        o, t = self.config.optim, self.state.update + 1  # from 1, or the first update would have a rate of 0
         lr = o.lr * min(1.0, t / max(1, o.warmup))
         if o.decay_from:
             lr /= math.sqrt(max(1.0, t / o.decay_from))

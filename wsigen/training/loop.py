@@ -140,6 +140,7 @@ class Loop(ABC, Generic[Config]):
             DivergedError: weights or losses are NaN or infinite; the last good checkpoint is kept.
         """
         resumed = self.state.load(self.run_dir)
+        # validation comes last: a run that was killed before it is not finished
         if self.state.validated == self.state.images >= self.images:
             log.info("%s is finished; raise --kimg to train it further", self.run_dir)
             return
@@ -147,7 +148,7 @@ class Loop(ABC, Generic[Config]):
             log.info("continuing %s at %.1f kimg", self.run_dir, self.state.images / 1000)
         if self.accelerator.is_main_process:
             save_config(self.config, self.run_dir, self.state.images)
-            drop_lost_stats(self.run_dir, self.state.images)
+            drop_lost_stats(self.run_dir, self.state.images)  # what follows the checkpoint is done again
             if self.config.tracker:
                 self.accelerator.init_trackers("wsigen")
         self.reported_at = (time.perf_counter(), self.state.images)
@@ -162,7 +163,7 @@ class Loop(ABC, Generic[Config]):
             initial=state.images,
             unit="img",
             disable=not accelerator.is_main_process,
-            smoothing=0.05,
+            smoothing=0.05,  # validations and checkpoints would make the estimate jump
         )
         checkpoint_at = time.monotonic() + 60 * config.checkpoint_every
         losses: list[Scalars] = []
@@ -206,7 +207,7 @@ class Loop(ABC, Generic[Config]):
             start = time.perf_counter()
             losses.append(self._train_on(batch))
             self.step_seconds += time.perf_counter() - start
-            state.images += len(batch[-1]) * self.accelerator.num_processes
+            state.images += len(batch[-1]) * self.accelerator.num_processes  # all processes see as many
         state.update += 1
         self.ema.update(self.net, state.update)
         return {name: torch.stack([one[name] for one in losses]).mean() for name in losses[0]}
@@ -216,6 +217,7 @@ class Loop(ABC, Generic[Config]):
         if self.accelerator.num_processes == 1:
             return bool(received)
         asked = torch.tensor(float(bool(received)), device=self.accelerator.device)
+        # one process that stopped alone would leave the others waiting for its gradients
         return float(torch.as_tensor(self.accelerator.reduce(asked, "sum"))) > 0
 
     def _next(self, batches: Iterator[Any]) -> Any:
@@ -230,6 +232,7 @@ class Loop(ABC, Generic[Config]):
     def _report(self, losses: list[Scalars], bar: tqdm[Any]) -> None:
         # A term that an update has no use for is NaN there; the total never is.
         means = torch.stack([torch.stack([one[name] for one in losses]).nanmean() for name in losses[0]])
+        # one transfer from the device for all
         means = torch.as_tensor(self.accelerator.reduce(means, "mean")).tolist()
         now, (then, images) = time.perf_counter(), self.reported_at
         record: dict[str, Any] = {"kimg": self.state.images / 1000, "update": self.state.update}

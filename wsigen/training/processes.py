@@ -50,7 +50,7 @@ class Processes:
     def gather_numbers(self, numbers: list[int]) -> list[int]:
         """Return the numbers of the images of all processes, which follow one another."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        first = numbers[0] - rank * len(numbers)
+        first = numbers[0] - rank * len(numbers)  # number of the first process's first image
         return list(range(first, first + processes * len(numbers)))
 
     def share(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "b c h w"]:
@@ -58,7 +58,7 @@ class Processes:
         return images.chunk(self.accelerator.num_processes)[self.accelerator.process_index]
 
     def _average(self, gradients: Sequence[Tensor]) -> None:
-        flat = torch.cat([g.flatten() for g in gradients])
+        flat = torch.cat([g.flatten() for g in gradients])  # one message for all
         flat = torch.as_tensor(self.accelerator.reduce(flat, "mean"))
         for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))

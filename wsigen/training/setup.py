@@ -136,7 +136,9 @@ def make_network(config: TrainConfig, index: SlideIndex) -> Denoiser:
 def background_of(index: SlideIndex) -> tuple[int, int, int]:
     """Return the median of the slides' background colours, by channel."""
     red, green, blue = (
-        sorted(e.background[c] for e in index.entries)[len(index.entries) // 2] for c in range(3)
+        # a middle value that occurs, not a mean of two colours
+        sorted(e.background[c] for e in index.entries)[len(index.entries) // 2]
+        for c in range(3)
     )
     return red, green, blue
 
@@ -161,6 +163,7 @@ def _octave_std(
     tables, nodes = [], []
     for step in range(steps + 1):
         at, half = low * (high / low) ** (step / steps), (high / low) ** (0.25 / steps)
+        # a quarter of the way to the next node on either side
         around = (max(low, at / half), min(high, at * half))
         try:
             patches.require(size, around)
@@ -170,7 +173,7 @@ def _octave_std(
         tables.append(_rounded(image_std(to_unit(images), octaves)))
         nodes.append(round(at, 4))
     if not nodes:
-        patches.require(size)
+        patches.require(size)  # raises the error that names what the slides offer
     return tables, nodes
 
 
@@ -225,6 +228,7 @@ def run_indices(
         check_same_run(
             config, run_dir, parts=IDENTITY, data=SLIDES, index=" and ".join(p.name for p in paths)
         )
+        # without a checkpoint nothing has been learnt yet: slides may still be changed
         if not (all(path.is_file() for path in paths) and (run_dir / CHECKPOINT).is_file()):
             for path, index in zip(paths, build(), strict=True):
                 index.save(path)
@@ -332,6 +336,6 @@ def batches(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=accelerator.device.type == "cuda",
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=4 if workers else None,  # without workers a number is an error
         worker_init_fn=ignore_ctrl_c,
     )

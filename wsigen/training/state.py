@@ -81,7 +81,7 @@ class RunState:
         if not path.is_file():
             return False
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)  # runs no code that a file holds
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
         except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
@@ -168,7 +168,7 @@ def save_config(config: Any, run_dir: Path, images: int) -> None:
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(config), default=str))
+    return json.loads(json.dumps(asdict(config), default=str))  # tuples and paths as YAML gives them back
 
 
 def drop_lost_stats(run_dir: Path, images: int) -> None:
@@ -193,6 +193,7 @@ def drop_lost_stats(run_dir: Path, images: int) -> None:
 def _kimg(line: bytes) -> float:
     """Thousands of images that a line is about; infinite for one that was cut off while it was written."""
     try:
+        # without its end, a line was being written when the run died
         return float(json.loads(line)["kimg"]) if line.endswith(b"\n") else float("inf")
     except (ValueError, KeyError, TypeError):
         return float("inf")

@@ -59,6 +59,7 @@ def held_out(index: SlideIndex, *, size: int, images: int, mpp_range: tuple[floa
         low, high = max(low, mpp_range[0]), min(high, mpp_range[1])
         if low >= high:
             continue
+        # a seed of its own: the same patches whatever the run's
         patches = PatchDataset(index, seed=2**31, mpp_range=(low, high), anywhere_fraction=0.0, augment=False)
         try:
             image, mpp, _ = collate([patches[PatchKey(i, size)] for i in range(images)])
@@ -87,6 +88,7 @@ def validation_loss(
     """
     table: Losses = {}
     for band in bands:
+        # the same noise at all levels and calls, so that losses compare
         generator = torch.Generator().manual_seed(0)
         clean = to_unit(band.images)
         noise = torch.randn(clean.shape, generator=generator)

@@ -129,6 +129,7 @@ def distributions(
     def draw(axes: Axes, _: int) -> None:
         finite = np.concatenate([np.ones(1), *(np.asarray(v, np.float64) for v in values.values())])
         finite = finite[np.isfinite(finite)]
+        # a few far values would leave the others one bin
         edges = np.linspace(min(0.0, float(finite.min())), top or float(np.quantile(finite, 0.995)), 41)
         for i, (name, given) in enumerate(values.items()):
             counts = np.histogram(np.asarray(given, np.float64), edges)[0]
@@ -183,6 +184,7 @@ def panels(draw: Callable[[Axes, Any], None], items: Sequence[Any], *, wide: flo
 
 def _svg(figure: Figure) -> bytes:
     out = io.BytesIO()
+    # the same report is the same page, byte for byte
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue()
 

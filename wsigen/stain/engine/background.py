@@ -72,6 +72,7 @@ class BackgroundMap:
 
         (0, 0) means that the region needs no translation, (1, 1) that its source is invisible.
         """
+        # interpolation reaches into the next cell on every side
         part = self._opacity[self._touched(region.pad(self.cell))]
         return float(part.min()), float(part.max())
 
@@ -83,6 +84,7 @@ class BackgroundMap:
         """
         top, below, down = self._between(region.y, region.height, len(self._opacity))
         left, right, across = self._between(region.x, region.width, self._opacity.shape[1])
+        # only the rows of cells that the region needs become float32
         first, last = top[0], below[-1] + 1
         cells = self._opacity[first:last].astype(np.float32)
         lines = cells[:, left] + (cells[:, right] - cells[:, left]) * across
@@ -100,6 +102,7 @@ class BackgroundMap:
 
     def _between(self, start: int, length: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For each pixel the cell whose centre is before it, that after it, and the weight of the latter."""
+        # in cells, from the centre of the first
         at = (np.arange(start, start + length) + 0.5) / self.cell - 0.5
         before = np.floor(at).astype(np.int64)
         weight = (at - before).astype(np.float32)
@@ -125,7 +128,7 @@ def background_map(
 
 def _opacity_of_cells(occupied: np.ndarray) -> np.ndarray:
     """Opacity of cells, float16; computed by windows of rows, since cells beyond ``FAR`` have no effect."""
-    opacity = np.empty(occupied.shape, np.float16)
+    opacity = np.empty(occupied.shape, np.float16)  # finer than the 8 bits of what it blends
     for y in range(0, len(occupied), _WINDOW):
         top, end = max(0, y - FAR), min(len(occupied), y + _WINDOW)
         part = (~occupied[top : end + FAR]).astype(np.uint8)

@@ -103,6 +103,7 @@ class LocalTranslator:
         return out[inner.y : inner.y1, inner.x : inner.x1]
 
     def _aligned(self, region: Region) -> Region:
+        # the network's coarser grids begin at multiples of its stride
         s = self._stride
         y, x, y1, x1 = region.y // s * s, region.x // s * s, -(-region.y1 // s) * s, -(-region.x1 // s) * s
         return Region(y, x, y1 - y, x1 - x)
@@ -113,6 +114,7 @@ class LocalTranslator:
 
     def _render(self, core: Region) -> np.ndarray:
         tile = self._tile_of(core)
+        # bare background is copied: no statistics are needed for it
         nothing = self._background is not None and self._background.range(core)[1] == 0
         norm, layers = self._norm, self._layers
         fields = None if nothing or norm is None or layers is None else self._fields(tile.read, norm, layers)
@@ -123,6 +125,7 @@ class LocalTranslator:
     def _tile_of(self, core: Region) -> Tile:
         """The tile of a core, with the halo that one of the slide's own tiles would read around it."""
         axes, (height, width) = self._schedule.tiles, (self._padded.height, self._padded.width)
+        # cut before and after the core, so that tile 1 is the core, its halo clipped at the slide's borders
         rows = TileAxis((0, core.y, core.y1, height), axes.rows.halo, axes.rows.least)
         cols = TileAxis((0, core.x, core.x1, width), axes.cols.halo, axes.cols.least)
         (y, y1), (x, x1) = rows.read(1), cols.read(1)
@@ -137,7 +140,7 @@ class LocalTranslator:
         wanted = Region(first, left, stop - first, right - left)
         held = nodes_around(wanted, grid, norm)
         rows = [self._row(row, range(held.x, held.x1)) for row in range(held.y, held.y1)]
-        while len(self._nodes) * 8 * sum(layers.channels) > _KEPT:
+        while len(self._nodes) * 8 * sum(layers.channels) > _KEPT:  # 8 bytes: mean and 1/σ in float32
             self._nodes.popitem(last=False)
         return fields_of(rows, held, wanted, grid, norm, layers.channels)
 
@@ -145,14 +148,16 @@ class LocalTranslator:
         """Statistics of some nodes of a row, cached once measured."""
         missing = [col for col in cols if (row, col) not in self._nodes]
         if missing:
+            # one call for the gap, known nodes within it included: full batches are quicker
             span = range(missing[0], missing[-1] + 1)
             assert self._meter is not None
             (found,) = self._meter.measure(row, self._copy, span)
             for i, col in enumerate(span):
+                # a view would keep the whole row
                 mean, inv_std = (part[i : i + 1].clone() for part in (found.mean, found.inv_std))
                 self._nodes[row, col] = mean, inv_std, found.confidence[i : i + 1].clone()
         for col in cols:
-            self._nodes.move_to_end((row, col))
+            self._nodes.move_to_end((row, col))  # the least recently used are dropped first
         return NodeRow(
             *(torch.cat(parts) for parts in zip(*(self._nodes[row, c] for c in cols), strict=True))
         )

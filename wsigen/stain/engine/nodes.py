@@ -46,6 +46,7 @@ class NodeAxis:
     @cached_property
     def count(self) -> int:
         """Number of nodes."""
+        # rounded: the last cell takes the rest, half a pitch to one and a half
         return max(1, (2 * self.length + self.pitch) // (2 * self.pitch))
 
     def cell(self, i: int) -> tuple[int, int]:
@@ -58,12 +59,13 @@ class NodeAxis:
         if self.pitch <= PATCH:
             return start, end
         side = min(PATCH, end - start)
-        start += (end - start - side) // 2 // self.stride * self.stride
+        start += (end - start - side) // 2 // self.stride * self.stride  # in the middle of its cell
         return start, start + side
 
     @property
     def longest(self) -> int:
         """Length of the longest patch, px."""
+        # all but the last are alike
         return max(end - start for start, end in (self.patch(0), self.patch(self.count - 1)))
 
     @property
@@ -92,6 +94,7 @@ class NodeAxis:
 
     def cells(self, start: int, end: int) -> tuple[int, int]:
         """Return the nodes [first, stop) whose cells hold the pixels [start, end)."""
+        # the outer cells go on beyond the slide, and the last is longer than a pitch
         first, last = (min(max(at // self.pitch, 0), self.count - 1) for at in (start, end - 1))
         return first, last + 1
 

@@ -97,6 +97,7 @@ def to_pixels(
     pixels.mul_(127.5)
     if source is not None and opacity is not None:
         shown = opacity[:, :, None]
+        # lerp would multiply and add in one rounding
         pixels.mul_(shown).add_(source.float().mul_(1 - shown))
     return pixels.round_().clamp_(0, 255).to(torch.uint8).contiguous()
 
@@ -134,6 +135,7 @@ def check_channels(net: nn.Module) -> None:
     """
     config = getattr(net, "config", None) or {}
     for name in ("in_channels", "out_channels"):
+        # networks without a record are taken for RGB
         channels = config.get(name, 3)  # type: ignore[union-attr]
         if channels != 3:
             raise InvalidValueError(
@@ -241,6 +243,7 @@ class _Pending:
                 "bfloat16 overflowed; try --dtype float32, or another --stainer"
             )
         for tile, pixels in zip(self.tiles, self.pixels, strict=True):
+            # the last tiles reach into the slide's padding, which is cut off
             core = tile.core.shift(-there.y, -there.x)
             part = out[core.y : core.y1, core.x : core.x1]
             part[:] = pixels.numpy()[: part.shape[0], : part.shape[1]]
@@ -332,6 +335,7 @@ class RowRenderer:
         finite = torch.isfinite(values).all()
         if device.type != "cuda":
             return _Pending(tiles, [core.cpu() for core in cores], finite, None)
+        # pinned, or the copies would wait for the device
         copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in (*cores, finite)]
         for there, here in zip((*cores, finite), copies, strict=True):
             here.copy_(there, non_blocking=True)
@@ -342,6 +346,7 @@ class RowRenderer:
     def _finish(self, tile: Tile, values: Tensor, source: Tensor) -> Tensor:
         rows, cols = slice(tile.spot.y, tile.spot.y1), slice(tile.spot.x, tile.spot.x1)
         part = values[:, rows, cols]
+        # opaque all over: nothing to blend
         if self.background is None or self.background.range(tile.core)[0] == 1:
             return to_pixels(part)
         opacity = torch.from_numpy(self.background.opacity(tile.core)).to(values.device)

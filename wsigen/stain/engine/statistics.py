@@ -64,6 +64,7 @@ class NodeMeter:
         """
         cols = range(self.grid.cols.count) if cols is None else cols
         device, count = self.machine.device, len(cols)
+        # nodes that are not measured keep the usual statistics, with a confidence of 0
         tables = [[t.repeat(count, 1) for t in usual] for usual in self._usual]
         confidence = np.zeros(count, np.float32)
         for batch in self._batches(row, cols, read):
@@ -83,6 +84,7 @@ class NodeMeter:
         """Patches of one shape that are worth measuring."""
         batch: list[_Patch] = []
         for patch in self._patches(row, cols, read):
+            # patches at the slide's edge are of other shapes: a call of their own
             full = len(batch) == self.machine.batch(patch.pixels[..., 0].numel())
             if batch and (full or batch[0].pixels.shape != patch.pixels.shape):
                 yield batch
@@ -95,7 +97,7 @@ class NodeMeter:
         for col in cols:
             region = self.grid.patch(row, col)
             confidence = tissue_confidence(self.background, region)
-            if confidence == 0:
+            if confidence == 0:  # background is known without reading it
                 continue
             pixels = np.empty((region.height, region.width, 3), np.uint8)
             read(region, pixels)
@@ -142,6 +144,7 @@ def tissue_like(side: int = SIDE) -> np.ndarray:
             densities[:, :, stain] += _SWING * np.sin(
                 2 * np.pi / length * (x * np.cos(angle) + y * np.sin(angle)) + phase
             )
+    # light that two stains leave (Beer and Lambert), of a scanner's white
     return np.rint(_WHITE * np.exp(-densities.clip(0) @ _DENSITIES)).astype(np.uint8)
 
 
@@ -224,6 +227,7 @@ def read_thumbnail(read: ReadRegion, size: Size, stride: int = 4) -> np.ndarray:
         strip = read(Region(y, 0, min(rows, size.height - y), size.width)).astype(np.float32)
         lines = cv2.resize(strip, (width, len(strip)), interpolation=cv2.INTER_AREA)
         first, weights = _area_weights(y, len(strip), size.height / height)
+        # a row of the thumbnail may average rows of two strips
         part = total[first : first + len(weights)]
         part += np.tensordot(weights[: len(part)], lines, 1)
     return np.clip(np.rint(total), 0, 255).astype(np.uint8)
@@ -233,6 +237,7 @@ def _area_weights(y: int, count: int, step: float) -> tuple[int, np.ndarray]:
     """The first average over ``step`` rows that rows from y on are part of, and weights (averages, rows)."""
     first, last = int(y / step), int(np.ceil((y + count) / step))
     starts, rows = np.arange(first, last)[:, None] * step, np.arange(y, y + count)
+    # length that average [s, s + step) and row [r, r + 1) have in common
     overlap = np.minimum(starts + step, rows + 1) - np.maximum(starts, rows)
     return first, overlap.clip(0) / step
 
@@ -253,6 +258,7 @@ def _mean_of_nodes(meter: NodeMeter, read: ReadInto) -> list[tuple[Tensor, Tenso
     sums: list[Tensor | float] = [0.0] * len(meter.layers)
     for row in range(meter.grid.rows.count):
         for i, nodes in enumerate(meter.measure(row, read)):
+            # the third adds up the weights
             values = torch.stack([nodes.mean, 1 / nodes.inv_std, torch.ones_like(nodes.mean)]).double()
             weights = torch.stack([nodes.confidence, torch.ones_like(nodes.confidence)]).double()
             sums[i] = sums[i] + torch.einsum("wn,vnc->wvc", weights, values)
@@ -260,6 +266,7 @@ def _mean_of_nodes(meter: NodeMeter, read: ReadInto) -> list[tuple[Tensor, Tenso
     for total in sums:
         assert isinstance(total, Tensor)
         by_confidence, plain = total
+        # a slide without tissue has the statistics of all its nodes
         mean, std, count = by_confidence if by_confidence[2].any() else plain
         means.append(((mean / count).float()[None], (count / std).float()[None]))
     return means

@@ -168,6 +168,7 @@ class StreamTranslator:
             self._drop(buffer)
             if self._row == tiles.count or buffer.end < max(s.source_end(self._row) for s in self._schedules):
                 return
+            # the first row of tiles may begin above `start`
             surplus = max(0, self._start - tiles.core(self._row)[0])
             for i, renderer in enumerate(self._renderers):
                 yield i, renderer.render(self._row, buffer.read)[surplus:]
@@ -247,6 +248,7 @@ class RowBuffer:
         count = min(len(rows), room)
         if self.end + count == self.size.height and count + padding > room:
             count = max(0, count - 1)  # the last row waits until there is room for its copies too
+        # to the end of the ring, then from its beginning
         for part in np.split(rows[:count], [self._until_wrap()]):
             self._append(part)
         if count and self.end == self.size.height:
@@ -262,6 +264,7 @@ class RowBuffer:
         """Copy a region of the padded slide, whose rows are kept, into ``out``: uint8 (height, width, 3)."""
         assert self.first <= region.y <= region.y1 <= self.end, (region, self.first, self.end)
         slot = region.y % self.capacity
+        # rows before the ring's end; the others are at its beginning
         head = min(region.height, self.capacity - slot)
         cols = slice(region.x, region.x1)
         out[:head] = self._pixels[slot : slot + head, cols]

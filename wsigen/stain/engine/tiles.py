@@ -44,6 +44,7 @@ class TileAxis:
         """Return the first pixel that is read, and the first after it."""
         length = self.borders[-1]
         start, end = max(0, self.borders[i] - self.halo), min(length, self.borders[i + 1] + self.halo)
+        # what is too short for the network grows, inwards where it meets the border
         start = max(0, min(start, length - self.least))
         return start, max(end, min(length, start + self.least))
 

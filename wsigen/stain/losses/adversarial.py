@@ -116,7 +116,7 @@ class ImagePool:
             return image
         place = int(rng.integers(self.size))
         old, self._images[place] = self._images[place], image.clone()
-        return old.to(image)
+        return old.to(image)  # a checkpoint's images come from the CPU
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the images, (n, c, h, w), on the CPU, where those of a checkpoint are too."""

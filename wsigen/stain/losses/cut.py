@@ -192,6 +192,7 @@ class PatchNCE(nn.Module):
             keys = self.projector(key, places)
         queries = self.projector(query, places)
         if self.all_negatives:
+            # as places of one image: those of the other images become negatives
             queries, keys = ([v.flatten(0, 1)[None] for v in vectors] for vectors in (queries, keys))
         losses = [info_nce(v, k, self.tau).mean() for v, k in zip(queries, keys, strict=True)]
         return torch.stack(losses).mean()

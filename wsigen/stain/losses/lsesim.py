@@ -75,6 +75,7 @@ def self_similarity(
     """
     with torch.autocast(features.device.type, enabled=False):
         f = features.float()
+        # features are mostly positive: not centred, all would be alike
         f = F.normalize(f - f.mean(dim=(2, 3), keepdim=True), dim=1, eps=_SHORTEST)
         everywhere = take_places(f, places) @ f.flatten(2)
         return everywhere.gather(2, window_places(places, (f.shape[2], f.shape[3]), patch))
@@ -237,6 +238,7 @@ def _apply(head: nn.Module | None, features: Tensor, train: bool) -> Tensor:
         return features
     if train:
         return head(features)
+    # gradients pass through to the features, and leave the head as it is
     fixed = {name: parameter.detach() for name, parameter in head.named_parameters()}
     return functional_call(head, fixed, (features,))
 

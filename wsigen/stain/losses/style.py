@@ -45,7 +45,7 @@ def stroke_loss(
         raise InvalidValueError(
             f"the thumbnail must be the patch of {h} × {w} px, shrunk by one factor, got {th} × {tw} px"
         )
-    with torch.no_grad():
+    with torch.no_grad():  # the thumbnail is the target: it learns nothing
         broad = F.interpolate(thumbnail.float(), size=(h, w), mode="bilinear", align_corners=False)
         wanted = encoder(broad)
     found = encoder(patch)

@@ -74,8 +74,9 @@ class VGG(nn.Module):
         if unknown or not layers:
             raise InvalidValueError(f"no VGG layer {', '.join(unknown)!r}; choose from {', '.join(names)}")
         self._places = [names.index(name) for name in layers]
-        modules = _build(plan)[: max(self._places) + 1]
+        modules = _build(plan)[: max(self._places) + 1]  # deeper layers would cost and change nothing
         self.features = nn.Sequential(*modules)
+        # a convolution and its ReLU have one width; pooling keeps the one before
         widths = [width for width in plan for _ in range(1 if width == POOL else 2)]
         self.channels = tuple(
             next(w for w in reversed(widths[: place + 1]) if w != POOL) for place in self._places

@@ -77,6 +77,7 @@ def _halved(x: Tensor, convolve: Callable[[Tensor], Tensor]) -> Tensor:
     """
     height, rows = x.shape[2], -(-x.shape[2] // 2)
     most = x.numel() // (_BAND if x.device.type == "cpu" else _DEVICE_BAND)
+    # bands would be kept for the gradient as well
     count = 1 if torch.is_grad_enabled() else max(1, min(most, rows // _LEAST_ROWS))
     bands = []
     for i in range(count):
@@ -121,6 +122,7 @@ class StridedUp(nn.ConvTranspose2d):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d 2*h 2*w"]:  # pyright: ignore
         """Return ``x`` at twice the resolution."""
+        # 2 (n + 1) - 1 results, the last of which is of the zeros alone
         return super().forward(F.pad(x, (0, 1, 0, 1)))[..., :-1, :-1]
 
 

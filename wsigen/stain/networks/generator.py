@@ -16,11 +16,13 @@ import re
 from collections.abc import Sequence
 from functools import partial
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from wsigen.errors import InvalidValueError
 from wsigen.nn.network import Network
+from wsigen.runtime import return_freed_memory
 from wsigen.stain.networks.blocks import (
     BlurDown,
     BlurUp,
@@ -33,6 +35,9 @@ from wsigen.stain.networks.blocks import (
 
 # How far the layers around the residual blocks see, px; a block sees 8 px further.
 FAMILIES = {"cut": 21, "cyclegan": 12, "cut-antialias-up": 18, "cut-antialias-down": 15, "urust": 21}
+
+_DOUBLING = (BlurUp, LearnedUp, StridedUp)
+_LARGE = 1 << 20  # values of a feature; below that, memory is not worth the call
 
 _MARKER = re.compile(r"\w[\w+.-]*", re.ASCII)
 
@@ -137,7 +142,12 @@ class Generator(Network):
             InvalidValueError: another height or width.
         """
         _check_size(*x.shape[-2:])
-        return self.model(x)
+        for layer in self.model:
+            if isinstance(layer, _DOUBLING) and _is_large(x):
+                # what the residual blocks have freed fits no feature of the larger layers that follow
+                return_freed_memory()
+            x = layer(x)
+        return x
 
     def features(self, x: Float[Tensor, "b c h w"], layers: Sequence[int]) -> list[Tensor]:
         """Return the outputs of some layers; PatchNCE uses 0, 4, 8, 12, 16 (Park et al. 2020).
@@ -169,6 +179,11 @@ class Generator(Network):
             if number in wanted:
                 found.append(x)
         return found
+
+
+def _is_large(x: Tensor) -> bool:
+    """Whether freed features are worth returning: on the CPU, and where none are kept for gradients."""
+    return x.device.type == "cpu" and x.numel() >= _LARGE and not torch.is_grad_enabled()
 
 
 def _no_norm(channels: int) -> nn.Module:

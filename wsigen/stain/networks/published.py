@@ -134,6 +134,7 @@ def _norm(config: Mapping[str, Any], measured: bool, asked: str | None) -> str:
 
 def _one_generator(state: Mapping[str, Tensor], key: str | None) -> tuple[dict[str, Tensor], str]:
     """The weights of one generator without their prefix, and the prefix."""
+    # only the first and last layer of these generators have kernels of 7 × 7
     stems = (_PREFIXED_STEM.fullmatch(name) for name, value in state.items() if _is_7x7(value))
     prefixes = sorted({stem["prefix"] for stem in stems if stem})
     if key is not None:
@@ -175,7 +176,7 @@ def _family(
 ) -> str | None:
     """The family whose weights have these names; their shapes and filters are checked."""
     for family in FAMILIES:
-        with torch.device("meta"):
+        with torch.device("meta"):  # names and shapes alone, without memory for weights
             net = Generator(**{**config, "family": family})
         wanted = net.state_dict()
         if wanted.keys() != weights.keys():

@@ -41,6 +41,7 @@ class Axis:
         if not self.centres or any(b <= a for a, b in pairs):
             raise InvalidValueError(f"an axis needs increasing node centres, got {self.centres}")
         if not self.borders:
+            # frozen, and follows from the centres
             object.__setattr__(self, "borders", tuple((a + b) / 2 for a, b in pairs))
         between = zip(self.centres, self.borders, self.centres[1:], strict=False)
         if len(self.borders) != len(pairs) or not all(a <= border <= b for a, border, b in between):
@@ -59,6 +60,7 @@ class Axis:
         if len(self.centres) == 1:
             return Positions(torch.zeros(len(at), dtype=torch.int64), torch.zeros(len(at)))
         centres = torch.tensor(self.centres, dtype=torch.float64)
+        # beyond the outer nodes: their pair, with a weight that is clamped to the nearer one
         before = (torch.searchsorted(centres, at, right=True) - 1).clamp_(0, len(centres) - 2)
         start = centres[before]
         weight = (at - start) / (centres[before + 1] - start)
@@ -131,6 +133,7 @@ class Field:
             scale: image pixels per feature pixel.
             count: feature pixels.
         """
+        # of the slide, so that tiles cannot show
         index = torch.arange(count, dtype=torch.float64) + origin / scale
         if self.interpolation == "nearest":
             return axis.nearest((index + 0.5) * scale)

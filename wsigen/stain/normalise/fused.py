@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import no_type_check
 
 import torch
 from jaxtyping import Float, Int64
@@ -120,6 +121,7 @@ def _segments(cols: Positions, device: torch.device) -> Iterator[_Segment]:
     start = 0
     for node, count in zip(nodes.tolist(), counts.tolist(), strict=True):
         weight = cols.weight[start : start + count]
+        # without weights, as of nearest nodes, the columns of a segment are all alike
         yield _Segment(slice(start, start + count), node, weight.to(device) if weight.any() else None)
         start += count
 
@@ -130,18 +132,21 @@ def _lines(table: Float[Tensor, "r n c"], rows: Positions) -> Float[Tensor, "n c
     base = table[before]
     if rows.weight.any():
         after = table[(before + 1).clamp_(max=len(table) - 1)]
+        # in place: base + weight · (after - base) with one copy of the nodes
         base = after.sub_(base).mul_(rows.weight.to(table.device)[:, None, None]).add_(base)
-    return base.permute(1, 2, 0).contiguous()
+    return base.permute(1, 2, 0).contiguous()  # as features lie
 
 
 def _normalise_tile(
     x: Float[Tensor, "c h w"], out: Float[Tensor, "c h w"], table: _Table, rows: Positions, cols: Positions
 ) -> None:
     """One tile, block by block; ``out`` may be ``x``."""
+    # only the node columns that this tile sees
     first, last = int(cols.before.min()), int(cols.before.max()) + 2
     mean, inv_std = (_lines(t[:, first:last], rows) for t in (table.mean, table.inv_std))
     size = block_size(x)
     scratch = buffer_for(x, size)
+    # other types are widened by blocks, never a whole layer
     work = None if x.dtype == torch.float32 else torch.empty_like(scratch)
     for segment in _segments(cols, x.device):
         centre, scale = (_Ramp.along(lines, segment, segment.node - first) for lines in (mean, inv_std))
@@ -181,6 +186,7 @@ class _Ramp:
         return torch.mul(self.step[c, y], self.weight, out=out).add_(self.base[c, y])
 
 
+@no_type_check  # checks of shapes at run time would split what the compiler takes as one graph
 def gather_normalise(
     x: Float[Tensor, "b c h w"],
     mean: Float[Tensor, "r n c"],
@@ -203,6 +209,7 @@ def gather_normalise(
         col: node column before each feature column.
         right: weight of the next node column.
     """
+    # the node after the last is the last itself: its weight is 0 there
     y, z = row[:, :, None], (row + 1).clamp(max=mean.shape[0] - 1)[:, :, None]
     u, v = col[:, None, :], (col + 1).clamp(max=mean.shape[1] - 1)[:, None, :]
     fields = []

@@ -10,6 +10,7 @@ bit, as that of a field of one node that holds these statistics.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import no_type_check
 
 import torch
 from jaxtyping import Float
@@ -65,6 +66,7 @@ def instance_normalise(
         for group in _groups(x[b]):
             source, target = x[b, group], out[b, group]
             work = source if x.dtype == torch.float32 else source.float()
+            # float32 is written where it belongs; other types are converted back at the end
             values = target if x.dtype == torch.float32 else work
             mean[b, group] = centre = _mean(work)
             torch.sub(work, centre[:, None, None], out=values)
@@ -80,6 +82,7 @@ def instance_normalise(
 def _groups(x: Float[Tensor, "c h w"]) -> Iterator[slice]:
     """Channels to treat together: what fits into the cache, or all where they lie side by side."""
     if is_channels_last(x) and x.dtype == torch.float32:
+        # side by side, channels share cache lines: each is read once for all
         yield slice(None)
         return
     group = max(1, block_size(x) // (x.shape[1] * x.shape[2]))
@@ -88,6 +91,7 @@ def _groups(x: Float[Tensor, "c h w"]) -> Iterator[slice]:
 
 
 def _mean(x: Float[Tensor, "c h w"]) -> Float[Tensor, " c"]:
+    # float32 holds the sum of a row; that of all rows would lose digits
     rows = x.sum(dim=-1).double()
     return (rows.sum(dim=-1) / (x.shape[1] * x.shape[2])).float()
 
@@ -96,6 +100,7 @@ def _inverse_std(
     centred: Float[Tensor, "c h w"], eps: float, std_eps: float, correction: int
 ) -> Float[Tensor, " c"]:
     """1/σ of values whose mean was subtracted."""
+    # of centred values: E x² - (E x)² would cancel where the mean is large
     squares = torch.zeros(len(centred), dtype=torch.float64, device=centred.device)
     size = block_size(centred)
     scratch = buffer_for(centred, size)
@@ -107,6 +112,7 @@ def _inverse_std(
     return _inverted(squares / count, eps, std_eps).float()
 
 
+@no_type_check  # part of what is compiled, see below
 def _inverted(variance: Float[Tensor, "..."], eps: float, std_eps: float) -> Float[Tensor, "..."]:
     """1 / (sqrt(variance + eps) + std_eps)."""
     if std_eps:
@@ -114,6 +120,7 @@ def _inverted(variance: Float[Tensor, "..."], eps: float, std_eps: float) -> Flo
     return (variance + eps).rsqrt()
 
 
+@no_type_check  # checks of shapes at run time would split what the compiler takes as one graph
 def moments_normalise(
     x: Float[Tensor, "b c h w"],
     eps: float,

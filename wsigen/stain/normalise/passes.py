@@ -123,12 +123,13 @@ class Trace(Watch):
 
     def __call__(self, layer: SlideNorm, x: Tensor) -> Tensor:
         """Run the layer, and note its input."""
-        self._inside = True
+        self._inside = True  # what the layer itself reads does not count
         out = self.inner(layer, x)
         self._inside = False
         self._note_read(x)
         self._of[StorageWeakRef(x.untyped_storage())].append(len(self._calls))
         name = self.names[layer]
+        # `name:2` is the second call of `name`
         times = 1 + sum(call.name.partition(":")[0] == name for call in self._calls)
         self._calls.append(Call(name if times == 1 else f"{name}:{times}", x.shape[1], False))
         return out
@@ -148,6 +149,7 @@ class Trace(Watch):
 
     def calls(self) -> tuple[Call, ...]:
         """Return all calls of norm layers, in order; to be called after the pass, when tensors are gone."""
+        # alive after the pass: the network keeps it, as for a skip connection
         held = {i for storage, calls in self._of.items() if not storage.expired() for i in calls}
         return tuple(
             replace(call, overwrite=i not in self._needed and i not in held)

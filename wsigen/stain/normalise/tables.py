@@ -58,6 +58,7 @@ def fill_nodes(mean: Table, inv_std: Table, confidence: Float[Tensor, "rows cols
         for dx in (-1, 0, 1):
             weight = _neighbour(own, dy, dx)
             known = weight > 0
+            # masked, not weighted by 0: that would turn an infinite σ into NaN
             largest = torch.maximum(largest, torch.where(known, _neighbour(std, dy, dx), 0))
             if dy == dx == 0:
                 continue
@@ -65,6 +66,7 @@ def fill_nodes(mean: Table, inv_std: Table, confidence: Float[Tensor, "rows cols
             around += weight
             for total, table in zip(totals, (mean, std), strict=True):
                 total += torch.where(known, _neighbour(table, dy, dx), 0) * weight
+    # nodes of confidence 1 are left out, and so keep their bits
     mixed = (own < 1) & (around > 0)
     filled = [
         torch.where(own > 0, own * table, 0) + (1 - own) * (total / around)
@@ -73,7 +75,7 @@ def fill_nodes(mean: Table, inv_std: Table, confidence: Float[Tensor, "rows cols
     centre = torch.where(mixed, filled[0], mean)
     std = torch.where(mixed, filled[1], std)
     floor = largest * FLOOR
-    inverse = torch.where(mixed, 1 / std, inv_std)
+    inverse = torch.where(mixed, 1 / std, inv_std)  # 1 / (1 / x) need not be x
     return centre, torch.where(std < floor, 1 / floor, inverse)
 
 
@@ -139,6 +141,7 @@ def kernel_average(
     if size == 1:
         return mean, inv_std
     if math.isinf(size):
+        # σ is averaged, not its inverse, which the smallest σ would decide
         averages = (t.mean(dim=(0, 1), dtype=torch.float64).float() for t in (mean, 1 / inv_std))
         centre, std = (a.expand_as(mean) for a in averages)
     else:

@@ -78,7 +78,7 @@ class Encoder(nn.Module):
         _check_size(x)
         x = self.colour(x)
         for i, conv in enumerate(self.convs):
-            if i in TAPS[1:]:
+            if i in TAPS[1:]:  # the published encoder pools before these
                 x = max_pool2d(x, 2)
             x = relu(conv(x))
             yield x
@@ -216,6 +216,7 @@ def adain_map(content: FeatureStats, style: FeatureStats, strength: float = 1.0)
         style: statistics of what it is to look like.
         strength: α of eq. 14, in [0, 1]; 0 leaves the features as they are.
     """
+    # both have EPSILON in their variance: no division by 0
     gain = (style.std / content.std).clamp(max=LARGEST_GAIN)
     scale = 1 - strength + strength * gain
     shift = strength * (style.mean - gain * content.mean)
@@ -246,6 +247,7 @@ class LikeReference(nn.Module):
         super().__init__()
         self.encoder, self.decoder = model.encoder, model.decoder
         self.config, self.stride, self.halo = model.config, model.stride, model.halo
+        # once for all tiles, so that they cannot differ
         moved = adain_map(content, style, strength)
         self.register_buffer("scale", moved.scale)
         self.register_buffer("shift", moved.shift)

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from einops import rearrange
 from torch.nn.functional import avg_pool2d
 
 from wsigen.errors import SlideError
-from wsigen.geometry import Region
+from wsigen.geometry import Region, Size
 from wsigen.nn.images import to_unit
 from wsigen.slide.read import SlideReader
 from wsigen.slide.tissue import is_grey, tissue_mask
@@ -43,7 +44,22 @@ class Thumbnail:
     mpp: float
 
 
-def thumbnail_mpps(slides: Sequence[SlideReader]) -> tuple[float, ...]:
+@runtime_checkable
+class Extent(Protocol):
+    """Anything that has a size and a scale, such as a slide."""
+
+    @property
+    def size(self) -> Size:
+        """Height and width in pixels."""
+        ...
+
+    @property
+    def mpp(self) -> float:
+        """µm/px."""
+        ...
+
+
+def thumbnail_mpps(slides: Sequence[Extent]) -> tuple[float, ...]:
     """Return µm/px of comparable thumbnails: the same for all slides, where their sizes allow.
 
     Features depend on scale, so the finest µm/px is chosen that all slides have and at which none has more

@@ -58,6 +58,7 @@ class Adain(Method):
 
     def update(self, batch: Batch) -> Scalars:
         """One step of the decoder, and of the encoder if it is new."""
+        # a new encoder could make both losses small by features that see nothing: it learns to reconstruct
         with self.processes.autocast(), frozen(self.encoder):
             losses = self._losses(batch)
         if self.new:
@@ -85,7 +86,7 @@ class Adain(Method):
         }
         if thumbnail is not None:
             with torch.no_grad():
-                painted_thumbnail = self.decode(move(seen))
+                painted_thumbnail = self.decode(move(seen))  # the target of the stroke loss
             losses["stroke"] = stroke_loss(lambda x: [self.encode(x)], painted, painted_thumbnail)
         return losses
 
@@ -106,6 +107,7 @@ class Adain(Method):
         assert isinstance(net, StyleModel)
         device = next(net.parameters()).device
         features = [net.encoder(to_unit(x.to(device))).float() for x in target.split(4)]
+        # statistics over all pictures, not a mean of each picture's
         together = torch.cat([f.transpose(0, 1).flatten(1) for f in features], dim=1)
         return LikePictures(net, feature_stats(together[None, :, :, None]))
 

@@ -66,8 +66,9 @@ class Cut(Method):
         """The discriminator first, then generator and heads, on the same translations."""
         with self.processes.autocast():
             out, keys, flipped = self._translate(batch)
-        fake = out[: len(batch.source)]
+        fake = out[: len(batch.source)]  # translations of the target are no fakes
         with self.processes.autocast():
+            # detached: its own update must not reach the generator
             real, made = self.discriminator(torch.cat([batch.target, fake.detach()])).chunk(2)
         loss_D = discriminator_loss(real, made)
         self.processes.apply(loss_D, self.optimizers["D"])
@@ -82,6 +83,7 @@ class Cut(Method):
 
     def _translate(self, batch: Batch) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Translations of source (and target) images, features of these images, and which were flipped."""
+        # one pass: identity translates the target as well
         x = torch.cat([batch.source, batch.target]) if self.loss.lambda_identity else batch.source
         flipped = self._draw_flips(batch, x)
         (looked_at,) = _flip([x], flipped)
@@ -112,7 +114,7 @@ class Cut(Method):
             ("nce", slice(b), self.seed),
             ("nce_identity", slice(b, 2 * b), self.seed ^ _IDENTITY),
         ):
-            if len(queries[0][part]):
+            if len(queries[0][part]):  # the second half is empty without identity
                 q, k = [f[part] for f in queries], [f[part] for f in keys]
                 losses[name] = self.nce(q, k, seed=seed, image_numbers=numbers)
         return losses

@@ -64,6 +64,7 @@ class CycleGan(Method):
 
     def _translate(self, net: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         """The translation of ``x`` and, where identity counts, that of ``y``, which should stay as it is."""
+        # one pass for both
         return net(torch.cat([x, y])).chunk(2) if self.loss.lambda_identity else (net(x),)
 
     def _judge(self, discriminator: nn.Module, real: Tensor, made: Tensor) -> Tensor:

@@ -90,6 +90,7 @@ class LSeSim(Method):
                 )
                 for images, seed in zip((batch.source, batch.target), seeds, strict=True)
             ]
+        # negatives of each domain are images of the other
         others = recoloured[::-1] if self.loss.other_negatives else (None, None)
         with self.processes.autocast():
             losses = [

@@ -79,7 +79,9 @@ def energy_difference(
     for i, (d, r) in enumerate(list(pairs)[:octaves]):
         window = WINDOW >> i
         e_d, e_r = (
-            (F.avg_pool2d(part.square(), window, window // 2) + LEAST_ENERGY).log() for part in (d, r)
+            # windows overlap by half, so that no place is at a border of all
+            (F.avg_pool2d(part.square(), window, window // 2) + LEAST_ENERGY).log()
+            for part in (d, r)
         )
         differences.append((e_d - e_r).abs().mean())
     return torch.stack(differences).sum()
@@ -138,6 +140,7 @@ def _window(h: int, w: int, device: torch.device) -> Float[Tensor, "h w"]:
 def _bins(h: int, w: int, device: torch.device) -> Float[Tensor, "bins coefficients"]:
     """Weights that average the coefficients of a real Fourier transform over each ring and direction."""
     fy, fx = torch.meshgrid(torch.fft.fftfreq(h), torch.fft.rfftfreq(w), indexing="ij")
+    # a wave and its opposite are one: angles modulo 180°
     radius, angle = torch.hypot(fy, fx), torch.rad2deg(torch.atan2(fy, fx)) % 180
     masks = [
         (radius >= low) & (radius < high) & ((angle - direction + 22.5) % 180 < 45)
@@ -223,6 +226,7 @@ class UpscalerUpdate:
         with self.processes.autocast():
             drawn = self.G(y, z, mpp)
         judged, features = self._train_discriminator(x, drawn.detach(), mpp, update)
+        # gradients pass through the discriminator; it gets none itself
         with self.processes.autocast(), frozen(self.D):
             seen = self.D(drawn, mpp)
         losses = {"adversarial": upscaler_hinge(seen.scores)}
@@ -279,8 +283,8 @@ class UpscalerUpdate:
     ) -> tuple[Tensor, Tensor]:
         """The guide that the drawn image is held to, and the one that is given: with noise.
 
-        Noise comes before the first own stage: specks that a stage 0 has on glass would become tissue, and
-        the upscaler learns to remove them (conditioning augmentation, Ho et al. 2022).
+        Noise comes before the first own stage: specks that a stage 0 has on background would become tissue,
+        and the upscaler learns to remove them (conditioning augmentation, Ho et al. 2022).
         """
         k = self.G.k
         if sampled:
@@ -311,6 +315,7 @@ class UpscalerUpdate:
         real, fake = zip(*(s.chunk(2) for s in both.scores), strict=True)
         loss = judged = discriminator_hinge(real, fake)
         if self.loss.r1 and update % self.loss.r1_every == 0:
+            # applied seldom, as much stronger (lazy regularisation, Karras et al. 2020)
             loss = loss + self.loss.r1 / 2 * self.loss.r1_every * self._gradient_penalty(x, mpp)
         self.processes.apply(loss, self.optimizers["D"])
         return judged, [f.chunk(2)[0].detach() for f in both.features]
@@ -352,6 +357,7 @@ class _Noise:
     def __init__(self, seed: int, numbers: Sequence[int], device: torch.device) -> None:
         self._device = device
         self._streams = [
+            # SplitMix64's multipliers: neighbouring seeds and numbers get streams that share nothing
             torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + n * 0xBF58476D1CE4E5B9 + 2) % 2**63)
             for n in numbers
         ]

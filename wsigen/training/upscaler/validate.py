@@ -91,6 +91,7 @@ def stage_statistics(
 
 def _score(judge: Discriminator, x: Tensor, mpp: Tensor, device: torch.device, batch: int) -> float:
     scores = [
+        # weighted, since the last batch may be smaller
         torch.stack([s.float().mean() for s in judge(a.to(device), m.to(device)).scores]).sum() * len(a)
         for a, m in zip(x.split(batch), mpp.split(batch), strict=True)
     ]
@@ -119,6 +120,7 @@ def stage_sheet(net: Upscaler, bands: list[Band], path: Path) -> None:
         guide = F.avg_pool2d(real, net.k)
         drawn = draw_stage(net, guide, band.mpp[:SHEET_COLUMNS], i).cpu()
         wide = F.interpolate(guide, scale_factor=net.k, mode="nearest")
+        # one below the other, to compare
         rows += [np.concatenate(list(pixels(x)), axis=1) for x in (wide, drawn, real)]
     Image.fromarray(np.concatenate(rows, axis=0)).save(path)
 
@@ -136,7 +138,7 @@ def chain(
         seed: of the noise.
     """
     stage = 0
-    while mpp / net.k >= 0.99 * finest:
+    while mpp / net.k >= 0.99 * finest:  # a hundredth off is rounding
         mpp, stage = mpp / net.k, stage + 1
         turn = (2, 3) if stage % 2 else ()  # as slides are sampled
         overview = (
