@@ -21,7 +21,8 @@ from PIL import Image
 from tests.synthetic import he_image, write_tiff
 from tests.viewer.slides import write_pair
 from wsigen.viewer.catalogue import computed_case, open_catalogue
-from wsigen.viewer.server import address, listen, make_app, make_server
+from wsigen.viewer.http import address, listen, make_server
+from wsigen.viewer.server import make_app
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
