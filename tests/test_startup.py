@@ -27,7 +27,7 @@ def test_no_library_is_imported_before_a_command_is_chosen(code):
 
 
 @pytest.mark.parametrize(
-    "command", ["sample", "translate", "train", "index", "evaluate", "import_stainer", "view"]
+    "command", ["sample", "translate", "train", "index", "evaluate", "import_stainer", "view", "study"]
 )
 def test_help_needs_no_network(command):
     assert not imported(f"import wsigen.cli.{command}") & {"torch", *HEAVY}
@@ -35,6 +35,10 @@ def test_help_needs_no_network(command):
 
 def test_slides_in_files_are_viewed_without_torch():
     assert not imported("import wsigen.viewer.run") & {"torch", "starlette", "uvicorn", *HEAVY}
+
+
+def test_a_study_is_served_without_torch():
+    assert not imported("import wsigen.study.server") & {"torch", "starlette", "uvicorn", *HEAVY}
 
 
 def test_translating_needs_torch_and_no_diffusers():

@@ -17,6 +17,7 @@ COMMANDS = {
     "index": "find tissue and µm/px of slides, before training",
     "evaluate": "compare synthetic slides with real ones",
     "view": "look at slides and pairs in a browser",
+    "study": "let readers judge slides, blinded, and report their answers",
     "import-stainer": "convert a published stain translator",
 }
 
