@@ -17,6 +17,7 @@ PAGES = {
     "wsigen": [],
     **{name: [name] for name in main.COMMANDS},
     **{f"train-{method}": ["train", "--method", method] for method in STAIN_METHODS},
+    **{f"study-{step}": ["study", step] for step in ("make", "serve", "report")},
 }
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.synthetic import he_image, write_tiff
 from wsigen.config.study import StudyMakeConfig
+from wsigen.study import make as module
 from wsigen.study.automatic import Task
+from wsigen.study.plan import Study
 
 MPP, SIDE, SIZE = 0.5, 1024, 64
 
@@ -47,6 +50,26 @@ def config(real: list[str], synthetic: list[str], out: Path, **changes) -> Study
     """Of a slider study of 8 small items."""
     values = {"mpp": MPP, "size": SIZE, "count": 8, "readers": 3} | changes
     return StudyMakeConfig(real=real, synthetic=synthetic, out=out, **values)
+
+
+class _Secrets:
+    """Random codes that are the same in every run of the tests."""
+
+    def __init__(self) -> None:
+        self._rng = np.random.default_rng(0)
+
+    def token_hex(self, count: int) -> str:
+        return self._rng.bytes(count).hex()
+
+    def choice(self, letters: str) -> str:
+        return letters[self._rng.integers(len(letters))]
+
+
+def make(config: StudyMakeConfig) -> Study:
+    """A study whose codes, and so the order of its items, are the same in every run of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "secrets", _Secrets())
+        return module.make_study(config)
 
 
 def is_real(image: np.ndarray) -> bool:

@@ -25,6 +25,11 @@ DESCRIPTIONS = {
         "pooled, with 95 % intervals. Write index.html, one page that needs nothing else, and tables as CSV."
     ),
 }
+STEPS = {
+    "make": "draw images from slides",
+    "serve": "show them to readers and keep the answers",
+    "report": "accuracy, AUC and agreement of the readers",
+}
 LISTS = ("--real", "--synthetic", "--source", "--translation")
 
 log = logging.getLogger(__name__)
@@ -77,8 +82,6 @@ def _report(argv: Sequence[str], prog: str) -> None:
 
 
 def _usage(prog: str) -> str:
-    first = [(name, text.partition(": ")[0].partition(". ")[0]) for name, text in DESCRIPTIONS.items()]
-    lines = [f"  {name:<8}{text}" for name, text in first]
-    return "\n".join(
-        [f"usage: {prog} make|serve|report …", "", *lines, "", f"{prog} make --help shows its options."]
-    )
+    lines = [f"  {name:<8}{what}" for name, what in STEPS.items()]
+    last = f"{prog} make --help shows its options."
+    return "\n".join([f"usage: {prog} {'|'.join(STEPS)} …", "", *lines, "", last])
