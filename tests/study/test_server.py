@@ -198,8 +198,8 @@ def test_an_image_that_is_gone_is_an_error_of_the_server(study, app, caplog):
 class Served:
     """``wsigen study serve`` in a process that can be killed."""
 
-    def __init__(self, folder):
-        argv = ["study", "serve", str(folder), "--port", "0", "--no-browser"]
+    def __init__(self, folder, port=0):
+        argv = ["study", "serve", str(folder), "--port", str(port), "--no-browser"]
         start = f"from wsigen.cli.main import main; main({argv!r})"
         self.process = subprocess.Popen([sys.executable, "-c", start], stderr=subprocess.PIPE, text=True)
         lines = iter(self.process.stderr.readline, "")

@@ -157,7 +157,8 @@ function labelsOf(item) {
 
 function pane(code, label) {
   const osd = element("div", { class: "osd" });
-  const box = element("div", { class: "pane" }, osd, ...(label ? [element("b", {}, label)] : []));
+  const url = `/readers/${encodeURIComponent(reader)}/images/${code}.png`;
+  const box = element("div", { class: "pane", "data-image": url }, osd, ...(label ? [element("b", {}, label)] : []));
   $("main").append(box);
   const viewer = OpenSeadragon({
     element: osd,
@@ -168,7 +169,7 @@ function pane(code, label) {
     maxZoomPixelRatio: 8,
     visibilityRatio: 0.5,
     gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
-    tileSources: { type: "image", url: `/readers/${encodeURIComponent(reader)}/images/${code}.png` },
+    tileSources: { type: "image", url },
   });
   viewer.addHandler("canvas-key", (event) => (event.preventDefaultAction = true)); // keys are the answers
   viewers.push(viewer);
