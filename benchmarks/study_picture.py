@@ -23,9 +23,9 @@ from tests.browser import CHROMIUM, FLAGS
 from tests.study.test_server import Served
 from wsigen.config.study import StudyMakeConfig, StudyReportConfig
 from wsigen.study.make import make_study
-from wsigen.study.plan import Study, load_key
 from wsigen.study.report import report_study
 from wsigen.study.store import AnswerStore
+from wsigen.study.study import Study, load_key
 
 SKILLS = (0.55, 0.65, 0.8)
 WINDOW = {"width": 1366, "height": 768}

@@ -15,7 +15,7 @@ from tests.synthetic import he_image, write_tiff
 from wsigen.config.study import StudyMakeConfig
 from wsigen.study import make as module
 from wsigen.study.automatic import Task
-from wsigen.study.plan import Study
+from wsigen.study.study import Study
 
 MPP, SIDE, SIZE = 0.5, 1024, 64
 

@@ -21,8 +21,8 @@ from wsigen.slide.provenance import complete_provenance, provenance_json
 from wsigen.slide.read import open_slide
 from wsigen.study.automatic import read_image
 from wsigen.study.make import make_study
-from wsigen.study.plan import load_key, load_study
 from wsigen.study.store import AnswerStore
+from wsigen.study.study import load_key, load_study
 
 
 @pytest.fixture(scope="module")
@@ -101,16 +101,16 @@ def test_files_are_alike_and_say_nothing(slider):
 def test_order_depends_on_the_reader_and_repeats_come_later(slider):
     loaded = load_study(slider.folder)
     assert loaded == slider
-    plans = {reader: loaded.plan(reader) for reader in loaded.readers}
-    orders = {tuple(t.item.code for t in plan) for plan in plans.values()}
+    orders_of = {reader: loaded.trials(reader) for reader in loaded.readers}
+    orders = {tuple(t.item.code for t in trials) for trials in orders_of.values()}
     assert len(orders) == 3
-    for reader, plan in plans.items():
-        assert plan == slider.plan(reader)
-        assert [t.number for t in plan] == list(range(20))
-        assert [t.training for t in plan] == [True] * 4 + [False] * 16
-        assert {t.item for t in plan} == {*slider.items, *slider.training}
-        first = {t.item.code: t.number for t in plan if t.showing == 1}
-        again = {t.item.code: t.number for t in plan if t.showing == 2}
+    for reader, trials in orders_of.items():
+        assert trials == slider.trials(reader)
+        assert [t.number for t in trials] == list(range(20))
+        assert [t.training for t in trials] == [True] * 4 + [False] * 16
+        assert {t.item for t in trials} == {*slider.items, *slider.training}
+        first = {t.item.code: t.number for t in trials if t.showing == 1}
+        again = {t.item.code: t.number for t in trials if t.showing == 2}
         assert again.keys() == set(slider.repeats)
         assert all(n - first[code] >= 3 or n == 19 for code, n in again.items())
 
@@ -145,7 +145,7 @@ def test_2afc_has_one_real_image_an_item_on_either_side(slides, tmp_path):
         assert sorted(kinds) == [False, True]
         assert key[item.code] == item.images[kinds.index(True)]
     for reader in study.readers:
-        sides += [t.choices.index(key[t.item.code]) for t in study.plan(reader)]
+        sides += [t.choices.index(key[t.item.code]) for t in study.trials(reader)]
     assert 5 < sum(sides) < 25  # of 30
 
 
@@ -165,7 +165,7 @@ def test_quality_shows_one_place_by_every_method(sources, tmp_path):
         assert [images[c]["set"] for c in item.images] == ["source", "m0", "m1", "m2"]
         for k, image in enumerate(stained):
             assert np.array_equal(image, np.maximum(255 - source - 20 * k, 0))
-    orders = {tuple(images[c]["set"] for c in t.choices) for r in study.readers for t in study.plan(r)}
+    orders = {tuple(images[c]["set"] for c in t.choices) for r in study.readers for t in study.trials(r)}
     assert len(orders) > 3
     assert all("source" not in order for order in orders)
 

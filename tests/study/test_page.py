@@ -16,10 +16,10 @@ from tests.study.studies import MPP, SIZE, Skilled, config, is_real, make, write
 from tests.study.test_server import Served
 from wsigen.config.study import StudyMakeConfig, StudyReportConfig
 from wsigen.study.automatic import Task
-from wsigen.study.plan import load_key
 from wsigen.study.report import report_study
 from wsigen.study.results import evaluate
 from wsigen.study.store import AnswerStore
+from wsigen.study.study import load_key
 
 WINDOW = {"width": 1000, "height": 600}
 
@@ -95,7 +95,7 @@ def test_three_readers_one_of_them_interrupted_and_their_report(slides, serve, p
     for i, code in enumerate(study.readers):
         reader = Skilled(skills[i], seed=i)
         enter(page, served, code)
-        for trial in study.plan(code):
+        for trial in study.trials(code):
             if (i, trial.number) == (1, 6):  # the machine of the server loses its power
                 at(page, trial.number)  # it is shown, and not answered
                 served.kill()
@@ -143,7 +143,7 @@ def test_2afc_hides_the_images_after_the_time_and_takes_keys(slides, serve, page
     study = make(config(**slides, out=tmp_path / "s", kind="2afc", count=3, seconds=1, readers=1))
     (code,), served, chosen = study.readers, serve(study), []
     enter(page, served, code)
-    for trial in study.plan(code):
+    for trial in study.trials(code):
         images = at(page, trial.number)
         real = [is_real(image) for image in images].index(True)
         assert trial.choices[real] == load_key(study)["items"][trial.item.code]
@@ -172,7 +172,7 @@ def test_quality_asks_every_question_and_moves_all_images_together(serve, page, 
     )  # fmt: skip
     (code,), served, given = study.readers, serve(study), []
     enter(page, served, code)
-    for trial in study.plan(code):
+    for trial in study.trials(code):
         source, *images = at(page, trial.number)
         assert page.locator(".pane b").all_inner_texts() == ["H&E", "A", "B", "C"]
         best = int(np.argmax([image.mean() for image in images]))
@@ -231,7 +231,7 @@ def test_a_phone_an_unknown_code_and_a_server_that_is_away(slides, serve, browse
     again = Served(study.folder, port)  # the answer that was given meanwhile arrives
     try:
         page.wait_for_selector('main[data-ready="1"]', timeout=20_000)
-        assert [a.value for a in answers_of(study)] == [study.plan(code)[0].choices[0]]
+        assert [a.value for a in answers_of(study)] == [study.trials(code)[0].choices[0]]
     finally:
         again.kill()
         page.close()

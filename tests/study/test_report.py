@@ -15,11 +15,11 @@ from wsigen.cli import main
 from wsigen.config.study import StudyMakeConfig, StudyReportConfig
 from wsigen.errors import PathError
 from wsigen.study.automatic import read_study
-from wsigen.study.plan import load_key
 from wsigen.study.report import report_study, verdict
 from wsigen.study.results import evaluate, sample_size
 from wsigen.study.statistics import wilson
 from wsigen.study.store import Answer, AnswerStore
+from wsigen.study.study import load_key
 
 SKILLS = (0.5, 0.75, 0.95)
 
@@ -80,7 +80,7 @@ def test_accuracy_by_hand(slides, tmp_path):
     answers = [
         Answer(study.readers[0], t.number, t.item.code, t.showing, False, t.choices,
                {1: 60, 2: 45}[t.showing], 1.0 + t.number, "", 1)
-        for t in study.plan(study.readers[0])
+        for t in study.trials(study.readers[0])
     ]  # fmt: skip
     found = evaluate(study, key, answers)
     (reader,) = found.readers
@@ -88,7 +88,7 @@ def test_accuracy_by_hand(slides, tmp_path):
     assert reader.taken == wilson(4, 4)
     assert reader.auc.value == 0.5
     assert (reader.same, reader.apart) == (wilson(0, 2), 15)
-    firsts = [1.0 + t.number for t in study.plan(study.readers[0]) if t.showing == 1]
+    firsts = [1.0 + t.number for t in study.trials(study.readers[0]) if t.showing == 1]
     assert reader.seconds == np.median(firsts)
     assert reader.faster == np.median(firsts[4:]) / np.median(firsts[:4])
     assert [k for k in found.agreement.values() if not math.isnan(k.value)] == []

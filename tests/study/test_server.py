@@ -1,4 +1,4 @@
-"""The server shows each reader his next item, keeps his answer, and tells nothing else."""
+"""The server shows each reader the next item, keeps the answer, and tells nothing else."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tests.study.studies import config, is_real, write_set
 from tests.viewer.slides import ask as ask_app
 from wsigen.cli import main
 from wsigen.study.make import make_study
-from wsigen.study.plan import load_key, load_study
 from wsigen.study.server import make_app
 from wsigen.study.store import AnswerStore
+from wsigen.study.study import load_key, load_study
 from wsigen.viewer.http import listen
 
 
@@ -52,7 +52,7 @@ def give(app, reader, choice=0):
     return post(app, reader, {"number": item["number"], "value": item["choices"][choice], "seconds": 1})
 
 
-def test_a_reader_goes_through_his_items(study, app):
+def test_a_reader_goes_through_the_items(study, app):
     reader = study.readers[0]
     about = ask_app(app, f"/readers/{reader}").json
     assert (about["kind"], about["seconds"], about["done"], about["total"], about["training"]) == (
@@ -62,7 +62,7 @@ def test_a_reader_goes_through_his_items(study, app):
         4,
         1,
     )
-    for trial in study.plan(reader):
+    for trial in study.trials(reader):
         item = ask_app(app, f"/readers/{reader}/item").json
         assert item == {
             "number": trial.number, "training": trial.training, "done": trial.number, "total": 4,
@@ -79,7 +79,7 @@ def test_a_reader_goes_through_his_items(study, app):
     assert ask_app(app, f"/readers/{reader}/item").json == {"number": None, "done": 4, "total": 4}
     assert ask_app(app, f"/readers/{study.readers[1]}").json["done"] == 0
     store = AnswerStore(study)
-    assert [a.value for a in store.answers()] == [t.choices[1] for t in study.plan(reader)]
+    assert [a.value for a in store.answers()] == [t.choices[1] for t in study.trials(reader)]
     store.close()
 
 
@@ -92,7 +92,7 @@ def test_what_is_right_is_never_told_before_the_answer(study, app):
     reader, told = study.readers[0], []
     for path in ("", "/item"):
         told.append(ask_app(app, f"/readers/{reader}{path}").body.decode())
-    for trial in study.plan(reader):
+    for trial in study.trials(reader):
         answer = give(app, reader)
         assert answer.json == ({"solution": solutions[trial.item.code]} if trial.training else {})
         told.append(ask_app(app, f"/readers/{reader}/item").body.decode())
@@ -105,7 +105,7 @@ def test_what_is_right_is_never_told_before_the_answer(study, app):
     "path",
     [
         *("/key.json", "/study.json", "/readers.csv", "/answers.sqlite", "/images/{image}.png"),
-        *("/static/key.json", "/static/../key.json", "/static/..%2f..%2fkey.json", "/static/%2e%2e/plan.py"),
+        *("/static/key.json", "/static/../key.json", "/static/..%2f..%2fkey.json", "/static/%2e%2e/study.py"),
         *("/readers", "/readers/", "/readers/NOBODY", "/readers/NOBODY/item", "/readers/..%2fkey.json"),
         *("/readers/NOBODY/images/{image}.png", "/readers/{reader}/key.json", "/readers/{reader}/item/x"),
         *("/readers/{reader}/images/../../../key.json", "/readers/{reader}/images/..%2fkey.json"),
@@ -116,8 +116,8 @@ def test_what_is_right_is_never_told_before_the_answer(study, app):
 )
 def test_nothing_else_is_served(study, app, path):
     reader = study.readers[0]
-    plan = study.plan(reader)
-    names = {"reader": reader, "image": plan[0].choices[0], "later": plan[1].choices[0]}
+    trials = study.trials(reader)
+    names = {"reader": reader, "image": trials[0].choices[0], "later": trials[1].choices[0]}
     answer = ask_app(app, path.format(**names))
     assert answer.status == 404
     assert not any(word in answer.body for word in (b"slide", b"items", b"PNG", b"SQLite", b"root:"))
@@ -125,7 +125,7 @@ def test_nothing_else_is_served(study, app, path):
 
 def test_images_of_other_readers_and_of_answered_items_are_not_shown(study, app):
     reader, other = study.readers
-    first = study.plan(reader)[0].choices[0]
+    first = study.trials(reader)[0].choices[0]
     assert ask_app(app, f"/readers/{reader}/images/{first}.png").status == 200
     assert ask_app(app, f"/readers/{other}/images/{first}.png").status == 200  # training is the same for all
     give(app, reader)
@@ -160,7 +160,7 @@ def test_answers_that_are_none_change_nothing(study, app, sent, status, said):
 
 def test_pages_from_elsewhere_cannot_answer(study, app):
     reader = study.readers[0]
-    sent = {"number": 0, "value": study.plan(reader)[0].choices[0], "seconds": 1}
+    sent = {"number": 0, "value": study.trials(reader)[0].choices[0], "seconds": 1}
     assert post(app, reader, sent, content_type="text/plain").status == 415
     assert post(app, reader, sent, host="evil.example").status == 421
     assert post(app, "NOBODY", sent).status == 404
@@ -186,7 +186,7 @@ def test_the_page_is_there_and_loads_nothing_from_elsewhere(app):
 
 def test_an_image_that_is_gone_is_an_error_of_the_server(study, app, caplog):
     reader = study.readers[0]
-    code = study.plan(reader)[0].choices[0]
+    code = study.trials(reader)[0].choices[0]
     (study.folder / "images" / f"{code}.png").unlink()
     assert ask_app(app, f"/readers/{reader}/images/{code}.png").status == 500
     assert f"{code}.png: an image of the study is missing" in caplog.text
@@ -220,7 +220,7 @@ class Served:
 def test_kill_minus_9_loses_no_answer(study):
     """The process is killed at once after each answer; a new one continues with the next item."""
     (reader, _), given = study.readers, []
-    for trial in study.plan(reader)[:3]:
+    for trial in study.trials(reader)[:3]:
         served = Served(study.folder)
         try:
             item = json.loads(served.ask(f"readers/{reader}/item"))
@@ -240,7 +240,7 @@ def test_kill_minus_9_loses_no_answer(study):
         assert [a.value for a in store.answers()] == given
         store.close()
     key = load_key(study)["items"]
-    assert given == [key[t.item.code] for t in study.plan(reader)[:3]]
+    assert given == [key[t.item.code] for t in study.trials(reader)[:3]]
 
 
 def test_mistakes_of_the_command_are_one_line(study, tmp_path, capsys):

@@ -13,8 +13,8 @@ from wsigen.errors import InvalidValueError, OutputError, PathError
 from wsigen.files import only_process
 from wsigen.study.automatic import read_study
 from wsigen.study.make import make_study
-from wsigen.study.plan import check_answer, load_key, load_study
 from wsigen.study.store import AnswerStore
+from wsigen.study.study import check_answer, load_key, load_study
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +37,17 @@ def store(study):
 
 def test_answers_come_back_as_they_were_given_in_a_new_store(study, store):
     reader, other = study.readers
-    plan = study.plan(reader)
-    for trial in plan[:3]:
+    trials = study.trials(reader)
+    for trial in trials[:3]:
         assert store.show(reader) == trial
         assert store.add(reader, trial.number, 30 + trial.number, 1.5) == trial
     again = AnswerStore(study)
     found = again.answers()
     assert [(a.number, a.item, a.value, a.seconds, a.training, a.showing, a.views) for a in found] == [
-        (t.number, t.item.code, 30 + t.number, 1.5, t.training, t.showing, 1) for t in plan[:3]
+        (t.number, t.item.code, 30 + t.number, 1.5, t.training, t.showing, 1) for t in trials[:3]
     ]
-    assert [a.choices for a in found] == [t.choices for t in plan[:3]]
-    assert again.trial(reader) == plan[3]
+    assert [a.choices for a in found] == [t.choices for t in trials[:3]]
+    assert again.trial(reader) == trials[3]
     assert again.progress(reader) == (3, 8)
     assert again.progress(other) == (0, 8)
     again.close()
@@ -73,7 +73,7 @@ def test_an_answer_that_is_sent_twice_counts_once_and_nobody_skips(study, store)
     for number in (2, 7, -1, 99):
         with pytest.raises(InvalidValueError, match=f"the next item is 1, got an answer to {number}"):
             store.add(reader, number, 10, 1)
-    for trial in study.plan(reader)[1:]:
+    for trial in study.trials(reader)[1:]:
         store.add(reader, trial.number, 50, 1)
     assert store.trial(reader) is None
     assert store.show(reader) is None

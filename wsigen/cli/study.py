@@ -17,8 +17,8 @@ DESCRIPTIONS = {
         "has the images, the readers' codes (readers.csv) and the key (key.json), which is never served."
     ),
     "serve": (
-        "Serve a study to its readers, each by his code. An answer is on disk before the next item is shown; "
-        "a reader who comes back continues where he stopped. Ctrl-C ends it, and nothing is lost."
+        "Serve a study to its readers, each by a code. An answer is on disk before the next item is shown; "
+        "a reader who comes back continues with the next item. Ctrl-C ends it, and nothing is lost."
     ),
     "report": (
         "Report on the answers of a study: accuracy, AUC, agreement, learning and time, for each reader and "

@@ -31,7 +31,7 @@ class StudyMakeConfig:
         training: number of further items that are shown first, with the solution, and do not count; not of
             quality, which has none.
         repeats: number of items that every reader sees twice, for the agreement of readers with themselves.
-        readers: number of readers, each with a code of his own.
+        readers: number of readers, each with a code.
         mpp: µm/px of the images.
         size: side of the images, px.
         whole_slides: show whole slides, one an item, in the middle of images of --size; 512 px at 32 µm/px

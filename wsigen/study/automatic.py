@@ -13,8 +13,8 @@ import numpy as np
 
 from wsigen.errors import PathError
 from wsigen.files import only_process
-from wsigen.study.plan import IMAGES, WITH_SOURCE, Study, Trial, load_study
 from wsigen.study.store import AnswerStore
+from wsigen.study.study import IMAGES, WITH_SOURCE, Study, Trial, load_study
 
 
 @dataclass(frozen=True)

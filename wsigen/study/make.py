@@ -29,7 +29,7 @@ from wsigen.evaluation.sets import SlideSet, load_set
 from wsigen.evaluation.spots import TISSUE_SHARE, Reader, Spot, tissue_share
 from wsigen.files import TEMPORARY_SUFFIX, disk_errors, make_folder, sync_folder, write_bytes
 from wsigen.slide.read import WholeSlide, open_slide
-from wsigen.study.plan import ANSWERS, IMAGES, KEY, READERS, REAL, STUDY, SYNTHETIC, VERSION, Item, Study
+from wsigen.study.study import ANSWERS, IMAGES, KEY, READERS, REAL, STUDY, SYNTHETIC, VERSION, Item, Study
 from wsigen.viewer.facts import find_provenance, is_synthetic, parse_name
 
 FAILURES = 60  # places in a row that overlap earlier ones or lack tissue: the slide has no more

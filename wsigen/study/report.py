@@ -21,10 +21,10 @@ from wsigen.evaluation.report.pictures import sheet
 from wsigen.evaluation.report.plots import COLOURS, INK, REAL, STYLE
 from wsigen.files import write_bytes
 from wsigen.study.automatic import read_image
-from wsigen.study.plan import Study, load_key, load_study
 from wsigen.study.results import MIDDLE, Results, evaluate, sample_size
 from wsigen.study.statistics import Interval, wilson
 from wsigen.study.store import AnswerStore
+from wsigen.study.study import Study, load_key, load_study
 
 SHOWN = 6  # images in a row
 QUARTERS = 4
@@ -99,7 +99,7 @@ def percent(value: float) -> str:
 
 def decimal(value: float, digits: int = 2) -> str:
     """Format a number; a dash for what is none."""
-    return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+    return "–" if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def interval(found: Interval, style: str = "percent") -> str:

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from wsigen.errors import PathError
-from wsigen.study.plan import ANSWERS, REAL, Study
 from wsigen.study.statistics import (
     NONE,
     Interval,
@@ -24,6 +23,7 @@ from wsigen.study.statistics import (
     wilson,
 )
 from wsigen.study.store import Answer
+from wsigen.study.study import ANSWERS, REAL, Study
 
 MIDDLE = 50  # of the slider: above it an image is taken for real, below for synthetic
 

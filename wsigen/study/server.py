@@ -1,13 +1,13 @@
-"""The server of a study: each reader's next item, its images, and his answers.
+"""The server of a study: each reader's next item, its images, and the answers.
 
 | address | what |
 |---|---|
 | ``/`` | the page |
 | ``/static/FILE`` | its script, style and library |
 | ``GET /readers/CODE`` | kind and questions of the study, and how far the reader is |
-| ``GET /readers/CODE/item`` | his next item, without what is right |
+| ``GET /readers/CODE/item`` | the next item, without what is right |
 | ``GET /readers/CODE/images/IMAGE.png`` | an image of that item, and of no other |
-| ``POST /readers/CODE/answers`` | his answer; it is on disk before this returns |
+| ``POST /readers/CODE/answers`` | the answer; it is on disk before this returns |
 
 No route reads the key.
 """
@@ -26,8 +26,8 @@ from wsigen.config.study import StudyServeConfig
 from wsigen.errors import InvalidValueError, WsigenError
 from wsigen.files import only_process
 from wsigen.study.automatic import SERVED
-from wsigen.study.plan import IMAGES, WITH_SOURCE, Study, load_study
 from wsigen.study.store import AnswerStore
+from wsigen.study.study import IMAGES, WITH_SOURCE, Study, load_study
 from wsigen.viewer.http import (
     LIBRARY,
     READ,
@@ -115,7 +115,7 @@ class Pages:
         self._study, self._store = study, store
 
     async def reader(self, request: Request) -> Response:
-        """Return what a reader is asked, and how far he is."""
+        """Return what a reader is asked, and how many items are done."""
         study = self._study
 
         def describe(reader: str) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def pooled_auc(scores: np.ndarray, positive: np.ndarray, seed: int) -> Interval:
     for r, row in enumerate(scores):
         p, n = (np.flatnonzero(side & ~np.isnan(row)) for side in (positive, ~positive))
         wins = (row[p][:, None] > row[n]) + 0.5 * (row[p][:, None] == row[n])
-        above[:, r] = np.einsum("bp,pn,bn->b", items[:, p], wins, items[:, n], optimize=True)
+        above[:, r] = np.einsum("bi,ij,bj->b", items[:, p], wins, items[:, n], optimize=True)
         pairs[:, r] = items[:, p].sum(axis=1) * items[:, n].sum(axis=1)
     usable = readers * (pairs > 0)
     values = np.divide(above, pairs, out=np.zeros_like(above), where=pairs > 0)

@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from wsigen.errors import InvalidValueError, OutputError, PathError
-from wsigen.study.plan import ANSWERS, Study, Trial, check_answer
+from wsigen.study.study import ANSWERS, Study, Trial, check_answer
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS study (id TEXT NOT NULL);
@@ -36,7 +36,7 @@ class Answer(NamedTuple):
         showing: 1, or 2 where the item is repeated.
         training: whether it does not count.
         choices: codes of the images as they stood on the screen.
-        value: see `wsigen.study.plan.check_answer`.
+        value: see `wsigen.study.study.check_answer`.
         seconds: from the images to the answer.
         at: UTC, ISO 8601.
         views: how often the item was shown until it was answered; more than 1 after an interruption.
@@ -80,7 +80,7 @@ class AnswerStore:
             except BaseException:
                 self._db.close()
                 raise
-        self._plans = {reader: study.plan(reader) for reader in study.readers}
+        self._trials = {reader: study.trials(reader) for reader in study.readers}
 
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -103,10 +103,10 @@ class AnswerStore:
         Raises:
             InvalidValueError: there is no such reader.
         """
-        plan = self._plan(reader)
+        trials = self._of(reader)
         with self._lock, _errors(self._path):
             (count,) = self._db.execute("SELECT count(*) FROM answers WHERE reader = ?", (reader,)).fetchone()
-        return count, len(plan)
+        return count, len(trials)
 
     def trial(self, reader: str) -> Trial | None:
         """Return what a reader has to answer next; None at the end.
@@ -115,7 +115,7 @@ class AnswerStore:
             InvalidValueError: there is no such reader.
         """
         done, total = self.progress(reader)
-        return self._plan(reader)[done] if done < total else None
+        return self._of(reader)[done] if done < total else None
 
     def show(self, reader: str) -> Trial | None:
         """Return the same as `trial`, and note that it is shown."""
@@ -131,21 +131,21 @@ class AnswerStore:
         Args:
             reader: code.
             number: of the trial.
-            value: see `wsigen.study.plan.check_answer`.
+            value: see `wsigen.study.study.check_answer`.
             seconds: from the images to the answer.
 
         Returns:
             The trial that was answered.
 
         Raises:
-            InvalidValueError: there is no such reader, the trial is not his next one, or the value is no
+            InvalidValueError: there is no such reader, the trial is not the next one, or the value is no
                 answer.
             OutputError: it cannot be written.
         """
-        trial, plan = self.trial(reader), self._plan(reader)
-        done = trial.number if trial else len(plan)
+        trial, trials = self.trial(reader), self._of(reader)
+        done = trial.number if trial else len(trials)
         if 0 <= number < done:
-            return plan[number]  # sent twice, as after a lost connection
+            return trials[number]  # sent twice, as after a lost connection
         if trial is None or number != trial.number:
             raise InvalidValueError(f"the next item is {done}, got an answer to {number}; reload the page")
         check_answer(self._study, trial.item, value)
@@ -169,12 +169,12 @@ class AnswerStore:
             for r, n, item, showing, training, choices, value, *rest in rows
         ]
 
-    def _plan(self, reader: str) -> list[Trial]:
-        if reader not in self._plans:
+    def _of(self, reader: str) -> list[Trial]:
+        if reader not in self._trials:
             raise InvalidValueError(
                 f"no reader has the code {reader[:30]!r}; the codes are in readers.csv of the study"
             )
-        return self._plans[reader]
+        return self._trials[reader]
 
 
 @contextmanager

@@ -95,7 +95,7 @@ class Study:
     size: int
     seed: int
 
-    def plan(self, reader: str) -> list[Trial]:
+    def trials(self, reader: str) -> list[Trial]:
         """Return what a reader sees, in order: training items, then all others, the repeated ones among them.
 
         A repeated item comes again at least a quarter of the items later, or last.
