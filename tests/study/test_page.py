@@ -140,7 +140,7 @@ def test_three_readers_one_of_them_interrupted_and_their_report(slides, serve, p
 
 
 def test_2afc_hides_the_images_after_the_time_and_takes_keys(slides, serve, page, tmp_path):
-    study = make(config(**slides, out=tmp_path / "s", kind="2afc", count=3, seconds=1, readers=1))
+    study = make(config(**slides, out=tmp_path / "s", kind="2afc", count=3, seconds=3, readers=1))
     (code,), served, chosen = study.readers, serve(study), []
     enter(page, served, code)
     for trial in study.trials(code):
@@ -149,8 +149,11 @@ def test_2afc_hides_the_images_after_the_time_and_takes_keys(slides, serve, page
         assert trial.choices[real] == load_key(study)["items"][trial.item.code]
         if trial.number == 0:
             drawn = page.locator(".pane").first.locator(".osd")
+            sides = [extent(shot) for shot in shots(page)]
+            assert np.abs(np.subtract(*sides)).max() <= 1  # both at one scale, as large as they can be
+            assert max(sides[0]) >= 0.95 * min(shots(page)[0].shape[:2])
             assert drawn.is_visible()
-            page.wait_for_selector(".pane.over", timeout=5000)
+            page.wait_for_selector(".pane.over", timeout=15_000)
             assert drawn.is_hidden()
             assert page.locator("#clock").inner_text() == "Time"
         page.keyboard.press(("ArrowLeft", "ArrowRight")[real])
@@ -158,7 +161,7 @@ def test_2afc_hides_the_images_after_the_time_and_takes_keys(slides, serve, page
     page.wait_for_selector("#end")
     found = answers_of(study)
     assert [a.value for a in found] == chosen
-    assert found[0].seconds > 1
+    assert found[0].seconds > 3
     assert found[1].seconds < found[0].seconds
 
 
@@ -187,7 +190,7 @@ def test_quality_asks_every_question_and_moves_all_images_together(serve, page, 
             middle = tuple(slice(n // 4, -(n // 4)) for n in after[0].shape[:2])
             negative = 255 - after[0][middle]
             assert np.abs(after[1 + best][middle] - negative).mean() < 3
-        rows = page.locator(".question .choices")
+        rows = page.locator(".ratings .choices")
         rows.nth(0).locator("button").nth(best).click()
         assert page.locator("#next").is_disabled()
         rows.nth(1).locator("button").nth(0).click()
@@ -195,6 +198,12 @@ def test_quality_asks_every_question_and_moves_all_images_together(serve, page, 
         given.append([trial.choices[best], trial.choices[0]])
     page.wait_for_selector("#end")
     assert [a.value for a in answers_of(study)] == given
+
+
+def extent(shot):
+    """Height and width of an image on the dark ground of its pane, px."""
+    shown = shot.sum(axis=2) > 3 * 60
+    return [int(np.ptp(np.flatnonzero(shown.any(axis=axis)))) + 1 for axis in (1, 0)]
 
 
 def shots(page):

@@ -44,7 +44,7 @@ class ReaderResult:
         learning: accuracy in the second half of the items less that in the first, Newcombe.
         seconds: median time of an answer.
         faster: median time in the second half over that in the first.
-        left: share of answers that chose the left image of 2afc, Wilson.
+        left: share of answers that chose the first image of 2afc, A, Wilson.
     """
 
     name: str

@@ -4,6 +4,7 @@
 const $ = (id) => document.getElementById(id);
 const LETTERS = "ABCDEFGHIJ";
 const TITLES = { slider: "Real or synthetic?", "2afc": "Which is real?", quality: "Which is best?", paired: "One tissue?" };
+const MOVES = ["canvas-press", "canvas-scroll", "canvas-pinch", "canvas-double-click"]; // of the reader
 const HELP = {
   slider: ["Move the slider: 0 is certainly synthetic, 100 certainly real. Then press Next."],
   "2afc": ["Of two images one is of a real slide, the other synthetic. Say which one is real."],
@@ -102,7 +103,7 @@ async function begin() {
   if (study.done === study.total) return next();
   const left = study.total - study.done;
   const time = study.seconds ? [`The images of an item are shown for ${study.seconds} seconds; take your time for the answer after that.`] : [];
-  const training = study.done < study.training ? [`The first ${study.training - study.done} are for training: you are told what was right, and they do not count.`] : [];
+  const training = study.done < study.training ? [`Training comes first, ${study.training - study.done} of them: you are told what was right, and it does not count.`] : [];
   const lines = [
     ...HELP[study.kind], `${left} items ${study.done ? "are left" : "in all"}; every answer is final.`, ...training, ...time,
     "Zoom with the wheel or two fingers, move by dragging; double-click for a closer look, h for the whole image.",
@@ -133,35 +134,48 @@ async function next() {
   $("training").hidden = !item.training;
   const codes = [...(item.source ? [item.source] : []), ...item.choices];
   const labels = labelsOf(item);
-  const many = codes.length > 3;
-  $("main").classList.toggle("rows", many);
-  $("main").style.setProperty("--columns", Math.ceil(codes.length / 2));
   $("main").dataset.number = item.number;
   const panes = codes.map((code, i) => pane(code, labels[i]));
-  if (item.source) synchronise();
   const asked = question(item, panes); // disabled until the images are there
+  arrange(); // before the images, so that all are shown at the same scale
+  const shown = panes.map(show);
+  if (item.source) synchronise();
   try {
-    await Promise.all(panes.map((one) => one.ready));
+    await Promise.all(shown);
   } catch (problem) {
     return say(`${problem.message} Reload the page.`);
   }
   asked.start();
 }
 
+/** Put the panes into as many columns as make the images largest. */
+function arrange() {
+  const { clientWidth: width, clientHeight: height } = $("main");
+  const count = document.querySelectorAll(".pane").length;
+  const side = (columns) => Math.min(width / columns, height / Math.ceil(count / columns));
+  const columns = Array.from({ length: count }, (_, i) => i + 1).reduce((a, b) => (side(b) > side(a) ? b : a), 1);
+  $("main").style.setProperty("--columns", columns);
+}
+
 function labelsOf(item) {
   if (study.kind === "slider") return [""];
-  if (study.kind === "2afc") return ["Left", "Right"];
+  if (study.kind === "2afc") return ["A", "B"];
   const names = study.kind === "paired" ? ["IHC"] : [...LETTERS].slice(0, item.choices.length);
   return ["H&E", ...names];
 }
 
 function pane(code, label) {
-  const osd = element("div", { class: "osd" });
   const url = `/readers/${encodeURIComponent(reader)}/images/${code}.png`;
-  const box = element("div", { class: "pane", "data-image": url }, osd, ...(label ? [element("b", {}, label)] : []));
+  const name = label ? [element("b", {}, label)] : [];
+  const box = element("div", { class: "pane", "data-image": url }, element("div", { class: "osd" }), ...name);
   $("main").append(box);
+  return box;
+}
+
+/** Show the image of a pane; resolves when it is drawn. */
+function show(box) {
   const viewer = OpenSeadragon({
-    element: osd,
+    element: box.firstChild,
     drawer: "canvas",
     showNavigationControl: false,
     animationTime: 0.4,
@@ -169,16 +183,18 @@ function pane(code, label) {
     maxZoomPixelRatio: 8,
     visibilityRatio: 0.5,
     gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
-    tileSources: { type: "image", url },
+    tileSources: { type: "image", url: box.dataset.image },
   });
   viewer.addHandler("canvas-key", (event) => (event.preventDefaultAction = true)); // keys are the answers
+  let moved = false;
+  for (const event of MOVES) viewer.addHandler(event, () => (moved = true));
+  viewer.addHandler("resize", () => moved || setTimeout(() => viewer.viewport?.goHome(true)));
   viewers.push(viewer);
-  const ready = new Promise((resolve, reject) => {
+  return new Promise((resolve, reject) => {
     viewer.addHandler("open", () => viewer.world.getItemAt(0).whenFullyLoaded(resolve));
     viewer.addHandler("open-failed", () => reject(new Error("An image cannot be loaded.")));
     viewer.addHandler("tile-load-failed", () => reject(new Error("An image cannot be loaded.")));
   });
-  return { box, ready };
 }
 
 /** Source and translations show the same place. */
@@ -186,7 +202,7 @@ function synchronise() {
   const all = [...viewers];
   let leader = all[0];
   for (const viewer of all) {
-    for (const event of ["canvas-press", "canvas-scroll", "canvas-pinch", "canvas-double-click"]) viewer.addHandler(event, () => (leader = viewer));
+    for (const event of MOVES) viewer.addHandler(event, () => (leader = viewer));
     viewer.addHandler("viewport-change", () => {
       if (viewer !== leader) return;
       for (const other of all) {
@@ -206,7 +222,7 @@ function countdown(panes, since) {
     $("clock").classList.toggle("over", left <= 0);
     if (left > 0) return;
     clearInterval(ticking);
-    for (const { box } of panes) box.classList.add("over");
+    for (const box of panes) box.classList.add("over");
   };
   $("clock").hidden = false;
   ticking = setInterval(tick, 100);
@@ -268,7 +284,7 @@ function forced(item, give) {
   const [left, right] = item.choices;
   keys = { ArrowLeft: () => give(left), ArrowRight: () => give(right) };
   const choices = element("div", { class: "choices" },
-    choice("← Left is real", "Left arrow", keys.ArrowLeft), choice("Right is real →", "Right arrow", keys.ArrowRight));
+    choice("← A is real", "Left arrow", keys.ArrowLeft), choice("B is real →", "Right arrow", keys.ArrowRight));
   return [row(study.questions[0], choices)];
 }
 
@@ -288,15 +304,15 @@ function ratings(item, give) {
       for (const other of choices) other.classList.toggle("on", other === event.currentTarget);
       button.disabled = values.includes(null);
     }));
-    return row(text, element("div", { class: "choices", role: "group", "aria-label": text }, ...choices));
+    return [element("p", {}, text), element("div", { class: "choices", role: "group", "aria-label": text }, ...choices)];
   });
-  return [...rows, row("", button)];
+  return [element("div", { class: "ratings", style: `--questions: ${rows.length}` }, ...rows.flat(), button)];
 }
 
 /** After a training item: what was right. */
 function tell(item, value, solution) {
   const said = study.kind === "slider" ? (value > 50 ? "real" : "synthetic") : value;
-  const side = (code) => ["Left", "Right"][item.choices.indexOf(code)];
+  const side = (code) => LETTERS[item.choices.indexOf(code)];
   const text = {
     slider: () => `This image is ${solution}.`,
     "2afc": () => `${side(solution)} is real.`,
@@ -326,6 +342,7 @@ function toggleFullScreen() {
   else document.documentElement.requestFullscreen?.();
 }
 $("full").addEventListener("click", toggleFullScreen);
+window.addEventListener("resize", arrange);
 
 reader = decodeURIComponent(location.hash.slice(1));
 if (reader) begin();
