@@ -28,7 +28,6 @@ from wsigen.study.store import AnswerStore
 from wsigen.study.study import Study, load_key
 
 SKILLS = (0.55, 0.65, 0.8)
-WINDOW = {"width": 1366, "height": 768}
 
 
 def simulate(study: Study) -> None:
@@ -53,7 +52,7 @@ def pictures(study: Study) -> dict[str, Image.Image]:
     try:
         with sync_playwright() as play:
             browser = play.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-            page = browser.new_page(viewport=WINDOW)
+            page = browser.new_page(viewport={"width": 1366, "height": 768})
             page.goto(f"{served.url}#{study.readers[0]}")
             page.click("#start")
             page.wait_for_selector("main[data-ready]")

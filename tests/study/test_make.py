@@ -7,6 +7,7 @@ import io
 import json
 import re
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,7 +113,18 @@ def test_order_depends_on_the_reader_and_repeats_come_later(slider):
         first = {t.item.code: t.number for t in trials if t.showing == 1}
         again = {t.item.code: t.number for t in trials if t.showing == 2}
         assert again.keys() == set(slider.repeats)
-        assert all(n - first[code] >= 3 or n == 19 for code, n in again.items())
+        assert all(n - first[code] >= 3 for code, n in again.items())
+
+
+@pytest.mark.parametrize(("repeats", "gap"), [(0, 3), (4, 3), (9, 3), (10, 2), (12, 1)])
+def test_repeats_are_apart_for_every_reader_and_number(slider, repeats, gap):
+    codes = tuple(item.code for item in slider.items[:repeats])
+    study = replace(slider, repeats=codes, training=())
+    for reader in map(str, range(40)):
+        trials = study.trials(reader)
+        assert len({(t.item.code, t.showing) for t in trials}) == len(trials) == 12 + repeats
+        numbers = {(t.item.code, t.showing): t.number for t in trials}
+        assert all(numbers[code, 2] - numbers[code, 1] >= gap for code in codes)
 
 
 def test_readers_have_codes_of_their_own(slider):

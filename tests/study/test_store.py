@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from dataclasses import replace
 
 import pytest
 
+from tests.commands import ROOT
 from tests.study.studies import Skilled, config, write_set
 from wsigen.errors import InvalidValueError, OutputError, PathError
 from wsigen.files import only_process
-from wsigen.study.automatic import read_study
+from wsigen.study.automatic import read_image, read_study
 from wsigen.study.make import make_study
 from wsigen.study.store import AnswerStore
 from wsigen.study.study import check_answer, load_key, load_study
@@ -169,3 +171,17 @@ def test_automatic_readers_answer_what_is_left(study, store):
     (study.folder / "images" / f"{study.items[0].images[0]}.png").unlink()
     with pytest.raises(PathError, match=r"\.png: an image of the study is missing"):
         read_study(study.folder, study.readers[1], Skilled(1.0))
+
+
+def test_the_reader_of_the_docs_answers_everything(slides, tmp_path, monkeypatch):
+    study = make_study(config(**slides, out=tmp_path / "fidelity", kind="2afc", count=3, readers=1))
+    page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("K7QXMHD2", study.readers[0]), "study.md", "exec"), {})
+    store = AnswerStore(study)
+    assert store.progress(study.readers[0]) == (3, 3)
+    for answer in store.answers():
+        contrast = {image: read_image(study, image).std() for image in answer.choices}
+        assert answer.value == max(contrast, key=contrast.__getitem__)
+    store.close()

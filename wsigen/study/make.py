@@ -210,8 +210,9 @@ def _pairs(
     part: np.ndarray, places: Sequence[Place], written: Sequence[Sequence[str]], writer: _Writer
 ) -> Iterator[Item]:
     """Yield, in turn, items that show one place, and two places, of one slide where possible."""
-    one, two = np.split(part, [len(part) // 2])
-    two = sorted(two, key=lambda i: (str(places[i].entry.path), i))
+    indices: list[int] = part.tolist()
+    half = len(indices) // 2
+    one, two = indices[:half], sorted(indices[half:], key=lambda i: (str(places[i].entry.path), i))
     for i, j, k in zip(one, two, [*two[1:], *two[:1]], strict=True):
         yield writer.item(written[i][:2], True)
         yield writer.item([written[j][0], written[k][1]], False)

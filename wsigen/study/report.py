@@ -208,7 +208,7 @@ def _counted(results: Results) -> pd.DataFrame:
 
 def _distribution(axes: Axes, results: Results) -> None:
     counted = _counted(results)
-    edges = np.linspace(0, 100, 11)
+    edges = np.linspace(0, 100, 11).tolist()
     sets = [counted[counted.truth == name].score for name in ("real", "synthetic")]
     weights = [np.full(len(one), 100 / max(1, len(one))) for one in sets]
     axes.hist(sets, edges, weights=weights, color=[_GREY, _RED], label=["real", "synthetic"], rwidth=0.9)

@@ -96,9 +96,9 @@ class Study:
     seed: int
 
     def trials(self, reader: str) -> list[Trial]:
-        """Return what a reader sees, in order: training items, then all others, the repeated ones among them.
+        """Return what a reader sees, in order: training items, then all others, repeated ones among them.
 
-        A repeated item comes again at least a quarter of the items later, or last.
+        A repeated item comes again a quarter of the items later or more; less where nearly all are repeated.
 
         Args:
             reader: code.
@@ -106,12 +106,17 @@ class Study:
         Determinism: a function of the study's seed and the reader's code; so are the sides of images.
         """
         rng = np.random.default_rng([self.seed, *sha256(reader.encode()).digest()[:8]])
-        order = [(self.items[i], 1) for i in rng.permutation(len(self.items))]
-        gap = max(1, len(order) // 4)
-        for i in rng.permutation(len(self.repeats)):
-            at = next(k for k, (item, _) in enumerate(order) if item.code == self.repeats[i])
-            again = (order[at][0], 2)
-            order.insert(int(rng.integers(min(at + gap, len(order)), len(order) + 1)), again)
+        count, twice = len(self.items), len(self.repeats)
+        gap = max(1, min(count // 4, count - twice))
+        shuffled = [self.items[i] for i in rng.permutation(count)]
+        # Early enough that they can come again.
+        places = iter(rng.permutation(max(count - gap, twice))[:twice].tolist())
+        early = {next(places): item for item in shuffled if item.code in self.repeats}
+        others = iter([item for item in shuffled if item.code not in self.repeats])
+        order = [(early.get(place) or next(others), 1) for place in range(count)]
+        for code in self.repeats:
+            at = next(k for k, (item, _) in enumerate(order) if item.code == code)
+            order.insert(int(rng.integers(at + gap, len(order) + 1)), (order[at][0], 2))
         whole = [(item, 1, True) for item in self.training] + [(*one, False) for one in order]
         return [Trial(number, *one, choices=self._choices(one[0], rng)) for number, one in enumerate(whole)]
 
