@@ -55,8 +55,8 @@ def test_the_skill_of_each_reader_lies_in_its_interval(slider):
         assert reader.auc.value == pytest.approx(skill, abs=0.12)
         # Answers to a repeat agree where both are right or both wrong.
         assert reader.same.low <= skill**2 + (1 - skill) ** 2 <= reader.same.high
-        assert reader.learning.low < 0 < reader.learning.high
     assert slider.readers[2].apart < slider.readers[0].apart
+    assert slider.pooled.learning.low < 0 < slider.pooled.learning.high
 
 
 def test_all_readers_together(slider):
@@ -93,6 +93,14 @@ def test_accuracy_by_hand(slides, tmp_path):
     assert reader.faster == np.median(firsts[4:]) / np.median(firsts[:4])
     assert [k for k in found.agreement.values() if not math.isnan(k.value)] == []
     assert any("one reader" in note for note in found.notes)
+    order = [a.number for a in answers if a.showing == 1]
+    taught = [
+        a._replace(value=90 if (key["items"][a.item] == "real") == (a.number >= order[4]) else 10)
+        for a in answers
+    ]
+    (pupil,) = evaluate(study, key, taught).readers
+    assert pupil.learning.value == 1
+    assert pupil.learning.low > 0.3
     middle = [a._replace(value=50) for a in answers]
     assert math.isnan(evaluate(study, key, middle).readers[0].accuracy.value)
     assert "10 sliders stand at 50" in " ".join(evaluate(study, key, middle).notes)
