@@ -22,7 +22,7 @@ from wsigen.errors import AmbiguousSlideError, InvalidValueError, OutputError, S
 from wsigen.geometry import Region
 from wsigen.nn.model import save_model
 from wsigen.pipeline import sample, translate
-from wsigen.pipeline.corpus import slide_mpp
+from wsigen.pipeline.seeds import slide_mpp
 from wsigen.stain.stainer import save_stainer
 
 

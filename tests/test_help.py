@@ -16,6 +16,7 @@ UPDATE = os.environ.get("UPDATE_SNAPSHOTS") == "1"
 PAGES = {
     "wsigen": [],
     **{name: [name] for name in main.COMMANDS},
+    **{f"corpus-{action}": ["corpus", action] for action in ("make", "verify", "label", "export")},
     **{f"train-{method}": ["train", "--method", method] for method in STAIN_METHODS},
     **{f"study-{step}": ["study", step] for step in ("make", "serve", "report")},
 }

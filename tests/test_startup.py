@@ -27,7 +27,8 @@ def test_no_library_is_imported_before_a_command_is_chosen(code):
 
 
 @pytest.mark.parametrize(
-    "command", ["sample", "translate", "train", "index", "evaluate", "import_stainer", "view", "study"]
+    "command",
+    ["sample", "translate", "train", "index", "evaluate", "import_stainer", "view", "study", "corpus"],
 )
 def test_help_needs_no_network(command):
     assert not imported(f"import wsigen.cli.{command}") & {"torch", *HEAVY}

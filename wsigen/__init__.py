@@ -13,6 +13,7 @@ __all__ = [
     "Translator",
     "__version__",
     "evaluate",
+    "open_corpus",
     "open_slide",
     "view",
 ]

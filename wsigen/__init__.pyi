@@ -5,6 +5,7 @@ from wsigen.api import Slide as Slide
 from wsigen.api import SyntheticSlide as SyntheticSlide
 from wsigen.api import Translator as Translator
 from wsigen.api import evaluate as evaluate
+from wsigen.api import open_corpus as open_corpus
 from wsigen.api import open_slide as open_slide
 from wsigen.api import view as view
 
@@ -18,6 +19,7 @@ __all__ = [
     "Translator",
     "__version__",
     "evaluate",
+    "open_corpus",
     "open_slide",
     "view",
 ]

@@ -27,6 +27,7 @@ from wsigen.slide.write import Layout
 if TYPE_CHECKING:
     import torch
 
+    from wsigen.corpus.dataset import Corpus
     from wsigen.evaluation.results import Report
     from wsigen.viewer.notebook import Viewing
 
@@ -38,6 +39,7 @@ __all__ = [
     "SyntheticSlide",
     "Translator",
     "evaluate",
+    "open_corpus",
     "open_slide",
     "view",
 ]
@@ -70,6 +72,25 @@ def open_slide(
         InvalidValueError: ``mpp`` is not positive, or there is no image of number ``series``.
     """
     return FileSlide(open_file(path, mpp, View(series, z, icc)))
+
+
+def open_corpus(folder: str | Path, *, device: str = "auto") -> Corpus:
+    """Open a corpus of ``wsigen corpus make``: its manifest, and its pairs of slides by name.
+
+    >>> corpus = open_corpus("corpus")  # doctest: +SKIP
+    >>> corpus["synthetic-0"].ihc["SYN"].get_thumbnail((256, 256))  # doctest: +SKIP
+
+    Args:
+        folder: of the corpus.
+        device: of slides that were kept as seeds: "auto", "cpu", "cuda", "cuda:1" or "mps".
+
+    Raises:
+        SlideError: the folder holds no corpus, or no slide is finished.
+        InvalidValueError: it is one of another version.
+    """
+    from wsigen.corpus.dataset import Corpus
+
+    return Corpus(folder, device=device)
 
 
 class Sampler:

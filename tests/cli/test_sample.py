@@ -20,7 +20,7 @@ from wsigen.cli import main
 from wsigen.data.table import SlideTable
 from wsigen.nn.snapshot import WEIGHTS, save_snapshot
 from wsigen.pipeline import sample as pipeline_sample
-from wsigen.pipeline.corpus import slide_mpp
+from wsigen.pipeline.seeds import slide_mpp
 from wsigen.sampling.cascade import run_cascade
 
 

@@ -23,7 +23,6 @@ from wsigen.errors import InvalidValueError
 from wsigen.files import write_bytes
 from wsigen.geometry import Colour, Region, Size
 from wsigen.pipeline.background import stage_background
-from wsigen.pipeline.corpus import slide_mpp, write_table
 from wsigen.pipeline.levels import fill_region, region_readers
 from wsigen.pipeline.networks import InPrecision, Networks, UpscalerInPrecision, warn_of_untrained
 from wsigen.pipeline.outputs import HEOutput, Output
@@ -42,6 +41,7 @@ from wsigen.pipeline.plan import (
 from wsigen.pipeline.progress import ProgressBar
 from wsigen.pipeline.rows import BackgroundWriter, IHCRows, PairStore
 from wsigen.pipeline.run import Progress, Run
+from wsigen.pipeline.seeds import slide_mpp, write_table
 from wsigen.pipeline.source import open_overview, size_and_stages
 from wsigen.pipeline.stainers import Rendering, Stainers, open_stainers
 from wsigen.runtime import choose_batch_size, choose_device, choose_dtype, format_bytes, parse_bytes
@@ -245,6 +245,10 @@ class SampleRun(Run):
 
     def describe(self) -> str:
         """Measure a few evaluations; return stages, memory, disk and time as a table."""
+        return self.measure()[0]
+
+    def measure(self) -> tuple[str, float]:
+        """Measure a few evaluations; return the table of `describe`, and the seconds of a slide."""
         he, plan, execution = self.plan.he, self.plan, self.execution
         lines, seconds = describe_denoiser(plan, self.denoiser, execution)
         upscaled, more = describe_upscaler(plan, self.upscaler, execution)
@@ -264,7 +268,7 @@ class SampleRun(Run):
             count, (low, high) = len(self.slides), parse_mpp(self.config.mpp)
             scales = f" of {low:g} to {high:g} µm/px" if low < high else ""
             lines.append(f"all         {count} slides{scales}, {time_text(count * seconds)}")
-        return "\n".join([*describe_stages(plan), "", *lines])
+        return "\n".join([*describe_stages(plan), "", *lines]), seconds
 
     def fill(
         self,

@@ -63,19 +63,41 @@ def find_nuclei(
 
 
 def label_nuclei(
-    rgb: np.ndarray, mpp: float, *, stains: str = "h-e", background: tuple[float, float, float] = WHITE
+    rgb: np.ndarray,
+    mpp: float,
+    *,
+    stains: str = "h-e",
+    background: tuple[float, float, float] = WHITE,
+    threshold: float | None = None,
 ) -> np.ndarray:
-    """Return the nucleus of each pixel, int32 (h, w), 0 for none; arguments as for `find_nuclei`."""
+    """Return the nucleus of each pixel, int32 (h, w), 0 for none.
+
+    Args:
+        rgb: uint8 (h, w, 3).
+        mpp: its µm/px, at most 1.
+        stains: "h-e" for H&E, "h-dab" for IHC with DAB.
+        background: colour of the empty slide.
+        threshold: least smoothed density of haematoxylin in a nucleus; by default that of `nuclei_threshold`.
+
+    Raises:
+        InvalidValueError: µm/px too coarse to see nuclei.
+    """
     if not 0 < mpp <= COARSEST_MPP:
         raise InvalidValueError(f"nuclei need at most {COARSEST_MPP:g} µm/px, got {mpp:g}")
     density = np.ascontiguousarray(stain_densities(rgb, background, stains)[..., 0])
     smooth = cv2.GaussianBlur(density, (0, 0), max(0.5, SMOOTHING_UM / mpp))
-    threshold = max(LEAST_OD, float(threshold_otsu(smooth))) if np.ptp(smooth) > 0 else np.inf
+    if threshold is None:
+        threshold = nuclei_threshold(smooth)
     around = cv2.GaussianBlur(density, (0, 0), SURROUNDINGS_UM / mpp)
     mask = _cleaned(smooth > np.maximum(threshold, around), mpp)
     depth = cv2.distanceTransform(mask, cv2.DIST_L2, 5)
     labels = watershed(-depth, _seeds(depth, mpp), mask=mask.astype(bool))
     return _renumbered(labels, mpp)
+
+
+def nuclei_threshold(smooth: np.ndarray) -> float:
+    """Return Otsu's threshold of smoothed haematoxylin, at least 0.12 OD; infinite for a flat image."""
+    return max(LEAST_OD, float(threshold_otsu(smooth))) if np.ptp(smooth) > 0 else np.inf
 
 
 def _seeds(depth: np.ndarray, mpp: float) -> np.ndarray:

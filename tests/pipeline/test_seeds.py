@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from wsigen.config import parse_mpp
 from wsigen.errors import InvalidValueError
-from wsigen.pipeline.corpus import slide_mpp
+from wsigen.pipeline.seeds import slide_mpp
 
 
 def test_values_are_uniform_in_the_range_and_stay_as_they_are():
