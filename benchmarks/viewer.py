@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.synthetic import he_image, write_tiff
 from wsigen.errors import WsigenError
-from wsigen.viewer.server import listen
+from wsigen.viewer.http import listen
 
 Tile = tuple[int, int, int]
 
@@ -85,7 +85,7 @@ def serve(which: str, path: Path, sock: socket.socket, pipe: Connection) -> None
     """Serve until told to stop; send peak memory and seconds of CPU time before and after."""
     import threading
 
-    from wsigen.viewer.server import make_server
+    from wsigen.viewer.http import make_server
 
     server = make_server(APPS[which](path))
     pipe.send((peak_bytes(), time.process_time()))

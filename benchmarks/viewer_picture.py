@@ -18,7 +18,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.viewer.test_page import CHROMIUM, FLAGS, Server, still
+from tests.browser import CHROMIUM, FLAGS
+from tests.viewer.test_page import Server, still
 from wsigen.viewer.catalogue import open_catalogue
 
 

@@ -1,4 +1,4 @@
-"""What every test may use: one H&E-like slide, made once, and a disk that is soon full."""
+"""What every test may use: one H&E-like slide, made once, a browser, and a disk that is soon full."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
+from tests.browser import CHROMIUM, FLAGS
 from tests.synthetic import he_image, write_tiff
 from tests.typecheck import check_shapes
 
@@ -43,6 +45,17 @@ def lossless_slide(he_picture: np.ndarray, tmp_path_factory: pytest.TempPathFact
     """The same, lossless."""
     folder = tmp_path_factory.mktemp("lossless")
     return write_tiff(folder / "he.tif", he_picture, 0.5, levels=3, compression="zstd")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """An installed Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

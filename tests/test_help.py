@@ -18,6 +18,7 @@ PAGES = {
     **{name: [name] for name in main.COMMANDS},
     **{f"corpus-{action}": ["corpus", action] for action in ("make", "verify", "label", "export")},
     **{f"train-{method}": ["train", "--method", method] for method in STAIN_METHODS},
+    **{f"study-{step}": ["study", step] for step in ("make", "serve", "report")},
 }
 
 

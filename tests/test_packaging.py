@@ -34,9 +34,14 @@ def _requirements(lines: list[str]) -> set[str]:
     return {re.split(r"[\[<>=!~ ]", line)[0].lower() for line in lines}
 
 
-def _imports(folder: str, *, without: str = "\n") -> set[str]:
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+
+
+def _imports(folder: str, *, without: tuple[str, ...] = ()) -> set[str]:
     names: set[str] = set()
-    for path in (p for p in (ROOT / folder).rglob("*.py") if without not in p.as_posix()):
+    for path in (
+        p for p in (ROOT / folder).rglob("*.py") if not any(part in p.as_posix() for part in without)
+    ):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}
@@ -50,11 +55,13 @@ def _imports(folder: str, *, without: str = "\n") -> set[str]:
 
 def test_dependencies_are_declared() -> None:
     declared = _requirements(PROJECT["project"]["dependencies"])
-    for_tests = _requirements(PROJECT["project"]["optional-dependencies"]["test"])
-    for_viewer = _requirements(PROJECT["project"]["optional-dependencies"]["view"])
-    for_training = _requirements(PROJECT["project"]["optional-dependencies"]["upscaler"])
-    assert _imports("wsigen", without="/viewer/") <= declared | for_training
-    assert _imports("wsigen/viewer") <= declared | for_viewer
+    for_tests = _requirements(EXTRAS["test"])
+    for_viewer = _requirements(EXTRAS["view"])
+    for_training = _requirements(EXTRAS["upscaler"])
+    for_corpora = {r for extra in ("corpus", "ray") for r in _requirements(EXTRAS[extra])}
+    assert _imports("wsigen", without=("/viewer/", "/study/", "/corpus/")) <= declared | for_training
+    assert _imports("wsigen/corpus") <= declared | for_corpora
+    assert _imports("wsigen/viewer") | _imports("wsigen/study") <= declared | for_viewer
     assert _imports("benchmarks") <= declared | for_viewer | {"playwright"}  # of the picture in the docs
     assert _imports("tests") <= declared | for_tests
 
@@ -71,6 +78,8 @@ def test_package_data_is_there() -> None:
         "openseadragon.LICENSE.txt",
     ):
         assert package.joinpath("viewer", "static", name).is_file(), name
+    for name in ("index.html", "study.js", "study.css"):
+        assert package.joinpath("study", "static", name).is_file(), name
     default = package.joinpath("models", "default")
     for name in ("model_index.json", "README.md"):
         assert default.joinpath(name).is_file(), name

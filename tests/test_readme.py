@@ -39,7 +39,7 @@ def test_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) 
     if isinstance(config, SampleConfig):
         stages = STAGES if config.stages is None else config.stages
         assert (
-            config.overview or min(first_size(parse_size(config.size or SIZE), stages, config.k).sides) >= 64
+            config.overview or min(first_size(parse_size(config.size or SIZE), stages, config.k).sides) >= 32
         )
 
 

@@ -67,6 +67,11 @@ def test_slides_in_files_are_viewed_without_torch():
     assert not started("import wsigen.viewer.run").modules & {"torch", "starlette", "uvicorn", *HEAVY}
 
 
+def test_a_study_is_served_without_torch():
+    found = started("import wsigen.study.server")
+    assert not found.modules & {"torch", "starlette", "uvicorn", *HEAVY}
+
+
 def test_translating_needs_torch_and_no_diffusers(translating, slower):
     assert "torch" in translating.modules
     assert not translating.modules & set(HEAVY)

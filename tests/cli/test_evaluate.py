@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tests.synthetic import he_image, write_tiff
-from wsigen.cli.evaluate import gathered, run
+from wsigen.cli.evaluate import LISTS, run
 from wsigen.cli.main import main
+from wsigen.cli.parse import gathered
 from wsigen.errors import InvalidValueError, OutputError, SlideError, SnapshotError
 
 SIDE, COPIED = 512, "s1.tif"
@@ -176,8 +177,8 @@ def test_no_slides_is_one_line(tmp_path, capsys):
 
 def test_paths_that_a_shell_has_expanded_belong_to_their_flag():
     found = gathered(
-        ["--real", "a.tif", "b.tif", "--seed", "1", "--real=c.tif", "--compare", "x=y", "--dry-run"]
+        ["--real", "a.tif", "b.tif", "--seed", "1", "--real=c.tif", "--compare", "x=y", "--dry-run"], LISTS
     )
     assert found == ["--seed", "1", "--dry-run", "--real", '["a.tif", "b.tif", "c.tif"]', "--compare", "x=y"]
-    assert gathered(["--real_pairs", "a", "--out", "x"]) == ["--out", "x", "--real-pairs", "a"]
-    assert gathered(["stray", "--seed", "1"]) == ["stray", "--seed", "1"]
+    assert gathered(["--real_pairs", "a", "--out", "x"], LISTS) == ["--out", "x", "--real-pairs", "a"]
+    assert gathered(["stray", "--seed", "1"], LISTS) == ["stray", "--seed", "1"]

@@ -26,7 +26,15 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
-def ask(app: Any, path: str, *, host: str = "127.0.0.1:8765", method: str = "GET") -> Answer:
+def ask(
+    app: Any,
+    path: str,
+    *,
+    host: str = "127.0.0.1:8765",
+    method: str = "GET",
+    body: bytes = b"",
+    content_type: str = "application/json",
+) -> Answer:
     """Ask an ASGI application; the path is sent as it is, not made tidy as clients would."""
     plain, _, query = path.partition("?")
     scope = {
@@ -35,7 +43,7 @@ def ask(app: Any, path: str, *, host: str = "127.0.0.1:8765", method: str = "GET
         "path": unquote(plain),
         "raw_path": plain.encode(),
         "query_string": query.encode(),
-        "headers": [(b"host", host.encode())],
+        "headers": [(b"host", host.encode()), (b"content-type", content_type.encode())],
         "http_version": "1.1",
         "scheme": "http",
         "server": ("127.0.0.1", 8765),
@@ -43,7 +51,7 @@ def ask(app: Any, path: str, *, host: str = "127.0.0.1:8765", method: str = "GET
         "root_path": "",
     }
     sent: list[dict[str, Any]] = []
-    asked = iter([{"type": "http.request", "body": b"", "more_body": False}])
+    asked = iter([{"type": "http.request", "body": body, "more_body": False}])
 
     async def receive() -> dict[str, Any]:
         return next(asked, None) or await asyncio.Event().wait()

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 
@@ -18,23 +16,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.browser import needs_chromium
 from tests.synthetic import he_image, write_tiff
 from tests.viewer.slides import write_pair
 from wsigen.viewer.catalogue import computed_case, open_catalogue
-from wsigen.viewer.server import address, listen, make_app, make_server
+from wsigen.viewer.http import address, listen, make_server
+from wsigen.viewer.server import make_app
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--force-color-profile=srgb"),
-)
 SIDE, MPP = 2048, 0.25
 WINDOW = {"width": 1120, "height": 560}  # small, since Chromium draws without a GPU
 SQUARE = (900, 1000, 1100, 1150)  # left, top, right, bottom of the annotation, px
 MAGENTA = (255, 0, 255)
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+pytestmark = needs_chromium
 
 
 class Server:
@@ -97,16 +91,6 @@ def url(folder) -> Iterator[str]:
     server = Server(open_catalogue([folder], seeds=seeds, first_seed=7))
     yield server.url
     server.stop()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -27,8 +27,9 @@ from wsigen.pipeline.sample import sample
 from wsigen.slide.codec import JPEG
 from wsigen.stain.stainer import save_stainer
 from wsigen.viewer.catalogue import Catalogue, open_catalogue
+from wsigen.viewer.http import address, listen
 from wsigen.viewer.run import computed_cases
-from wsigen.viewer.server import address, listen, make_app
+from wsigen.viewer.server import make_app
 
 
 @pytest.fixture(scope="module")

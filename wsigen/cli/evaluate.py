@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Sequence
 
-from wsigen.cli.parse import parse
+from wsigen.cli.parse import gathered, parse
 from wsigen.config.evaluate import EvaluateConfig
 
 DESCRIPTION = (
@@ -23,7 +22,7 @@ log = logging.getLogger(__name__)
 
 def run(argv: Sequence[str], prog: str = "wsigen evaluate") -> None:
     """Parse ``argv`` and evaluate; with ``--dry-run`` print how many patches each slide would give."""
-    config, _ = parse(EvaluateConfig, gathered(argv), prog=prog, description=DESCRIPTION)
+    config, _ = parse(EvaluateConfig, gathered(argv, LISTS), prog=prog, description=DESCRIPTION)
     if config.dry_run:
         from wsigen.evaluation.inputs import load_inputs
         from wsigen.evaluation.sets import describe
@@ -40,28 +39,3 @@ def run(argv: Sequence[str], prog: str = "wsigen evaluate") -> None:
     for name, worst in report.worst().items():
         log.info("%s: %s", name, worst or "no measure has a floor")
     log.info("%s", page)
-
-
-def gathered(argv: Sequence[str]) -> list[str]:
-    """Return the arguments with all paths of a flag, which shells expand from a pattern, as one JSON list.
-
-    Args:
-        argv: such as ``--real a.tif b.tif --seed 1 --real c.tif``.
-    """
-    out: list[str] = []
-    lists: dict[str, list[str]] = {}
-    flag = None
-    for argument in argv:
-        if argument.startswith("--"):
-            name, equals, value = argument.partition("=")
-            name = name.replace("_", "-")  # both spellings are one flag
-            flag = name if name in LISTS and not equals else None
-            if name in LISTS:
-                lists.setdefault(name, []).extend([value] if equals else [])
-                continue
-        if flag is None or argument.startswith("--"):
-            out.append(argument)
-        else:
-            lists[flag].append(argument)
-    given = [[name, paths[0] if len(paths) == 1 else json.dumps(paths)] for name, paths in lists.items()]
-    return [*out, *(word for pair in given for word in pair)]

@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "compare synthetic slides with real ones",
     "corpus": "make and verify corpora of many synthetic slides",
     "view": "look at slides and pairs in a browser",
+    "study": "let readers judge slides, blinded, and report their answers",
     "import-stainer": "convert a published stain translator",
 }
 

@@ -58,6 +58,32 @@ def parse(
     return config(**values), Path(str(files[-1])) if files else None
 
 
+def gathered(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Return the arguments with all paths of a flag, which shells expand from a pattern, as one JSON list.
+
+    Args:
+        argv: such as ``--real a.tif b.tif --seed 1 --real c.tif``.
+        flags: that take several paths, such as ``--real``.
+    """
+    out: list[str] = []
+    lists: dict[str, list[str]] = {}
+    flag = None
+    for argument in argv:
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            name = name.replace("_", "-")
+            flag = name if name in flags and not equals else None
+            if name in flags:
+                lists.setdefault(name, []).extend([value] if equals else [])
+                continue
+        if flag is None or argument.startswith("--"):
+            out.append(argument)
+        else:
+            lists[flag].append(argument)
+    given = [[name, paths[0] if len(paths) == 1 else json.dumps(paths)] for name, paths in lists.items()]
+    return [*out, *(word for pair in given for word in pair)]
+
+
 def _normalised(argv: Sequence[str], config: type[Any], positional: str | None) -> list[str]:
     """The arguments as the parser wants them: ``--dry-run`` becomes ``--dry_run=true``."""
     switches = {f.name for f in fields(config) if f.type in (bool, "bool")}

@@ -6,7 +6,8 @@ import html
 import threading
 
 from wsigen.viewer.catalogue import Catalogue
-from wsigen.viewer.server import address, listen, make_app, make_server
+from wsigen.viewer.http import address, listen, make_server
+from wsigen.viewer.server import make_app
 
 
 class Viewing:

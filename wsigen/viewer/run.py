@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import sys
-import threading
-import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
 from wsigen.config.view import ViewConfig
 from wsigen.runtime import keep_freed_memory, parse_bytes
 from wsigen.viewer.catalogue import Case, Catalogue, computed_case, open_catalogue
-from wsigen.viewer.server import address, check_installed, listen, make_app, make_server
+from wsigen.viewer.http import address, check_installed, listen, serve
+from wsigen.viewer.server import make_app
 
 SLIDE_CACHE = "256MiB"
 MPP = 0.5
@@ -33,21 +29,10 @@ def view(config: ViewConfig) -> None:
     check_installed()
     with listen(config.host, config.port) as sock:
         catalogue = _open(config)
-        cache = parse_bytes(config.cache, "--cache")
-        server = make_server(make_app(catalogue, host=config.host, cache=cache))
-        url = address(sock)
+        app = make_app(catalogue, host=config.host, cache=parse_bytes(config.cache, "--cache"))
         count = sum(len(case.entries) for case in catalogue.cases)
-        log.info("%d slides in %d cases at %s (Ctrl-C ends it)", count, len(catalogue.cases), url)
-        if not config.no_browser and _has_screen():
-            threading.Timer(0.5, webbrowser.open, [url]).start()
-        with contextlib.suppress(KeyboardInterrupt):
-            server.run(sockets=[sock])
-
-
-def _has_screen() -> bool:
-    """Return whether a browser can open a window; without one, Linux would open a text browser here."""
-    on_linux = sys.platform.startswith("linux")
-    return not on_linux or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+        log.info("%d slides in %d cases at %s (Ctrl-C ends it)", count, len(catalogue.cases), address(sock))
+        serve(app, sock, browser=not config.no_browser)
 
 
 def _open(config: ViewConfig) -> Catalogue:

@@ -19,7 +19,7 @@ from wsigen.evaluation.topics import METRICS, of_section
 PLOTTED = ("fidelity", "diversity", "realism", "quality", "nuclei")
 COLOURS = ("#1d6fa5", "#c4532f", "#4c8a57", "#85569b", "#b98a1d", "#4a4a4a")
 REAL, INK, RULE = "#9a9a9a", "#2b2b2b", "#dcdcdc"
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9,
     "font.family": "DejaVu Sans",
     "text.color": INK,
@@ -169,7 +169,7 @@ def panels(draw: Callable[[Axes, Any], None], items: Sequence[Any], *, wide: flo
     """Draw one panel for each item, four to a row, with one legend; return an SVG."""
     across = max(1, min(len(items), int(_ACROSS / wide)))
     rows = -(-len(items) // across)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_PANEL * wide * across, _HEIGHT * rows + 0.3), layout="constrained")
         grid = figure.subplots(rows, across, squeeze=False)
         for axes, item in zip(grid.flat, items, strict=False):

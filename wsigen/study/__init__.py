@@ -1,0 +1,1 @@
+"""Blinded reader studies: made from slides, served to readers, and reported."""
