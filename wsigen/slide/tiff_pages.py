@@ -16,7 +16,7 @@ import tifffile
 from wsigen.errors import AmbiguousSlideError, InvalidValueError, SlideError
 from wsigen.geometry import Size
 from wsigen.slide.backend import PLAUSIBLE_MPP
-from wsigen.slide.ome import OmeImage, is_part_of_a_set, ome_images
+from wsigen.slide.ome import OmeImage, is_part_of_a_set, ome_images, unit_um
 from wsigen.slide.orientation import UPRIGHT
 from wsigen.slide.view import View, choose, no_plane
 
@@ -122,8 +122,12 @@ def image_of_sizes(path: Path, tiff: tifffile.TiffFile, sizes: Sequence[Size]) -
 
 
 def resolution_mpp(page: Any) -> tuple[float, float] | None:
-    """Return µm/px along y and x by the resolution tags of a page, unchecked; None if they do not say."""
-    unit = {2: 25400.0, 3: 1e4}.get(int(page.resolutionunit or 0))
+    """Return µm/px along y and x by the resolution tags of a page, unchecked; None if they do not say.
+
+    ImageJ writes their unit into its description, and none into the tag.
+    """
+    stated = (page.parent.imagej_metadata or {}).get("unit", "") if page.is_imagej else ""
+    unit = unit_um(str(stated)) or {2: 25400.0, 3: 1e4}.get(int(page.resolutionunit or 0))
     x, y = (_ratio(page.tags.valueof(f"{axis}Resolution")) for axis in "XY")
     return (unit / y, unit / x) if unit and x > 0 and y > 0 else None
 
