@@ -295,6 +295,7 @@ class Translator:
         norm: str = "dn",
         stats_pitch: int = 512,
         mpp: float | None = None,
+        table: str | Path | None = None,
         region: tuple[int, int, int, int] | None = None,
         mask: str | Path | None = None,
         mask_class: str | None = None,
@@ -316,7 +317,8 @@ class Translator:
             out: folder to write to.
             norm: as for a single slide, like what follows; it holds for every slide.
             stats_pitch: px from one patch of statistics to the next.
-            mpp: µm/px of the slides, if the files do not state it.
+            mpp: µm/px of slides for which neither the file nor the table states it.
+            table: CSV with columns slide, and any of mpp, series, z, for what the files do not say.
             region: x, y, width and height in level-0 pixels.
             mask: of several slides, a folder with a mask named like each.
             mask_class: class of the polygons that count.
@@ -334,7 +336,8 @@ class Translator:
         Raises:
             InvalidValueError: a value out of range, or two slides would be written to one file.
             SlideError: there is no slide.
-            OutputError: the table cannot be written.
+            PathError: ``table`` cannot be read.
+            OutputError: the outcomes cannot be written.
         """
         config = TranslateSlidesConfig(
             slide=[Path(path) for path in _listed(slides)],
@@ -343,6 +346,7 @@ class Translator:
             norm=norm,
             stats_pitch=stats_pitch,
             mpp=mpp,
+            table=None if table is None else Path(table),
             mask_class=mask_class,
             series=series,
             z=z,
