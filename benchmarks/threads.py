@@ -4,7 +4,7 @@
 
 Runs each network once. Every operator is computed twice from the same inputs, with one thread and with
 several, so that a difference is its own and not one that it was given. Prints one line for each operator that
-differs; the last line is one JSON object.
+differs, and whether the networks' results do; the last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -71,7 +71,21 @@ def compare(run: Callable[[], Any], threads: int) -> Found:
     return mode.found
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, list[int]]]:
+def agree(run: Callable[[], Tensor], threads: int) -> bool:
+    """Return whether a forward pass gives the same bits with one thread and with several."""
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for number in (1, threads):
+            torch.set_num_threads(number)
+            with torch.no_grad():
+                results.append(run())
+    finally:
+        torch.set_num_threads(before)
+    return torch.equal(*results)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     """Compare the bundled networks, print, return what differs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--side", type=int, default=128, help="of the input, px; a multiple of 64")
@@ -86,17 +100,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, list[int]]]:
         return torch.randn(1, channels, args.side, args.side, generator=random)
 
     x, z, one = noise(3), noise(upscaler.noise_channels), torch.ones(1)
-    runs: dict[str, Callable[[], Any]] = {
+    runs: dict[str, Callable[[], Tensor]] = {
         "denoiser": lambda: denoiser(x, one, one),
         "upscaler": lambda: upscaler(x, z, one),
         "stainer": lambda: stainer(x),
     }
-    result: dict[str, dict[str, list[int]]] = {}
+    result: dict[str, dict[str, Any]] = {}
     for name, run in runs.items():
-        found = compare(run, args.threads)
-        result[name] = {op: list(counts) for op, counts in found.items() if counts[0]}
-        print(f"{name}: {len(result[name])} of {len(found)} operators differ")
-        for op, (differing, calls) in result[name].items():
+        found, equal = compare(run, args.threads), agree(run, args.threads)
+        differ = {op: list(counts) for op, counts in found.items() if counts[0]}
+        result[name] = {"equal": equal, "operators": differ}
+        said = "agree" if equal else "differ"
+        print(f"{name}: results {said}; of {len(found)} operators, {len(differ)} differ")
+        for op, (differing, calls) in differ.items():
             print(f"  {op}: {differing} of {calls} calls")
     print(json.dumps({"side": args.side, "threads": args.threads, **result}))
     return result

@@ -303,6 +303,7 @@ class Translator:
         norm: str = "dn",
         stats_pitch: int = 512,
         mpp: float | None = None,
+        table: str | Path | None = None,
         region: tuple[int, int, int, int] | None = None,
         mask: str | Path | None = None,
         mask_class: str | None = None,
@@ -325,6 +326,7 @@ class Translator:
             norm: like stats_pitch, mpp, region, mask, mask_class, series, z, icc and skip_damaged as in a
                 call for one slide; each holds for every slide. Masks are then a folder with one named like
                 each slide.
+            table: CSV with columns slide, and any of mpp, series, z, for what the files do not say.
             layout: "linked-ome", "generic" or "lossless".
             memory: that may be used, such as "8GiB".
             overwrite: replace slides of the same name.
@@ -335,7 +337,8 @@ class Translator:
         Raises:
             InvalidValueError: a value out of range, or two slides would be written to one file.
             SlideError: there is no slide.
-            OutputError: the table cannot be written.
+            PathError: ``table`` cannot be read.
+            OutputError: the outcomes cannot be written.
         """
         config = TranslateSlidesConfig(
             slide=[Path(path) for path in as_list(slides)],
@@ -344,6 +347,7 @@ class Translator:
             norm=norm,
             stats_pitch=stats_pitch,
             mpp=mpp,
+            table=None if table is None else Path(table),
             mask_class=mask_class,
             series=series,
             z=z,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.threads import compare
+from benchmarks.threads import agree, compare
 
 
 def test_only_what_differs_is_named():
@@ -28,6 +28,11 @@ def test_only_what_differs_is_named():
 def times_threads(x: Tensor) -> Tensor:
     """What rounds with the number of threads, in the extreme."""
     return x * torch.get_num_threads()
+
+
+def test_results_of_whole_networks_are_compared():
+    assert agree(lambda: torch.ones(2, 3), 2)
+    assert not agree(lambda: times_threads(torch.ones(2, 3)), 2)
 
 
 def test_what_follows_a_difference_does_not_differ():

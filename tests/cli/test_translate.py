@@ -15,6 +15,7 @@ from tests.pipeline.models import PAINT, small_snapshot
 from tests.pipeline.test_source import png
 from tests.stain.models import small_generator
 from tests.synthetic import damage_tile, he_image, write_tiff
+from wsigen import runtime
 from wsigen.cli import main
 from wsigen.pipeline import translate as pipeline_translate
 from wsigen.pipeline.outputs import NOTICE
@@ -219,7 +220,15 @@ def test_a_damaged_tile_stops_it_or_is_shown_as_glass(translate, refusal, tmp_pa
     assert whole[:256].std() > 1
 
 
-def test_many_slides(folder, tmp_path, capsys):
+def test_many_slides(folder, tmp_path, capsys, monkeypatch):
+    limits, plans = [], []
+    monkeypatch.setattr(runtime, "keep_freed_memory", lambda *largest: limits.append(largest))
+    fill = pipeline_translate.TranslateRun.fill
+    monkeypatch.setattr(
+        pipeline_translate.TranslateRun,
+        "fill",
+        lambda self, *args: plans.append(self.plan.host_bytes) or fill(self, *args),
+    )
     case, bad = folder / "case_HE.tif", tmp_path / "bad.svs"
     bad.write_text("?")
     (tmp_path / "he" / "x").mkdir(parents=True)
@@ -242,6 +251,8 @@ def test_many_slides(folder, tmp_path, capsys):
     ]
     assert (tmp_path / "out" / "x" / "b_IHC-SYN.ome.tif").is_file()
     assert len(table.read_text().splitlines()) == 4
+    assert len(set(plans)) == 2
+    assert limits == [(), *((bytes_ // 16,) for bytes_ in plans)], "as for each slide alone"
     main.main(["translate", str(case), str(tmp_path / "he"), *options[:2], *options[3:]])
     said = capsys.readouterr()
     assert [line.split()[0] for line in said.out.splitlines()] == ["status", "exists", "exists"]

@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 from tests.sampling.stores import ImageSource
-from tests.synthetic import he_image, write_tiff
+from tests.slide.vendor_files import write_mirax, write_ndpi
+from tests.synthetic import GLASS, he_image, write_tiff
 from wsigen.errors import SlideError
 from wsigen.geometry import Region, Size
 from wsigen.pipeline.background import CELL, TOLERANCE, slide_background, stage_background
+from wsigen.pipeline.source import open_source
 from wsigen.slide.read import BACKGROUND, open_slide
 from wsigen.slide.tissue import drop_specks
 
@@ -136,3 +138,24 @@ def test_dust_on_a_sampled_slide_is_glass_too():
     occupied = stage_background(ImageSource(image), Size.square(1024), 2, mpp=0.5, colour=BACKGROUND).occupied
     assert not occupied[:20, :20].any()
     assert occupied[25:43, 25:43].all()
+
+
+def test_missing_places_are_not_stained(tmp_path):
+    """Of MIRAX, they are glass; black pixels, which other formats store there, stay as they are."""
+    image = np.full((512, 768, 3), GLASS, np.uint8)
+    image[64:448, 64:704] = he_image((384, 640), seed=1)
+    black = image.copy()
+    black[128:384, 256:512] = 0
+    missing = [(y, x) for y in range(2, 6) for x in range(4, 8)]
+    slides = [
+        write_mirax(tmp_path / "a.mrxs", image, 0.5, missing=missing),
+        write_ndpi(tmp_path / "a.ndpi", black, 0.5),
+        write_tiff(tmp_path / "a.tif", black, 0.5, compression="zstd"),
+    ]
+    whole = slide_background(open_source(write_ndpi(tmp_path / "whole.ndpi", image, 0.5))).map.occupied
+    inside = np.s_[128 // CELL : 384 // CELL, 256 // CELL : 512 // CELL]
+    assert whole[inside].mean() > 0.5
+    for path in slides:
+        found = slide_background(open_source(path)).map.occupied
+        assert not found[inside].any(), path
+        assert found.sum() > 0.9 * (whole.sum() - whole[inside].sum()) - 100

@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
+import tifffile
 from PIL import Image
 
 import wsigen
 from tests.stain.models import small_generator
-from tests.synthetic import he_image, write_tiff
+from tests.synthetic import he_image, write_dicom, write_tiff
 from wsigen.config import TranslateConfig, TranslateSlidesConfig
 from wsigen.errors import InvalidValueError, PathError, SlideError, SnapshotError
 from wsigen.pipeline import batch, networks
 from wsigen.pipeline.batch import as_text, describe_slides, require_all, slide_configs, translate_slides
 from wsigen.pipeline.translate import TranslateRun, translate
+from wsigen.slide.read import open_slide
 from wsigen.stain.stainer import save_stainer
 
 HEIGHT, WIDTH = 96, 64
@@ -50,6 +52,11 @@ def config(slides, stainer, tmp_path):
 
 def written(out: Path):
     return sorted(p.relative_to(out).as_posix() for p in out.rglob("*.tif"))
+
+
+def pixels(path: Path):
+    with openslide.OpenSlide(path) as slide:
+        return np.asarray(slide.read_region((0, 0), 0, slide.dimensions))[..., :3]
 
 
 MADE = ["A_IHC-SYN.ome.tif", "one_IHC-SYN.ome.tif", "x/two_IHC-SYN.ome.tif"]
@@ -200,10 +207,60 @@ def test_each_slide_has_its_mask(config, tmp_path):
         f"{masks}: no mask for slide one_HE.tif; add one_HE.geojson, one_HE.png or one_HE.tif"
     )
     for name, rows in ((MADE[0], 24), (MADE[2], 48)):
-        with openslide.OpenSlide(config.out / name) as slide:
-            pixels = np.asarray(slide.read_region((0, 0), 0, slide.dimensions))[..., :3]
-        plain = np.ptp(pixels.reshape(HEIGHT, -1), axis=1) == 0
+        plain = np.ptp(pixels(config.out / name).reshape(HEIGHT, -1), axis=1) == 0
         assert (plain.sum(), plain[rows:].all()) == (HEIGHT - rows, True)
+
+
+def test_the_mask_of_a_series_is_named_like_its_folder(config, tmp_path):
+    """Given as the folder, as one of its files, or in a folder of series."""
+    files = write_dicom(tmp_path / "series" / "case1", he_image((HEIGHT, WIDTH), seed=3), 0.5, levels=1)
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[:40] = True
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks" / "case1.png")
+    made = []
+    for i, given in enumerate((files[0].parent, files[0], tmp_path / "series")):
+        one = replace(config, slide=[given], mask=tmp_path / "masks", out=tmp_path / f"out{i}")
+        (outcome,) = translate_slides(one)
+        made.append(pixels(one.out / outcome.output))
+    made.append(pixels(translate(config.of(files[0], tmp_path / "alone"))[0].slide))
+    for masked in made[:3]:
+        np.testing.assert_array_equal(masked, made[0])
+        assert np.ptp(masked[40:], axis=(0, 1)).max() == 0
+        assert np.ptp(masked[:40], axis=(0, 1)).max() > 0
+    assert np.ptp(made[3][40:], axis=(0, 1)).max() > 0
+
+
+def test_a_table_states_what_files_do_not(config, tmp_path, caplog):
+    """µm/px of each, and which image; --mpp holds for the others."""
+    he = tmp_path / "he"
+    (he / "torn.svs").unlink()
+    for seed, name in enumerate(("one_HE", "x/two")):
+        write_tiff(he / f"{name}.tif", he_image((HEIGHT, WIDTH), seed=seed), None, levels=1)
+    with tifffile.TiffWriter(he / "both.tif") as tiff:
+        for size in ((HEIGHT, WIDTH), (WIDTH, WIDTH)):
+            tiff.write(he_image(size, seed=4), photometric="rgb", metadata=None)
+    table = tmp_path / "table.csv"
+    table.write_text("slide,mpp,series\none_HE,0.4,\nx/two.tif,0.6,\nboth.tif,,1\ngone.tif,1,\n")
+    told = replace(config, slide=[he], table=table, mpp=0.55)
+    outcomes = translate_slides(told)
+    found = {o.output: (o.status, o.mpp, o.width, o.height) for o in outcomes}
+    assert found == {
+        "both_IHC-SYN.ome.tif": ("translated", 0.55, WIDTH, WIDTH),
+        "one_IHC-SYN.ome.tif": ("translated", 0.4, WIDTH, HEIGHT),
+        "x/two_IHC-SYN.ome.tif": ("translated", 0.6, WIDTH, HEIGHT),
+    }
+    assert "table.csv: 1 rows match no slide: gone.tif" in caplog.text
+    assert open_slide(config.out / "x/two_IHC-SYN.ome.tif").mpp == pytest.approx(0.6)
+    alone = told.of(he / "x" / "two.tif", tmp_path / "alone")
+    caplog.clear()
+    (files,) = translate(alone)
+    assert files.slide.read_bytes() == (config.out / "x/two_IHC-SYN.ome.tif").read_bytes()
+    assert "match no slide" not in caplog.text, "the table may hold other slides than this one"
+    assert [o.status for o in translate_slides(replace(told, table=None, mpp=None))] == ["failed"] * 3
+    table.write_text("slide,um\na,1\n")
+    with pytest.raises(PathError, match=r"table\.csv: none of the columns mpp, group"):
+        translate_slides(told)
 
 
 def test_a_region_of_each_slide(config):

@@ -11,6 +11,7 @@ import openslide
 import pytest
 import tifffile
 import torch
+from PIL import Image
 
 from tests.pipeline.test_source import png
 from tests.stain.style.test_network import model
@@ -29,7 +30,7 @@ from wsigen.nn.snapshot import save_snapshot, weights_hash
 from wsigen.pipeline.background import slide_background
 from wsigen.pipeline.translate import open_run, translate
 from wsigen.slide.read import open_slide
-from wsigen.stain.style.network import adain_map
+from wsigen.stain.style.network import adain_map, wct_map
 from wsigen.stain.style.thumbnail import compare_stains
 
 SIDE = (840, 264)
@@ -96,12 +97,29 @@ def test_the_slide_has_the_pixels_of_the_network_and_says_how_it_came_about(conf
     assert facts["stainer_hash"] == weights_hash(inputs / "style")
 
 
-def test_tile_does_not_show(config, tmp_path):
-    made = []
+@pytest.mark.parametrize("transfer", ["adain", "wct"])
+def test_tile_does_not_show(config, tmp_path, transfer):
+    config, made = replace(config, transfer=transfer), []
     for tile in (64, 128, "auto"):
         translate(replace(config, tile=tile, out=tmp_path / str(tile)))
         made.append((tmp_path / str(tile) / "case_like-other-lab.ome.tif").read_bytes())
     assert made[0] == made[1] == made[2]
+
+
+def test_whitening_and_colouring_of_thumbnail_statistics(config, inputs):
+    (files,) = translate(replace(config, transfer="wct", strength=0.5))
+    content, reference = (open_slide(inputs / f"{n}_HE.tif") for n in ("case", "other lab"))
+    net = model(width=4, seed=5)
+    move = wct_map(*compare_stains(net.encoder, content, reference), 0.5)
+    x = torch.from_numpy(he_image(SIDE, seed=3)).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.inference_mode():
+        y = (net.decoder(move(net.encoder(x)))[0] + 1) * 127.5
+    wanted, found = y.round().clamp(0, 255).permute(1, 2, 0).numpy(), pixels(files.slide)
+    opaque = slide_background(content).map.opacity(content.size.region) == 1
+    assert np.abs(found[opaque].astype(int) - wanted[opaque]).max() <= 1
+    assert json.loads(files.provenance.read_text())["transfer"] == "wct"
+    runs = [open_run(replace(config, transfer=transfer)) for transfer in ("adain", "wct")]
+    assert len({run.outputs[0].fingerprint() for run in runs}) == 2
 
 
 def test_strength_shows_and_belongs_to_the_slide(config):
@@ -109,6 +127,18 @@ def test_strength_shows_and_belongs_to_the_slide(config):
     assert len({t.outputs[0].fingerprint() for t in jobs}) == 2
     scales = [t.stainers.nets[0].scale for t in jobs]
     torch.testing.assert_close(scales[1], 0.5 + 0.5 * scales[0])
+
+
+def test_statistics_of_the_slide_are_those_inside_its_mask(config, tmp_path, inputs):
+    half = np.zeros(SIDE, bool)
+    half[: SIDE[0] // 2] = True
+    Image.fromarray(half).save(tmp_path / "half.png")
+    run = open_run(replace(config, mask=tmp_path / "half.png"))
+    content, reference = (open_slide(inputs / f"{n}_HE.tif") for n in ("case", "other lab"))
+    stats = compare_stains(model(width=4, seed=5).encoder, content, reference, run.mask)
+    torch.testing.assert_close(run.stainers.nets[0].scale, adain_map(*stats).scale)
+    whole = open_run(config).stainers.nets[0].scale
+    assert not torch.allclose(run.stainers.nets[0].scale, whole, rtol=0, atol=1e-5)
 
 
 def test_another_reference_is_another_slide(config, inputs, tmp_path):
@@ -219,6 +249,7 @@ def test_references_and_models_that_cannot_be(config, inputs, tmp_path):
         ({"like": None}, "--stainer must be a bundled name"),
         ({"like": None, "stainer": "SYN"}, "--style must be left out without --like"),
         ({"like": None, "stainer": "SYN", "style": None, "strength": 0.5}, "--strength must be left out"),
+        ({"like": None, "stainer": "SYN", "style": None, "transfer": "wct"}, "--transfer must be left out"),
     ],
 )
 def test_options_that_do_not_go_together(config, change, says):

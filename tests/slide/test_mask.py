@@ -11,6 +11,7 @@ import shapely
 import tifffile
 from PIL import Image
 
+from tests.synthetic import write_dicom
 from wsigen.errors import SlideError
 from wsigen.geometry import Region, Size
 from wsigen.slide.mask import Roi, check_region, find_mask, open_mask
@@ -221,9 +222,23 @@ def test_the_mask_of_a_slide_in_a_folder(tmp_path):
         ("x/a.svs", "x/a.png"),
         ("x/c.svs", "c.tif"),
     ):
-        assert find_mask(tmp_path, slide) == tmp_path / mask
-    assert find_mask(tmp_path / "a.geojson", "z.svs") == tmp_path / "a.geojson"
+        assert find_mask(tmp_path, slide, tmp_path / slide) == tmp_path / mask
+    assert find_mask(tmp_path / "a.geojson", "z.svs", tmp_path / "z.svs") == tmp_path / "a.geojson"
     with pytest.raises(SlideError, match=r"no mask for slide y/e_HE\.tif; add e_HE\.geojson, e_HE\.png or"):
-        find_mask(tmp_path, "y/e_HE.tif")
+        find_mask(tmp_path, "y/e_HE.tif", tmp_path / "y/e_HE.tif")
     with pytest.raises(SlideError, match=r"several masks for slide d\.svs: d\.geojson, d\.png; keep one"):
-        find_mask(tmp_path, "d.svs")
+        find_mask(tmp_path, "d.svs", tmp_path / "d.svs")
+
+
+def test_the_mask_of_a_dicom_series(tmp_path, he_picture):
+    """The folder's name comes first, since files of all series may have the same names."""
+    (file,) = write_dicom(tmp_path / "he" / "p 1.5_HE", he_picture, 0.5, levels=1)
+    masks = tmp_path / "masks"
+    (masks / "a" / "p 1.5_HE").mkdir(parents=True)
+    name = f"a/p 1.5_HE/{file.name}"
+    with pytest.raises(SlideError, match=r"no mask for slide a/p 1\.5_HE/.*; add p 1\.5_HE\.geojson, p 1"):
+        find_mask(masks, name, file)
+    for mask in (f"{file.stem}.png", f"a/p 1.5_HE/{file.name}.png", "p 1.5.png", "a/p 1.5_HE.geojson"):
+        (masks / mask).touch()  # each comes before those so far
+        assert find_mask(masks, name, file) == masks / mask
+    assert find_mask(masks, file.name, file) == masks / "p 1.5.png"

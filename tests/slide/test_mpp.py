@@ -143,3 +143,53 @@ def test_ome_xml_speaks_where_openslide_is_silent(tmp_path):
     image = np.full((512, 512, 3), 200, np.uint8)
     path = write_tiff(tmp_path / "a.ome.tif", image, 0.33, ome=True, levels=1)
     assert resolve_mpp(path, Stub(None)) == pytest.approx(0.33)
+
+
+@pytest.mark.parametrize("unit", ["um", "micron", "microns", "\\u00B5m", "mm", "cm"])
+def test_imagej_states_its_unit_in_the_description(tmp_path, he_picture, unit):
+    """In resolution tags without a unit; 2 px/µm are 0.5 µm/px."""
+    per_unit = {"mm": 2e3, "cm": 2e4}.get(unit, 2.0)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, he_picture, imagej=True, resolution=(per_unit, per_unit), metadata={"unit": unit, "axes": "YXS"}
+    )
+    assert open_slide(path).mpp == pytest.approx(0.5)
+
+
+def test_imagej_without_a_unit_of_length_states_nothing(tmp_path, he_picture):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, he_picture, imagej=True, resolution=(2, 2), metadata={"unit": "pixel", "axes": "YXS"}
+    )
+    with pytest.raises(MissingMppError):
+        open_slide(path)
+
+
+@pytest.mark.parametrize(
+    ("size", "unit", "mpp"),
+    [
+        ("0.5", "\u00c2\u00b5m", 0.5),  # UTF-8 that was read as Latin-1
+        ("0.5", "micron", 0.5),
+        ("500", "nm", 0.5),
+        ("0.0005", "mm", 0.5),
+        ("0.5", "pixel", None),
+        ("0.5", "Mm", None),  # megametre
+        ("0,5", "\u00b5m", None),
+    ],
+)
+def test_units_of_ome_xml(tmp_path, he_picture, size, unit, mpp):
+    height, width = he_picture.shape[:2]
+    stated = " ".join(f'PhysicalSize{axis}="{size}" PhysicalSize{axis}Unit="{unit}"' for axis in "XY")
+    xml = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels '
+        f'ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="{width}" SizeY="{height}" SizeC="3" '
+        f'SizeZ="1" SizeT="1" {stated}><Channel ID="Channel:0:0" SamplesPerPixel="3"/><TiffData/></Pixels>'
+        "</Image></OME>"
+    )
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, he_picture, photometric="rgb", description=xml.encode(), metadata=None)
+    if mpp is None:
+        with pytest.raises(MissingMppError):
+            open_slide(path)
+    else:
+        assert open_slide(path).mpp == pytest.approx(mpp)

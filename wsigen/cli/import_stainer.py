@@ -9,8 +9,8 @@ from wsigen.config.stain import ImportStainerConfig
 
 DESCRIPTION = (
     "Convert the generator of CUT, CycleGAN, L-LSeSim, URUST or DN, as trained by their authors' code, to a "
-    "folder for `wsigen translate --stainer`; with --decoder, the encoder and decoder of AdaIN style "
-    "transfer to one for `wsigen translate --like`. Family, width and depth are recognised; no code "
+    "folder for `wsigen translate --stainer`; with --decoder, the encoder and decoder of AdaIN or WCT "
+    "style transfer to one for `wsigen translate --like`. Family, width and depth are recognised; no code "
     "in the files is run."
 )
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from wsigen.cli.parse import parse
 from wsigen.config import TranslateSlidesConfig
+
+if TYPE_CHECKING:
+    from wsigen.pipeline.translate import TranslateRun
 
 DESCRIPTION = (
     "Translate H&E slides into IHC, on the same grid and µm/px. Writes OUT/NAME_IHC-MARKER.ome.tif with "
@@ -29,8 +33,7 @@ def run(argv: Sequence[str], prog: str = "wsigen translate") -> None:
     from wsigen.pipeline.translate import open_run
 
     slide = open_run(config.of(config.slide, config.out))
-    # Features of the largest layers are not kept: of two sizes, they do not fit into each other's place.
-    keep_freed_memory(slide.plan.host_bytes // 16)
+    _limit_kept_memory(slide)
     if config.dry_run:
         sys.stdout.write(slide.describe() + "\n")
     else:
@@ -41,8 +44,15 @@ def _run_slides(config: TranslateSlidesConfig) -> None:
     from wsigen.pipeline.batch import as_text, describe_slides, require_all, translate_slides
 
     if config.dry_run:
-        sys.stdout.write("\n\n".join(describe_slides(config)) + "\n")
+        sys.stdout.write("\n\n".join(describe_slides(config, opened=_limit_kept_memory)) + "\n")
         return
-    outcomes = translate_slides(config)
+    outcomes = translate_slides(config, opened=_limit_kept_memory)
     sys.stdout.write(as_text(outcomes) + "\n")
     require_all(outcomes, config.out)
+
+
+def _limit_kept_memory(run: TranslateRun) -> None:
+    """Return features of the largest layers when freed: of two sizes, they do not fit into each other."""
+    from wsigen.runtime import keep_freed_memory
+
+    keep_freed_memory(run.plan.host_bytes // 16)

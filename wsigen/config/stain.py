@@ -279,7 +279,8 @@ class ImportStainerConfig:
     Args:
         checkpoint: file with the weights, such as latest_net_G.pth; .pth, .pt or .safetensors.
         out: folder to write the stainer to.
-        decoder: decoder.pth of AdaIN style transfer; the checkpoint is then its encoder, vgg_normalised.pth.
+        decoder: decoder.pth of AdaIN or WCT style transfer; the checkpoint is then its encoder,
+            vgg_normalised.pth.
         marker: marker that the output shows, such as SYN; becomes part of file names.
         mpp: µm/px of the training images.
         patch_size: side of the training images, px.

@@ -27,6 +27,8 @@ class TranslateSlidesConfig:
         like: reference H&E slide whose stain is transferred; replaces stainer.
         style: style model for ``like``: a snapshot folder or a hub id.
         strength: of ``like``, from 0 (the slide as the model reproduces it) to 1.
+        transfer: of ``like``: "adain" transfers means and standard deviations of features, "wct" (whitening
+            and colouring) also how they vary together.
         like_mpp: µm/px of the slide in ``like``, if the file does not state it.
         like_series: number of the image in ``like``, for a TIFF or OME-Zarr that holds several.
         norm: normalisation: "dn" (dense, interpolated), "kin" (kernel-averaged), "tin" (whole slide), "in"
@@ -35,7 +37,8 @@ class TranslateSlidesConfig:
             the tissue.
         out: folder to write to.
         name: base name of the files of a single slide, default the slide's without _HE.
-        mpp: µm/px of the slide, if the file does not state it.
+        mpp: µm/px of slides for which neither the file nor the table states it.
+        table: CSV with columns slide, and any of mpp, series, z, for what the files do not say.
         region: translate only this region, as X,Y,WIDTH,HEIGHT in level-0 pixels; its pixels are those of the
             whole slide.
         mask: part of the slide to translate, background elsewhere: GeoJSON of QuPath, or a PNG or TIFF that
@@ -62,6 +65,7 @@ class TranslateSlidesConfig:
     like: Path | None = None
     style: str | None = None
     strength: float = 1.0
+    transfer: Literal["adain", "wct"] = "adain"
     like_mpp: float | None = None
     like_series: int | None = None
     norm: str = "dn"
@@ -69,6 +73,7 @@ class TranslateSlidesConfig:
     out: Path = Path("slides")
     name: str | None = None
     mpp: float | None = None
+    table: Path | None = None
     region: str | None = None
     mask: Path | None = None
     mask_class: str | None = None
@@ -121,8 +126,8 @@ class TranslateSlidesConfig:
 
     def _check_stainer(self) -> None:
         check(bool(self.stainer), "--stainer", self.stainer, "a bundled name (SYN), a folder or a hub id")
-        unused = (("style", None), ("strength", 1.0), ("like_mpp", None), ("like_series", None))
-        for name, default in unused:
+        unused = {"style": None, "strength": 1.0, "transfer": "adain", "like_mpp": None, "like_series": None}
+        for name, default in unused.items():
             value = getattr(self, name)
             check(value == default, f"--{name.replace('_', '-')}", value, "left out without --like")
 

@@ -59,6 +59,8 @@ class SlideTable:
 
     def __init__(self, rows: dict[str, Row] | None = None, path: Path | None = None) -> None:
         self.rows, self.path = rows or {}, path
+        by_file = Counter(map(_file, self.rows))
+        self._elsewhere = {_file(key): key for key in self.rows if by_file[_file(key)] == 1}
 
     @classmethod
     def load(cls, path: Path) -> SlideTable:
@@ -94,18 +96,25 @@ class SlideTable:
         Returns:
             A row for every name, empty where the table has none. Rows that match no slide cause a warning.
         """
-        by_file = Counter(key.rpartition("/")[2] for key in self.rows)
-        elsewhere = {file: k for k in self.rows if by_file[file := k.rpartition("/")[2]] == 1}
-        found, used = {}, set()
-        for name in names:
-            key = next((k for k in _keys(name) if k in self.rows), elsewhere.get(name.rpartition("/")[2]))
-            found[name] = self.rows[key] if key is not None else Row()
-            used.add(key)
+        keys = {name: self._key(name) for name in names}
+        used = set(keys.values())
         unused = [key for key in self.rows if key not in used]
         if unused:
             some = ", ".join(unused[:5]) + (" …" if len(unused) > 5 else "")
             log.warning("%s: %d rows match no slide: %s", self.path, len(unused), some)
-        return found
+        return {name: self.rows.get(key, Row()) for name, key in keys.items()}
+
+    def find(self, name: str) -> Row:
+        """Return the row of one slide, as `match` does; the table may hold many others."""
+        return self.rows.get(self._key(name), Row())
+
+    def _key(self, name: str) -> str:
+        """Return the key of a slide's row; "" where it has none."""
+        return next((key for key in _keys(name) if key in self.rows), self._elsewhere.get(_file(name), ""))
+
+
+def _file(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _keys(name: str) -> list[str]:

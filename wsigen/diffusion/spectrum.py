@@ -58,7 +58,7 @@ def split(x: Float[Tensor, "b c h w"], octaves: int) -> Octaves:
     parts = []
     for _ in range(octaves):
         reduced = F.avg_pool2d(x, 2)
-        parts.append(x - _enlarge(reduced))
+        parts.append(x - enlarged(reduced, 2))
         x = reduced
     return [*parts, x]
 
@@ -67,7 +67,7 @@ def merge(parts: Octaves) -> Float[Tensor, "b c h w"]:
     """Return the image that ``split`` took apart."""
     x = parts[-1]
     for part in reversed(parts[:-1]):
-        x = part + _enlarge(x)
+        x = part + enlarged(x, 2)
     return x
 
 
@@ -131,5 +131,19 @@ def combine(
     return to_rgb(merge(parts))
 
 
-def _enlarge(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+def enlarged(y: Float[Tensor, "b c h w"], k: int) -> Float[Tensor, "b c kh kw"]:
+    """Enlarge bilinearly like ``F.interpolate``, whose last bits depend on the number of threads.
+
+    Args:
+        y: images.
+        k: factor.
+    """
+    # Neighbouring rows, the edge repeated, mixed at the centres of the k new rows; then the same for columns.
+    for axis in (2, 3):
+        last = y.shape[axis] - 1
+        above = torch.cat([y.narrow(axis, 0, 1), y.narrow(axis, 0, last)], dim=axis)
+        below = torch.cat([y.narrow(axis, 1, last), y.narrow(axis, last, 1)], dim=axis)
+        away = [(2 * phase + 1 - k) / (2 * k) for phase in range(k)]
+        rows = [(1 - abs(a)) * y + abs(a) * (above if a < 0 else below) for a in away]
+        y = torch.stack(rows, dim=axis + 1).flatten(axis, axis + 1)
+    return y

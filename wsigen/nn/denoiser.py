@@ -26,8 +26,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wsigen.diffusion.precondition import precondition
-from wsigen.diffusion.spectrum import combine, std_at
+from wsigen.diffusion.spectrum import combine, enlarged, std_at
 from wsigen.errors import InvalidValueError
+from wsigen.nn.rounding import make_steady, silu
 from wsigen.nn.snapshot import load_snapshot, resolve
 
 OctaveStd = Sequence[Sequence[float]]
@@ -86,6 +87,7 @@ class Denoiser(ModelMixin, ConfigMixin):
             attention_head_dim=32,
             class_embed_type="timestep",
         )
+        make_steady(self.unet)
         embedding = block_out_channels[0]
         self.pixel_stem = nn.Conv2d(3, pixel_channels, 3, padding=1)
         joined = pixel_channels + context_channels
@@ -182,14 +184,14 @@ class Denoiser(ModelMixin, ConfigMixin):
         cells = F.pixel_unshuffle(x, p).contiguous(memory_format=torch.channels_last)
         out = self.unet(cells, noise_label, class_labels=mpp_label, return_dict=False)[0]
         # Three further channels: a smooth image, which the full-resolution path need not carry.
-        colour = F.interpolate(out[:, -3:], scale_factor=p, mode="bilinear")
+        colour = enlarged(out[:, -3:].float(), p)
         labels = torch.cat([self.unet.time_proj(noise_label), self.unet.time_proj(mpp_label)], dim=1)
         scale, shift = self.pixel_modulation(labels)[:, :, None, None].chunk(2, dim=1)
         stem = self.pixel_stem(x.contiguous(memory_format=torch.channels_last))
         h = torch.cat([stem, F.pixel_shuffle(out[:, :-3], p)], dim=1)
-        h = F.silu(h) * (1 + scale) + shift  # 1 + scale: no modulation at the start
-        h = F.silu(self.pixel_hidden(h))
-        return colour.float() + self.pixel_out(h).float()
+        h = silu(h) * (1 + scale) + shift  # 1 + scale: no modulation at the start
+        h = silu(self.pixel_hidden(h))
+        return colour + self.pixel_out(h).float()
 
 
 def _check_table(values: Tensor, mpp: Sequence[float] | None) -> None:

@@ -19,6 +19,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from wsigen.diffusion.spectrum import enlarged
+from wsigen.nn.rounding import silu
+
 EMBEDDING = 64
 """Channels of the µm/px embedding."""
 
@@ -40,7 +43,7 @@ class ScaleEmbedding(nn.Module):
     def forward(self, mpp: Float[Tensor, " b"]) -> Float[Tensor, "b channels"]:
         """Embed µm/px > 0."""
         phase = mpp.float().log()[:, None] * self.get_buffer("_rates")
-        return self.out(F.silu(self.hidden(torch.cat([phase.sin(), phase.cos()], dim=1))))
+        return self.out(silu(self.hidden(torch.cat([phase.sin(), phase.cos()], dim=1))))
 
 
 class Block(nn.Module):
@@ -61,7 +64,7 @@ class Block(nn.Module):
     ) -> Float[Tensor, "b c h w"]:
         """Return features of the same shape."""
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
-        return x + self.gain * self.conv2(F.silu(torch.addcmul(shift, self.conv1(F.silu(x)), 1 + scale)))
+        return x + self.gain * self.conv2(silu(torch.addcmul(shift, self.conv1(silu(x)), 1 + scale)))
 
 
 class Upscaler(ModelMixin, ConfigMixin):
@@ -152,8 +155,8 @@ class Upscaler(ModelMixin, ConfigMixin):
         for block in self.up_blocks:
             x = block(x, e)
         # nearest is exact; bilinear's last bits depend on the number of threads
-        x = F.interpolate(F.silu(self.head(x)), scale_factor=self.k, mode="nearest")
-        x = F.silu(self.fine2(F.silu(self.fine1(x))))
+        x = F.interpolate(silu(self.head(x)), scale_factor=self.k, mode="nearest")
+        x = silu(self.fine2(silu(self.fine1(x))))
         return enlarged(y.float(), self.k) + self.out(x).float()
 
     def _level(self, x: Tensor, e: Tensor, level: int) -> Tensor:
@@ -164,24 +167,6 @@ class Upscaler(ModelMixin, ConfigMixin):
             coarse = self._level(self.down[level](x), e, level + 1)
             x = x + F.pixel_shuffle(self.up[level](coarse), 2)
         return x
-
-
-def enlarged(y: Float[Tensor, "b c h w"], k: int) -> Float[Tensor, "b c kh kw"]:
-    """Enlarge bilinearly like ``F.interpolate``, whose last bits depend on the number of threads.
-
-    Args:
-        y: images.
-        k: factor.
-    """
-    # Neighbouring rows, the edge repeated, mixed at the centres of the k new rows; then the same for columns.
-    for axis in (2, 3):
-        last = y.shape[axis] - 1
-        above = torch.cat([y.narrow(axis, 0, 1), y.narrow(axis, 0, last)], dim=axis)
-        below = torch.cat([y.narrow(axis, 1, last), y.narrow(axis, last, 1)], dim=axis)
-        away = [(2 * phase + 1 - k) / (2 * k) for phase in range(k)]
-        rows = [(1 - abs(a)) * y + abs(a) * (above if a < 0 else below) for a in away]
-        y = torch.stack(rows, dim=axis + 1).flatten(axis, axis + 1)
-    return y
 
 
 def _blocks(channels: int, count: int) -> nn.ModuleList:

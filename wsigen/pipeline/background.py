@@ -24,6 +24,7 @@ from wsigen.slide.tissue import (
     SMALL_SHARE,
     SPECK_UM2,
     background_colour,
+    black_areas,
     drop_specks,
     is_grey,
     tissue_mask,
@@ -56,6 +57,8 @@ class SlideBackground:
 def slide_background(slide: WholeSlide, mask: Mask | None = None) -> SlideBackground:
     """Find the background of a slide that exists. Where none is found, all counts as tissue.
 
+    Black areas count as background: what the scanner left out is no tissue to stain.
+
     Args:
         slide: to look at.
         mask: outside which all is background, in the slide's pixels; None for no such limit.
@@ -83,6 +86,9 @@ def slide_background(slide: WholeSlide, mask: Mask | None = None) -> SlideBackgr
     if shown.size and (not np.ptp(whole, axis=2).any() or is_grey(shown)):
         raise SlideError(slide.path, "is grey; a stainer needs the colours of H&E: give the slide in RGB")
     found = found if colour is None else _without_dust(found, slide.mpp)
+    black = black_areas(cells, mpp)
+    if black.any():
+        found = BackgroundMap(found.occupied & ~black, CELL)
     if mask is not None:
         found = BackgroundMap(found.occupied & mask.touched(grid.size, CELL * mask.scale), CELL)
     return SlideBackground(colour or BACKGROUND, found)

@@ -9,24 +9,29 @@ import csv
 import io
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from wsigen.config import TranslateConfig, TranslateSlidesConfig
 from wsigen.data.find import find_slides
+from wsigen.data.table import SlideTable
 from wsigen.errors import InvalidValueError, PathError, SlideError, WsigenError
 from wsigen.files import write_bytes
 from wsigen.pipeline.networks import Networks
 from wsigen.pipeline.source import open_source, source_name
 from wsigen.pipeline.stainers import open_stainers
-from wsigen.pipeline.translate import TranslateRun, open_run, rendering_of
+from wsigen.pipeline.translate import TranslateRun, as_in_table, open_run, rendering_of
 from wsigen.slide.mask import Roi, find_mask
+from wsigen.slide.parts import slide_path
 from wsigen.slide.provenance import read_provenance
 from wsigen.slide.view import View
 
 TABLE = "translate.csv"
+
+Opened = Callable[[TranslateRun], object]
+"""Called with a slide's run before the slide is made."""
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +61,12 @@ class Outcome:
     error: str = ""
 
 
-def translate_slides(config: TranslateSlidesConfig, networks: Networks | None = None) -> list[Outcome]:
+def translate_slides(
+    config: TranslateSlidesConfig,
+    networks: Networks | None = None,
+    *,
+    opened: Opened | None = None,
+) -> list[Outcome]:
     """Translate slides one after the other; the same call again skips finished ones and continues.
 
     A slide that fails is logged, and the others are made. The table ``translate.csv`` in the folder that is
@@ -65,6 +75,7 @@ def translate_slides(config: TranslateSlidesConfig, networks: Networks | None = 
     Args:
         config: of the call.
         networks: where loaded networks are kept.
+        opened: called with each slide's run before the slide is made.
 
     Returns:
         The outcome of each slide, in order.
@@ -81,7 +92,7 @@ def translate_slides(config: TranslateSlidesConfig, networks: Networks | None = 
     for i, (name, one) in enumerate(configs.items()):
         log.info("slide %d of %d: %s", i + 1, len(configs), one.slide)
         try:
-            outcomes[i] = _translate(name, one, networks)
+            outcomes[i] = _translate(name, one, networks, opened)
         except KeyboardInterrupt:
             outcomes[i] = replace(outcomes[i], status="interrupted")
             raise
@@ -90,7 +101,12 @@ def translate_slides(config: TranslateSlidesConfig, networks: Networks | None = 
     return outcomes
 
 
-def describe_slides(config: TranslateSlidesConfig, networks: Networks | None = None) -> list[str]:
+def describe_slides(
+    config: TranslateSlidesConfig,
+    networks: Networks | None = None,
+    *,
+    opened: Opened | None = None,
+) -> list[str]:
     """Return the plan of each slide, see `TranslateRun.describe`, or why there is none; nothing is written.
 
     Raises:
@@ -101,7 +117,7 @@ def describe_slides(config: TranslateSlidesConfig, networks: Networks | None = N
     plans = []
     for name, one in configs.items():
         try:
-            plan = _open(name, one, networks).describe()
+            plan = _open(name, one, networks, opened).describe()
         except WsigenError as error:
             plan = f"fails       {error}"
         plans.append(f"{one.slide}\n{plan}")
@@ -116,6 +132,7 @@ def slide_configs(config: TranslateSlidesConfig) -> dict[str, TranslateConfig]:
     Raises:
         InvalidValueError: two slides would be written to one file, or there is one mask for several slides.
         SlideError: there is no slide.
+        PathError: the table cannot be read.
     """
     found: dict[str, TranslateConfig] = {}
     bases: dict[PurePosixPath, Path] = {}
@@ -132,6 +149,9 @@ def slide_configs(config: TranslateSlidesConfig) -> dict[str, TranslateConfig]:
             )
         found[name] = config.of(path, config.out / base.parent)
     Roi(config.mask).require_masks(len(found))
+    if config.table is not None:
+        rows = SlideTable.load(config.table).match(list(found))
+        found = {name: as_in_table(one, rows[name]) for name, one in found.items()}
     return found
 
 
@@ -198,16 +218,29 @@ def _load(config: TranslateSlidesConfig, networks: Networks) -> None:
         networks.style(config.style, rendering.device)
 
 
-def _open(name: str, config: TranslateConfig, networks: Networks) -> TranslateRun:
+def _open(
+    name: str,
+    config: TranslateConfig,
+    networks: Networks,
+    opened: Opened | None,
+) -> TranslateRun:
     if config.mask is not None:
-        config = replace(config, mask=find_mask(config.mask, name))
-    return replace(open_run(config, networks), several=True)
+        config = replace(config, mask=find_mask(config.mask, name, slide_path(config.slide)))
+    run = replace(open_run(config, networks), several=True)
+    if opened is not None:
+        opened(run)
+    return run
 
 
-def _translate(name: str, config: TranslateConfig, networks: Networks) -> Outcome:
+def _translate(
+    name: str,
+    config: TranslateConfig,
+    networks: Networks,
+    opened: Opened | None,
+) -> Outcome:
     start, outcome = time.monotonic(), Outcome(str(config.slide), status="failed")
     try:
-        run = _open(name, config, networks)
+        run = _open(name, config, networks, opened)
         size = run.made.size
         outcome = replace(outcome, mpp=run.slide.mpp, width=size.width, height=size.height)
         top = PurePosixPath(name).parent

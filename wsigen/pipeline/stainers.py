@@ -17,6 +17,7 @@ from wsigen.geometry import Size
 from wsigen.pipeline.networks import Networks, warn_of_scale
 from wsigen.pipeline.outputs import IHCOutput, Stain
 from wsigen.pipeline.source import open_source, source_facts, source_name
+from wsigen.slide.mask import Mask
 from wsigen.slide.read import WholeSlide
 from wsigen.slide.view import View
 from wsigen.stain.engine.background import BackgroundMap
@@ -26,7 +27,7 @@ from wsigen.stain.engine.statistics import ReadRegion, prepare_constant
 from wsigen.stain.engine.stream import StreamTranslator
 from wsigen.stain.networks.generator import Generator
 from wsigen.stain.normalise.norm import Norm
-from wsigen.stain.style.network import LikeReference
+from wsigen.stain.style.network import LikeReference, Transfer
 from wsigen.stain.style.thumbnail import compare_stains
 
 _NOT_PLAIN = re.compile(r"[^\w+.-]+", re.ASCII)
@@ -195,9 +196,11 @@ def open_like(
     *,
     style: str,
     strength: float = 1.0,
+    transfer: Transfer = "adain",
     mpp: float | None = None,
     series: int | None = None,
     networks: Networks | None = None,
+    mask: Mask | None = None,
 ) -> Stainers:
     """Make the network that gives a slide the stain of another one, from thumbnails of both.
 
@@ -207,9 +210,11 @@ def open_like(
         rendering: how the network runs; it has no norm layers.
         style: the style model: a snapshot folder or a hub id.
         strength: from 0, the slide as the model reproduces it, to 1.
+        transfer: "adain", of means and σ of the features; or "wct", of means and covariances.
         mpp: µm/px of the reference, for a file that does not state it.
         series: number of the reference's image, for a TIFF or OME-Zarr that holds several.
         networks: where loaded networks are kept.
+        mask: of the slide, outside which its tissue does not count.
 
     Raises:
         SlideError: the reference cannot be read, or contains no tissue.
@@ -220,13 +225,14 @@ def open_like(
     other = open_source(reference, mpp, view=View(series), prefix="like-")
     kept, digest = (networks or Networks()).style(style, rendering.device)
     model = deepcopy(kept)  # the network below converts its weights in place
-    net = LikeReference(model, *compare_stains(model.encoder, slide, other), strength)
+    net = LikeReference(model, *compare_stains(model.encoder, slide, other, mask), strength, transfer)
     net.to(rendering.device, rendering.dtype, memory_format=torch.channels_last).eval()  # pyright: ignore
     label = f"like-{_NOT_PLAIN.sub('-', source_name(other.path))}"
     facts = {
         "version": __version__,
         "like": source_facts(other),
         "strength": strength,
+        "transfer": transfer,
         "stainer": style,
         "stainer_hash": digest,
         "dtype": rendering.dtype_name,

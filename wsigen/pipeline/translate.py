@@ -16,6 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from wsigen.config import TranslateConfig, TranslateSlidesConfig, parse_region
+from wsigen.data.table import Row, SlideTable
 from wsigen.geometry import Region
 from wsigen.pipeline.background import SlideBackground, slide_background
 from wsigen.pipeline.levels import FileIHCLevels, fill_region
@@ -76,13 +77,15 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
         SnapshotError: a stainer cannot be loaded.
     """
     rendering, networks = rendering_of(config), networks or Networks()
+    if config.table is not None:
+        config = as_in_table(config, SlideTable.load(config.table).find(config.slide.name))
     slide = open_source(config.slide, config.mpp, view=View(config.series, config.z, config.icc))
     slide = replace(slide, damage_fix=DAMAGE_FIX)
     if config.skip_damaged:
         slide = slide.skipping_damage()
     region, mask = region_of(config, slide), None
     if config.mask is not None:
-        found = find_mask(config.mask, slide.path.name)
+        found = find_mask(config.mask, slide.path.name, slide.path)
         config, mask = replace(config, mask=found), open_mask(found, slide, config.mask_class)
     if config.like is None:
         assert config.stainer is not None, "checked by the config"
@@ -95,9 +98,11 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
             rendering,
             style=config.style,
             strength=config.strength,
+            transfer=config.transfer,
             mpp=config.like_mpp,
             series=config.like_series,
             networks=networks,
+            mask=mask,
         )
     stainers.warn_of_scale(slide.mpp)
     size = slide.size if region is None else region.size
@@ -113,6 +118,17 @@ def open_run(config: TranslateConfig, networks: Networks | None = None) -> Trans
         region=region,
         mask=mask,
     )
+
+
+def as_in_table(config: TranslateConfig, row: Row) -> TranslateConfig:
+    """Return the configuration with what the user's table says of the slide; options hold for the rest.
+
+    Args:
+        config: of the slide.
+        row: of the slide.
+    """
+    stated = {name: value for name in ("mpp", "series", "z") if (value := getattr(row, name)) is not None}
+    return replace(config, table=None, **stated)
 
 
 def rendering_of(config: TranslateSlidesConfig) -> Rendering:

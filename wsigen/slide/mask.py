@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +20,7 @@ from shapely.geometry import shape
 from wsigen.errors import InvalidValueError, SlideError
 from wsigen.geometry import Colour, Region, Size
 from wsigen.slide.geojson import class_of, features
+from wsigen.slide.parts import named_after, slide_stem
 from wsigen.slide.provenance import bare_name
 from wsigen.slide.read import WholeSlide
 
@@ -182,7 +184,7 @@ class Roi:
         """
         mask = None
         if self.mask is not None:
-            mask = open_mask(find_mask(self.mask, name), slide, self.mask_class)
+            mask = open_mask(find_mask(self.mask, name, slide.path), slide, self.mask_class)
         if self.region is not None:
             check_region(self.region, slide)
             mask = replace(mask or Mask(slide.size, slide.size.region), bounds=self.region)
@@ -209,34 +211,39 @@ def check_region(region: Region, slide: WholeSlide) -> None:
         )
 
 
-def find_mask(mask: Path, name: str) -> Path:
+def find_mask(mask: Path, name: str, slide: Path) -> Path:
     """Return the mask of a slide.
 
     Of ``x/a_HE.ome.tif``, it is called a_HE.ome.tif, a_HE or a, with the suffix of GeoJSON or of an image,
-    and lies in the sub-folder x or in the folder itself.
+    and lies in the sub-folder x or in the folder itself. Of a DICOM series, it may be called like the series'
+    folder, and lie beside it.
 
     Args:
         mask: the mask itself, or a folder with masks of many slides.
         name: of the slide, relative to the folder that slides were searched in, with "/".
+        slide: its file.
 
     Raises:
         SlideError: the folder has no mask of that name, or several.
     """
     if not mask.is_dir():
         return mask
-    path = PurePosixPath(name)
+    path, own, suffixes = PurePosixPath(name), slide_stem(slide), (*GEOJSON_SUFFIXES, *IMAGE_SUFFIXES)
     stem = bare_name(Path(path.name))
-    stems = dict.fromkeys((path.name, stem, stem.removesuffix("_HE")))
-    suffixes = (*GEOJSON_SUFFIXES, *IMAGE_SUFFIXES)
-    for folder in dict.fromkeys((mask / path.parent, mask)):
-        for one in stems:
+    tried: list[tuple[PurePosixPath, tuple[str, ...]]] = [
+        (path.parent, (path.name, stem, stem.removesuffix("_HE")))
+    ]
+    if named_after(slide) != slide:  # first, as files of two series often share their names
+        tried.insert(0, (path.parent.parent, (own, own.removesuffix("_HE"))))
+    for parent, stems in tried:
+        for folder, one in product(dict.fromkeys((mask / parent, mask)), dict.fromkeys(stems)):
             found = [p for suffix in suffixes if (p := folder / f"{one}{suffix}").is_file()]
             if len(found) > 1:
                 several = ", ".join(p.name for p in found)
                 raise SlideError(folder, f"several masks for slide {name}: {several}; keep one")
             if found:
                 return found[0]
-    raise SlideError(mask, f"no mask for slide {name}; add {stem}.geojson, {stem}.png or {stem}.tif")
+    raise SlideError(mask, f"no mask for slide {name}; add {own}.geojson, {own}.png or {own}.tif")
 
 
 def open_mask(path: Path, slide: WholeSlide, mask_class: str | None = None) -> Mask:

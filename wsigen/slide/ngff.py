@@ -10,16 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wsigen.slide.ome import RGB, name_of_colour
+from wsigen.slide.ome import RGB, name_of_colour, unit_um
 
-_UNIT_UM = {
-    "meter": 1e6,
-    "centimeter": 1e4,
-    "millimeter": 1e3,
-    "micrometer": 1.0,
-    "nanometer": 1e-3,
-    "inch": 25400.0,
-}
 # Labels that converters give to channels without a name.
 _NO_LABEL = re.compile(r"(channel[\s_:]*)?\d*", re.IGNORECASE)
 
@@ -95,7 +87,7 @@ def _scale(holder: Mapping[str, Any], names: Sequence[str]) -> list[float]:
 
 def _unit(axis: Mapping[str, Any]) -> float:
     """Return an axis' unit in µm; 0 where it has none, or none of length."""
-    return _UNIT_UM.get(str(axis.get("unit", "")).lower(), 0.0)
+    return unit_um(str(axis.get("unit", ""))) or 0.0
 
 
 def _order(channels: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, ...], str]:

@@ -11,7 +11,12 @@ import tifffile
 
 RGB = ("red", "green", "blue")
 _COLOURS = {"ff0000": "red", "00ff00": "green", "0000ff": "blue"}
-_UNIT_UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "\u03bcm": 1.0, "um": 1.0, "nm": 1e-3, "in": 25400.0}
+_SYMBOLS = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "\u03bcm": 1.0, "um": 1.0, "nm": 1e-3, "in": 25400.0}
+# µm whose UTF-8 was read as Latin-1, and as ImageJ escapes it.
+_SYMBOLS |= {"\u00c2µm": 1.0, "\u00ce\u00bcm": 1.0, "\\u00B5m": 1.0}
+_WORDS = {"meter": 1e6, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0, "nanometer": 1e-3}
+_WORDS |= {word.replace("meter", "metre"): um for word, um in _WORDS.items()}
+_WORDS |= {"micron": 1.0, "inch": 25400.0}
 _MOST_PLANES = 10**5  # more than slides have; damaged XML may state any number
 _LACKING = "lacks planes that its OME-XML names, which may be in other files; save the slide as one file"
 
@@ -64,6 +69,16 @@ def first_mpp(tiff: tifffile.TiffFile) -> tuple[float, float] | None:
     root = _root(tiff)
     elements = [] if root is None else _elements(root)
     return _mpp(elements[0]) if elements else None
+
+
+def unit_um(name: str) -> float | None:
+    """Return the length of a unit in µm; None if it is none, such as "pixel".
+
+    Args:
+        name: a symbol such as "µm", or a word such as "micrometer" or "microns".
+    """
+    name = name.strip()
+    return _SYMBOLS.get(name, _WORDS.get(name.lower().removesuffix("s")))
 
 
 def is_part_of_a_set(tiff: tifffile.TiffFile) -> bool:
@@ -164,10 +179,10 @@ def _mpp(image: ElementTree.Element) -> tuple[float, float] | None:
     assert pixels is not None, "checked by _elements"
     try:
         y, x = (float(pixels.attrib[f"PhysicalSize{axis}"]) for axis in "YX")
-        unit_y, unit_x = (_UNIT_UM[pixels.attrib.get(f"PhysicalSize{axis}Unit", "µm")] for axis in "YX")
     except (KeyError, ValueError):
         return None
-    return y * unit_y, x * unit_x
+    unit_y, unit_x = (unit_um(pixels.attrib.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "YX")
+    return (y * unit_y, x * unit_x) if unit_y and unit_x else None
 
 
 def _root(tiff: tifffile.TiffFile) -> ElementTree.Element | None:

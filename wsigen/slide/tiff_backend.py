@@ -37,9 +37,9 @@ from wsigen.slide.tiff_colour import (
 )
 from wsigen.slide.tiff_pages import (
     Planes,
-    choose_image,
     image_of_sizes,
     orientation_of,
+    slide_image,
 )
 from wsigen.slide.view import WHOLE, View
 
@@ -94,7 +94,7 @@ class TiffBackend:
             raise SlideError(path, f"not a readable TIFF ({error})") from error
         try:
             if sizes is None:
-                self._image = choose_image(path, self._tiff, view)
+                self._image = slide_image(path, self._tiff, view)
             else:
                 self._image = image_of_sizes(path, self._tiff, sizes)
             self._levels = self._readable((self._image.planes, *self._image.levels))

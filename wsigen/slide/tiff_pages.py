@@ -13,18 +13,14 @@ from typing import Any, cast
 
 import tifffile
 
-from wsigen.errors import AmbiguousSlideError, InvalidValueError, SlideError
+from wsigen.errors import AmbiguousSlideError, SlideError
 from wsigen.geometry import Size
 from wsigen.slide.backend import PLAUSIBLE_MPP
-from wsigen.slide.ome import OmeImage, is_part_of_a_set, ome_images
+from wsigen.slide.ome import OmeImage, is_part_of_a_set, ome_images, unit_um
 from wsigen.slide.orientation import UPRIGHT
-from wsigen.slide.view import View, choose, no_plane
+from wsigen.slide.view import View, choose_image, no_plane
 
-# An image of at least this share of the largest one's pixels may be a slide of its own.
-LARGE = 1 / 16
 REDUCED, MASK = 1, 4
-LISTED = 8  # images in a message, at most
-NOT_SLIDES = ("label", "macro", "thumbnail", "overview")
 
 Planes = tuple[Any, ...]
 """Pages that make up one picture: one, or three grey ones for red, green and blue."""
@@ -67,7 +63,7 @@ class TiffImage:
         return f"{self.number}:{name} {self.page.imagewidth} × {self.page.imagelength} px"
 
 
-def choose_image(path: Path, tiff: tifffile.TiffFile, view: View) -> TiffImage:
+def slide_image(path: Path, tiff: tifffile.TiffFile, view: View) -> TiffImage:
     """Return the image that is the slide, with its levels.
 
     Args:
@@ -82,19 +78,7 @@ def choose_image(path: Path, tiff: tifffile.TiffFile, view: View) -> TiffImage:
     pages = cast("list[Any]", list(tiff.pages))
     images = [_ome_image(image, pages, view) for image in ome_images(tiff, pages)]
     images = images or _plain_images(tiff, pages, view)
-    if view.series is None:
-        image = max(images, key=lambda i: i.area)
-        rivals = [i for i in images if i is not image and _rivals(i, image)]
-        if rivals:
-            listed = _listed(sorted((image, *rivals), key=lambda i: i.number))
-            reason = f"holds several images ({listed}); {choose('--series', 'N')}"
-            raise AmbiguousSlideError(path, reason)
-    elif view.series in {i.number for i in images}:
-        image = next(i for i in images if i.number == view.series)
-    else:
-        raise InvalidValueError(
-            f"--series must be the number of an image of {path} ({_listed(images)}), got {view.series}"
-        )
+    image = choose_image(path, images, view, _is_level)
     if image.unclear:
         raise AmbiguousSlideError(path, image.unclear)
     return replace(image, levels=_levels(image, images, pages))
@@ -122,8 +106,12 @@ def image_of_sizes(path: Path, tiff: tifffile.TiffFile, sizes: Sequence[Size]) -
 
 
 def resolution_mpp(page: Any) -> tuple[float, float] | None:
-    """Return µm/px along y and x by the resolution tags of a page, unchecked; None if they do not say."""
-    unit = {2: 25400.0, 3: 1e4}.get(int(page.resolutionunit or 0))
+    """Return µm/px along y and x by the resolution tags of a page, unchecked; None if they do not say.
+
+    ImageJ writes their unit into its description, and none into the tag.
+    """
+    stated = (page.parent.imagej_metadata or {}).get("unit", "") if page.is_imagej else ""
+    unit = unit_um(str(stated)) or {2: 25400.0, 3: 1e4}.get(int(page.resolutionunit or 0))
     x, y = (_ratio(page.tags.valueof(f"{axis}Resolution")) for axis in "XY")
     return (unit / y, unit / x) if unit and x > 0 and y > 0 else None
 
@@ -173,10 +161,6 @@ def _ome_image(image: OmeImage, pages: Sequence[Any], view: View) -> TiffImage:
         min(image.planes[z]),
         unclear=image.unclear or no_plane(depth, view),
     )
-
-
-def _listed(images: Sequence[TiffImage]) -> str:
-    return "; ".join(map(str, images[:LISTED])) + (" …" if len(images) > LISTED else "")
 
 
 def _levels(image: TiffImage, images: Sequence[TiffImage], pages: Sequence[Any]) -> tuple[Planes, ...]:
@@ -238,13 +222,6 @@ def _is_level(small: TiffImage, large: TiffImage) -> bool:
 
 def _is_stated(mpp: tuple[float, float] | None) -> bool:
     return mpp is not None and PLAUSIBLE_MPP[0] <= mpp[1] <= PLAUSIBLE_MPP[1]
-
-
-def _rivals(other: TiffImage, image: TiffImage) -> bool:
-    """Return whether an image could be the slide as well as the largest one."""
-    if other.area < LARGE * image.area or _is_level(other, image):
-        return False
-    return not other.name.lower().startswith(NOT_SLIDES)
 
 
 def _kind(page: Any) -> tuple[Any, ...]:

@@ -51,7 +51,7 @@ def tissue_mask(rgb: np.ndarray, mpp: float) -> np.ndarray:
     from skimage.filters import threshold_otsu  # takes a quarter of a second with what it needs
 
     density = _density(rgb, mpp)
-    artefact = _black(rgb, mpp) | _pen(rgb, mpp)
+    artefact = black_areas(rgb, mpp) | _pen(rgb, mpp)
     usable = density[~artefact]
     threshold = float(np.clip(threshold_otsu(usable), FLOOR, CEILING)) if usable.size else CEILING
     coloured = _coloured(rgb, mpp)
@@ -137,7 +137,16 @@ def _coloured(rgb: np.ndarray, mpp: float) -> np.ndarray:
     return brightest - darkest >= COLOURED
 
 
-def _black(rgb: np.ndarray, mpp: float) -> np.ndarray:
+def black_areas(rgb: np.ndarray, mpp: float) -> np.ndarray:
+    """Return large black areas, such as places that a scanner left out: 20,000 µm² or 2 % of the image.
+
+    Args:
+        rgb: uint8 (height, width, 3).
+        mpp: its µm/px.
+
+    Returns:
+        bool (height, width), with two pixels around each.
+    """
     darkest, brightest = _extremes(rgb)
     black = (brightest < BLACK_BRIGHTEST) & (brightest - darkest < BLACK_SPREAD)
     return _grown(_drop_small(black, BLACK_UM2 / mpp**2), 2)

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+
+from wsigen.errors import AmbiguousSlideError, InvalidValueError
+
+# An image of at least this share of the largest one's pixels may be a slide of its own.
+LARGE = 1 / 16
+LISTED = 8  # images in a message, at most
+NOT_SLIDES = ("label", "macro", "thumbnail", "overview")
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,71 @@ def choose(option: str, value: str) -> str:
     python = option.removeprefix("--").replace("-", "_")
     table = f" or a column {python} in the table of slides" if python in ("series", "z") else ""
     return f"choose one with {option} {value}, {python}= in Python{table}"
+
+
+class StoredImage(Protocol):
+    """One image of a file; as a text, its number, name and size."""
+
+    @property
+    def number(self) -> int:
+        """That the user gives to choose it."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """From the metadata; may be empty."""
+        ...
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        ...
+
+
+Stored = TypeVar("Stored", bound=StoredImage)
+
+
+def choose_image(
+    path: Path,
+    images: Sequence[Stored],
+    view: View,
+    is_level: Callable[[Stored, Stored], bool] = lambda small, large: False,
+) -> Stored:
+    """Return the image that is the slide: the largest one, or the one that the user chose.
+
+    Args:
+        path: the file, for messages.
+        images: that it holds, at least one.
+        view: the user's choice.
+        is_level: whether an image is a smaller level of another one.
+
+    Raises:
+        AmbiguousSlideError: several are large, by their names all may be slides, and there is no choice.
+        InvalidValueError: there is no image of this number.
+    """
+    if view.series is not None:
+        for image in images:
+            if image.number == view.series:
+                return image
+        raise InvalidValueError(
+            f"--series must be the number of an image of {path} ({_listed(images)}), got {view.series}"
+        )
+    largest = max(images, key=lambda image: image.area)
+
+    def is_rival(image: Stored) -> bool:
+        if image.area < LARGE * largest.area or is_level(image, largest):
+            return False
+        return not image.name.lower().startswith(NOT_SLIDES)
+
+    rivals = [image for image in images if image is not largest and is_rival(image)]
+    if rivals:
+        listed = _listed(sorted((largest, *rivals), key=lambda image: image.number))
+        raise AmbiguousSlideError(path, f"holds several images ({listed}); {choose('--series', 'N')}")
+    return largest
+
+
+def _listed(images: Sequence[StoredImage]) -> str:
+    return "; ".join(map(str, images[:LISTED])) + (" …" if len(images) > LISTED else "")
 
 
 def no_plane(depth: int, view: View) -> str:

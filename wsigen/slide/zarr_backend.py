@@ -17,8 +17,7 @@ from wsigen.slide.backend import assemble, tiles_of
 from wsigen.slide.damage import DamagedError
 from wsigen.slide.ngff import Multiscale, metadata_of, multiscales
 from wsigen.slide.tiff_backend import MAX_SEGMENT_PIXELS
-from wsigen.slide.tiff_pages import LARGE, NOT_SLIDES
-from wsigen.slide.view import WHOLE, View, choose, no_plane
+from wsigen.slide.view import WHOLE, View, choose_image, no_plane
 
 
 class ZarrBackend:
@@ -49,8 +48,8 @@ class ZarrBackend:
         # Damaged metadata can make zarr raise any exception.
         try:
             images = _images(path, _zarr(path).open_group(path, mode="r"))
-            self._number = _choose(path, images, view)
-            image = images[self._number]
+            image = choose_image(path, images, view)
+            self._number = image.number
             self._image, self._arrays = image.metadata, _levels(path, image, view)
             self.levels = tuple(_size(self._image, array) for array in self._arrays)
         except (SlideError, InvalidValueError):
@@ -89,6 +88,7 @@ class ZarrBackend:
 class _Image(NamedTuple):
     """One image, and the arrays of its levels, finest first."""
 
+    number: int
     metadata: Multiscale
     arrays: list[Any]
 
@@ -98,14 +98,14 @@ class _Image(NamedTuple):
         return _size(self.metadata, self.arrays[0]).area
 
     @property
-    def is_named_otherwise(self) -> bool:
-        """Return whether its name says that it is no slide."""
-        return self.metadata.name.lower().startswith(NOT_SLIDES)
+    def name(self) -> str:
+        """From the metadata; may be empty."""
+        return self.metadata.name
 
     def __str__(self) -> str:
-        name = f" {self.metadata.name!r}" if self.metadata.name else ""
+        name = f" {self.name!r}" if self.name else ""
         size = _size(self.metadata, self.arrays[0])
-        return f"{name} {size.width} × {size.height} px"
+        return f"{self.number}:{name} {size.width} × {size.height} px"
 
 
 def _zarr(path: Path) -> Any:
@@ -134,7 +134,10 @@ def _images(path: Path, group: Any) -> list[_Image]:
         raise SlideError(path, f"{error}; convert it to 0.4 or 0.5") from error
     if not found:
         raise SlideError(path, "is a Zarr folder without multiscales, which an OME-Zarr image has; give one")
-    return [_Image(image, [holder[name] for name in image.arrays]) for holder, image in found]
+    return [
+        _Image(number, image, [holder[name] for name in image.arrays])
+        for number, (holder, image) in enumerate(found)
+    ]
 
 
 def _numbered(group: Any) -> list[str]:
@@ -142,24 +145,6 @@ def _numbered(group: Any) -> list[str]:
     while str(len(names)) in group:
         names.append(str(len(names)))
     return names
-
-
-def _choose(path: Path, images: list[_Image], view: View) -> int:
-    """Return the number of the image that is the slide; see `wsigen.slide.tiff_pages.choose_image`."""
-    areas = [image.area for image in images]
-    largest = areas.index(max(areas))
-    listed = "; ".join(f"{number}:{image}" for number, image in enumerate(images))
-    if view.series is None:
-        rivals = [i for i in images if i.area >= LARGE * max(areas) and not i.is_named_otherwise]
-        if any(rival is not images[largest] for rival in rivals):
-            reason = f"holds several images ({listed}); {choose('--series', 'N')}"
-            raise AmbiguousSlideError(path, reason)
-        return largest
-    if view.series not in range(len(images)):
-        raise InvalidValueError(
-            f"--series must be the number of an image of {path} ({listed}), got {view.series}"
-        )
-    return view.series
 
 
 def _levels(path: Path, image: _Image, view: View) -> list[Any]:

@@ -19,7 +19,7 @@ from wsigen.slide.handles import check_identity
 from wsigen.slide.orientation import UPRIGHT
 from wsigen.slide.read import WholeSlide
 from wsigen.slide.tiff_backend import is_tiff
-from wsigen.slide.tiff_pages import choose_image, image_of_sizes, orientation_of
+from wsigen.slide.tiff_pages import image_of_sizes, orientation_of, slide_image
 
 _PLAIN = (None, "generic-tiff", "aperio")  # other formats place tiles by their own rules
 _SIDES = range(128, 1025)
@@ -168,7 +168,7 @@ def _pages(slide: WholeSlide, tiff: tifffile.TiffFile) -> Sequence[Any]:
     try:
         image = image_of_sizes(slide.path, tiff, sizes)
     except SlideError:
-        image = choose_image(slide.path, tiff, slide.view)
+        image = slide_image(slide.path, tiff, slide.view)
     planes = (image.planes, *image.levels)
     if [Size(p[0].imagelength, p[0].imagewidth) for p in planes] != sizes or any(len(p) > 1 for p in planes):
         raise SlideError(slide.path, "its pages are not its levels")

@@ -7,7 +7,8 @@ import torch
 
 from tests.synthetic import GLASS, he_image, write_tiff
 from wsigen.errors import SlideError
-from wsigen.geometry import Size
+from wsigen.geometry import Region, Size
+from wsigen.slide.mask import Mask
 from wsigen.slide.read import open_slide
 from wsigen.stain.style.network import Encoder, feature_stats
 from wsigen.stain.style.thumbnail import (
@@ -114,6 +115,24 @@ def test_a_wide_margin_of_glass_hardly_moves_the_statistics(encoder, tmp_path):
     ]
     masked_change = (narrow_stats.mean - wide_stats.mean).norm()
     assert masked_change < 0.2 * (unmasked[0].mean - unmasked[1].mean).norm()
+
+
+def test_tissue_outside_a_mask_does_not_count(encoder, tmp_path):
+    """Of the slide to be changed; the reference has no mask."""
+    bluer = np.clip(he_image(256, seed=5) * np.array([0.7, 0.85, 1.0]) + 20, 0, 255).astype(np.uint8)
+    image = np.concatenate([he_image(256, seed=4), bluer], axis=1)
+    content = picture(tmp_path / "a.tif", image)
+    reference = picture(tmp_path / "b.tif", he_image(256, seed=6))
+    left = Mask(content.size, Region(0, 0, 256, 256))
+    mine, wanted = compare_stains(encoder, content, reference, left)
+    whole = read_thumbnail(content, 0.5)
+    tissue = whole.tissue.copy()
+    tissue[:, 256:] = False
+    assert whole.tissue[:, 256:].any()
+    torch.testing.assert_close(mine.mean, stain_stats(encoder, Thumbnail(image, tissue, 0.5)).mean)
+    other, same = compare_stains(encoder, content, reference)
+    assert not torch.allclose(other.mean, mine.mean, rtol=1e-4)
+    torch.testing.assert_close(same.mean, wanted.mean)
 
 
 def test_reference_without_tissue_is_refused(encoder, tmp_path):

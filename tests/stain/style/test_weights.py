@@ -55,6 +55,22 @@ def test_published_decoder_paints_the_same():
     torch.testing.assert_close(ours(features), 2 * theirs(features) - 1, atol=1e-6, rtol=1e-5)
 
 
+def test_weights_of_wct_have_names_of_their_own():
+    """Its encoder begins with colours; layers are numbered through to the decoder's last."""
+    vgg, decoder = published.seeded(published.normalised_vgg), published.seeded(published.decoder)
+    up_to_relu4_1 = list(vgg.state_dict().items())[:20]
+    names = [f"conv{i}.{kind}" for i in range(1, 20) for kind in ("weight", "bias")]
+    renamed = dict(zip(names[:20], (value for _, value in up_to_relu4_1), strict=True))
+    state, width, name = translate_encoder(renamed)
+    assert (width, name) == (4, "WCT's normalised VGG-19")
+    x = unit_image(32, 40)
+    torch.testing.assert_close(encoder_of(state)(2 * x - 1), published.relu4_1(vgg)(x), atol=1e-6, rtol=1e-5)
+    renamed = dict(zip(names[20:], decoder.state_dict().values(), strict=True))
+    ours, wanted = translate_decoder(renamed)[0], translate_decoder(decoder.state_dict())[0]
+    assert ours.keys() == wanted.keys()
+    assert all(torch.equal(ours[key], wanted[key]) for key in ours)
+
+
 def test_features_of_torchvision_alone_and_prefixes_of_other_programs():
     vgg = published.seeded(published.torchvision_vgg19)
     plain, *_ = translate_encoder(vgg.features.state_dict())

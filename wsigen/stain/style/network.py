@@ -1,9 +1,12 @@
-"""VGG-19 up to relu4_1, the decoder that mirrors it, and adaptive instance normalisation between them.
+"""VGG-19 up to relu4_1, the decoder that mirrors it, and a transfer of statistics between them.
 
 Huang & Belongie 2017, "Arbitrary Style Transfer in Real-time with Adaptive Instance Normalization", eq. 8:
-AdaIN(x, y) = σ(y) (x − μ(x)) / σ(x) + μ(y). Chen et al. 2022 (URST, thumbnail instance normalisation) measure
-μ and σ of content and style on thumbnails, so that every tile of an image is changed by the same map, and
-tiles with a halo equal the whole slide. Here the statistics are arguments; the caller measures them.
+AdaIN(x, y) = σ(y) (x − μ(x)) / σ(x) + μ(y). Li et al. 2017, "Universal Style Transfer via Feature
+Transforms", eq. 2 and 3, whitening and colouring with covariances in place of variances:
+WCT(x, y) = Σ(y)^½ Σ(x)^-½ (x − μ(x)) + μ(y). Chen et al. 2022 (URST, thumbnail instance normalisation and
+whitening) measure these statistics of content and style on thumbnails, so that every tile of an image is
+changed by the same map, and tiles with a halo equal the whole slide. Here the statistics are arguments; the
+caller measures them.
 
 Images go in and come out in [-1, 1]: what published weights expect instead (BGR, ImageNet's mean, [0, 1]) is
 folded into the first and the last convolution, see `wsigen.stain.style.weights`. All convolutions pad by
@@ -14,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, max_pool2d, relu
+from torch.nn.functional import interpolate, linear, max_pool2d, relu
 
 from wsigen.errors import InvalidValueError
 from wsigen.nn.network import Network
@@ -156,19 +160,24 @@ def _check_size(x: Tensor) -> None:
 
 EPSILON = 1e-5  # added to the variance, as in the published weights' training
 LARGEST_GAIN = 10.0
+FAINTEST = 1e-5  # variance below which a component is not whitened, as in the code of WCT's authors
+
+Transfer = Literal["adain", "wct"]
 
 
 @dataclass(frozen=True)
 class FeatureStats:
-    """Mean and standard deviation over the positions of each channel.
+    """Mean and standard deviation over the positions of each channel, and the channels' covariance.
 
     Attributes:
         mean: (b, c), float32.
         std: (b, c), float32, the root of biased variance + 1e-5.
+        covariance: (b, c, c), float32, biased; None where it was not asked for.
     """
 
     mean: Float[Tensor, "b c"]
     std: Float[Tensor, "b c"]
+    covariance: Float[Tensor, "b c c"] | None = None
 
 
 @dataclass(frozen=True)
@@ -188,21 +197,45 @@ class ChannelMap:
         return features * self.scale.to(features.dtype) + self.shift.to(features.dtype)
 
 
+@dataclass(frozen=True)
+class MatrixMap:
+    """x → scale · x + shift, of all channels at a position.
+
+    Attributes:
+        scale: (c, c).
+        shift: (c,).
+    """
+
+    scale: Float[Tensor, "c c"]
+    shift: Float[Tensor, " c"]
+
+    def __call__(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Apply the map to every position."""
+        scale, shift = self.scale.to(features.dtype), self.shift.to(features.dtype)
+        return linear(features.permute(0, 2, 3, 1), scale, shift).permute(0, 3, 1, 2)
+
+
 def feature_stats(
-    features: Float[Tensor, "b c h w"], weight: Float[Tensor, "b 1 h w"] | None = None
+    features: Float[Tensor, "b c h w"],
+    weight: Float[Tensor, "b 1 h w"] | None = None,
+    *,
+    covariance: bool = False,
 ) -> FeatureStats:
     """Return weighted mean and standard deviation of each channel, in float32.
 
     Args:
         features: of an encoder.
         weight: how much each position counts, ≥ 0, not all zero; None counts all alike.
+        covariance: whether to measure that of the channels too.
     """
     x = features.float().flatten(2)
     w = torch.ones_like(x[:, :1]) if weight is None else weight.float().flatten(2)
     w = w / w.sum(dim=2, keepdim=True)
     mean = (x * w).sum(dim=2, keepdim=True)
-    variance = ((x - mean).square() * w).sum(dim=2)
-    return FeatureStats(mean[:, :, 0], (variance + EPSILON).sqrt())
+    centred = x - mean
+    variance = (centred.square() * w).sum(dim=2)
+    mixed = centred * w @ centred.mT if covariance else None
+    return FeatureStats(mean[:, :, 0], (variance + EPSILON).sqrt(), mixed)
 
 
 def adain_map(content: FeatureStats, style: FeatureStats, strength: float = 1.0) -> ChannelMap:
@@ -223,14 +256,44 @@ def adain_map(content: FeatureStats, style: FeatureStats, strength: float = 1.0)
     return ChannelMap(scale[:, :, None, None], shift[:, :, None, None])
 
 
+def wct_map(content: FeatureStats, style: FeatureStats, strength: float = 1.0) -> MatrixMap:
+    """Return whitening and colouring, blended with the unchanged features, as one map of all channels.
+
+    What is changed is whitened by the inverse root of its covariance, components of variance below 1e-5 left
+    out, and coloured by the root of the other covariance. No component is enlarged by more than 10, for the
+    reason that `adain_map` states.
+
+    Args:
+        content: statistics of one image that is to be changed, with covariance.
+        style: statistics of one image that it is to look like, with covariance.
+        strength: α, in [0, 1]; 0 leaves the features as they are.
+    """
+    whiten, colour = (_power(stats, power) for stats, power in ((content, -0.5), (style, 0.5)))
+    left, gains, right = torch.linalg.svd(colour @ whiten)
+    transfer = left * gains.clamp(max=LARGEST_GAIN) @ right
+    shift = style.mean[0].double().cpu() - transfer @ content.mean[0].double().cpu()
+    scale = (1 - strength) * torch.eye(len(transfer), dtype=torch.float64) + strength * transfer
+    device = content.mean.device
+    return MatrixMap(scale.float().to(device), (strength * shift).float().to(device))
+
+
+def _power(stats: FeatureStats, power: float) -> Float[Tensor, "c c"]:
+    """Return a power of the covariance of one image, float64 on the CPU, without its faintest components."""
+    assert stats.covariance is not None, "asked for"
+    variances, axes = torch.linalg.eigh(stats.covariance[0].double().cpu())
+    live = variances > FAINTEST
+    return axes[:, live] * variances[live] ** power @ axes[:, live].T
+
+
 class LikeReference(nn.Module):
-    """Encoder, AdaIN with constant statistics, decoder.
+    """Encoder, AdaIN or WCT with constant statistics, decoder.
 
     Args:
         model: encoder and decoder; shared, not copied.
         content: statistics of one image, the slide to be changed.
         style: statistics of one image, the reference.
         strength: of the transfer, in [0, 1].
+        transfer: "adain", of means and σ; or "wct", of means and covariances, which the statistics then have.
 
     Attributes:
         config: of the model.
@@ -242,13 +305,19 @@ class LikeReference(nn.Module):
     """
 
     def __init__(
-        self, model: StyleModel, content: FeatureStats, style: FeatureStats, strength: float = 1.0
+        self,
+        model: StyleModel,
+        content: FeatureStats,
+        style: FeatureStats,
+        strength: float = 1.0,
+        transfer: Transfer = "adain",
     ) -> None:
         super().__init__()
         self.encoder, self.decoder = model.encoder, model.decoder
         self.config, self.stride, self.halo = model.config, model.stride, model.halo
         # once for all tiles, so that they cannot differ
-        moved = adain_map(content, style, strength)
+        moved = (wct_map if transfer == "wct" else adain_map)(content, style, strength)
+        self._map = type(moved)
         self.register_buffer("scale", moved.scale)
         self.register_buffer("shift", moved.shift)
 
@@ -256,7 +325,7 @@ class LikeReference(nn.Module):
         """Return images in [-1, 1] in the reference's stain; sides are multiples of 8 and at least 16."""
         assert isinstance(self.scale, Tensor)
         assert isinstance(self.shift, Tensor)
-        return self.decoder(ChannelMap(self.scale, self.shift)(self.encoder(x)))
+        return self.decoder(self._map(self.scale, self.shift)(self.encoder(x)))
 
 
 class LikePictures(nn.Module):

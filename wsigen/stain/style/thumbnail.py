@@ -20,6 +20,7 @@ from torch.nn.functional import avg_pool2d
 from wsigen.errors import SlideError
 from wsigen.geometry import Region, Size
 from wsigen.nn.images import to_unit
+from wsigen.slide.mask import Mask
 from wsigen.slide.read import SlideReader
 from wsigen.slide.tissue import is_grey, tissue_mask
 from wsigen.stain.style.network import STRIDE, Encoder, FeatureStats, feature_stats
@@ -73,19 +74,23 @@ def thumbnail_mpps(slides: Sequence[Extent]) -> tuple[float, ...]:
     return tuple(max(s.mpp, min(common, e / SMALLEST)) for s, e in zip(slides, extents, strict=True))
 
 
-def read_thumbnail(slide: SlideReader, mpp: float) -> Thumbnail:
+def read_thumbnail(slide: SlideReader, mpp: float, mask: Mask | None = None) -> Thumbnail:
     """Read the whole slide at a given µm/px, and find its tissue.
 
     Args:
         slide: any.
         mpp: µm/px, not below the slide's own.
+        mask: outside which tissue does not count, in the slide's pixels; None for no such limit.
 
     Raises:
         SlideError: the file is gone or damaged.
     """
     height, width = (max(1, round(n * slide.mpp / mpp)) for n in (slide.size.height, slide.size.width))
     image = slide.read_region(Region(0, 0, height, width), mpp)
-    return Thumbnail(image, tissue_mask(image, mpp), mpp)
+    tissue = tissue_mask(image, mpp)
+    if mask is not None:
+        tissue &= mask.at(mpp / slide.mpp).read(Region(0, 0, height, width))
+    return Thumbnail(image, tissue, mpp)
 
 
 def stain_stats(encoder: Encoder, thumbnail: Thumbnail) -> FeatureStats:
@@ -111,12 +116,13 @@ def stain_stats(encoder: Encoder, thumbnail: Thumbnail) -> FeatureStats:
     pixels = to_unit(rearrange(torch.from_numpy(image).to(device), "h w c -> 1 c h w"))
     counted = torch.from_numpy(np.pad(tissue, pad)).to(device)[None, None].float()
     with torch.inference_mode():
-        stats = feature_stats(encoder(pixels), avg_pool2d(counted, STRIDE))
-    return FeatureStats(stats.mean.clone(), stats.std.clone())
+        stats = feature_stats(encoder(pixels), avg_pool2d(counted, STRIDE), covariance=True)
+    assert stats.covariance is not None
+    return FeatureStats(stats.mean.clone(), stats.std.clone(), stats.covariance.clone())
 
 
 def compare_stains(
-    encoder: Encoder, content: SlideReader, reference: SlideReader
+    encoder: Encoder, content: SlideReader, reference: SlideReader, mask: Mask | None = None
 ) -> tuple[FeatureStats, FeatureStats]:
     """Measure statistics of a slide and of its reference, on comparable thumbnails.
 
@@ -124,6 +130,7 @@ def compare_stains(
         encoder: on the device to compute on.
         content: the slide to be changed.
         reference: the slide whose stain is wanted.
+        mask: of the slide to be changed, outside which its tissue does not count.
 
     Raises:
         SlideError: the reference holds no tissue, or a file is damaged.
@@ -138,7 +145,7 @@ def compare_stains(
             reference.path,
             mpps[1],
         )
-    mine, wanted = (read_thumbnail(s, m) for s, m in zip((content, reference), mpps, strict=True))
+    mine, wanted = read_thumbnail(content, mpps[0], mask), read_thumbnail(reference, mpps[1])
     if is_grey(wanted.image):
         raise SlideError(reference.path, "is grey, and its stain is wanted; give another --like, in RGB")
     if not wanted.tissue.any():

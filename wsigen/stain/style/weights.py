@@ -1,9 +1,9 @@
 """Style models from files: snapshots, published weights, and encoders to train a decoder for.
 
-Published weights are VGG-19 as torchvision or AdaIN implementations store it, and their decoder. AdaIN
+Published weights are VGG-19 as torchvision, AdaIN or WCT implementations store it, and a decoder. AdaIN
 implementations (and URST) publish ``vgg_normalised.pth``, whose first layer is a 1×1 convolution of colours,
-and ``decoder.pth``; torchvision publishes VGG-19, which expects ImageNet's mean and deviation removed. Here
-images are in [-1, 1] on both ends.
+and ``decoder.pth``; WCT's are the same networks, of which those of relu4_1 are taken. torchvision publishes
+VGG-19, which expects ImageNet's mean and deviation removed. Here images are in [-1, 1] on both ends.
 """
 
 from __future__ import annotations
@@ -131,10 +131,13 @@ def _check_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
 
 
 SUPPORTED_ENCODERS = (
-    "VGG-19 of torchvision (keys features.0.weight, features.2.weight, …) or of AdaIN implementations "
-    "(vgg_normalised.pth: 0.weight, 2.weight, 5.weight, …)"
+    "VGG-19 of torchvision (keys features.0.weight, features.2.weight, …), of AdaIN implementations "
+    "(vgg_normalised.pth: 0.weight, 2.weight, 5.weight, …) or of WCT (conv1.weight, conv2.weight, …)"
 )
-SUPPORTED_DECODERS = "the decoder of AdaIN implementations (decoder.pth: 1.weight, 5.weight, 8.weight, …)"
+SUPPORTED_DECODERS = (
+    "the decoder of AdaIN implementations (decoder.pth: 1.weight, 5.weight, 8.weight, …), or of WCT at "
+    "relu4_1 (the same, or conv11.weight, conv12.weight, …)"
+)
 
 _NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<name>\d+\.(weight|bias))")
 
@@ -159,8 +162,10 @@ class Layout:
 ENCODERS = (
     Layout("AdaIN's normalised VGG-19", (2, 5, 9, 12, 16, 19, 22, 25, 29), colour=0),
     Layout("torchvision's VGG-19", (0, 2, 5, 7, 10, 12, 14, 16, 19)),
+    Layout("WCT's normalised VGG-19", tuple(range(2, 11)), colour=1),
 )
-DECODER_CONVS = (1, 5, 8, 11, 14, 18, 21, 25, 28)
+# Of AdaIN implementations and of WCT's converted files; of WCT's PyTorch implementation.
+DECODERS = ((1, 5, 8, 11, 14, 18, 21, 25, 28), tuple(range(11, 20)))
 
 
 def translate_encoder(state: Mapping[str, Tensor]) -> tuple[State, int, str]:
@@ -190,9 +195,10 @@ def translate_decoder(state: Mapping[str, Tensor]) -> tuple[State, int]:
         InvalidValueError: if the layout is not the known one.
     """
     for found in _sequences(state):
-        width = _width(found, DECODER_CONVS, encoder=False)
-        if width is not None:
-            return _in_our_range(_renamed(found, DECODER_CONVS)), width
+        for convs in DECODERS:
+            width = _width(found, convs, encoder=False)
+            if width is not None:
+                return _in_our_range(_renamed(found, convs)), width
     raise _unknown("decoder", SUPPORTED_DECODERS, state)
 
 
@@ -249,7 +255,7 @@ def _colour(state: State, layout: Layout) -> State:
 
 def _in_our_range(state: State) -> State:
     """The decoder's last convolution for [-1, 1] in place of [0, 1]."""
-    last = f"convs.{len(DECODER_CONVS) - 1}"
+    last = f"convs.{len(DECODERS[0]) - 1}"
     return state | {
         f"{last}.weight": 2 * state[f"{last}.weight"],
         f"{last}.bias": 2 * state[f"{last}.bias"] - 1,
