@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compare", help="MODEL/PRESET, such as default/fast: judged in the same run")
     parser.add_argument("--stain", default="SYN", help="of the IHC slides; none for none")
     parser.add_argument("--size", type=int, default=2048, help="side of the fine slides, px")
-    parser.add_argument("--stages", type=int, default=5, help="of the fine slides; coarse ones have one less")
+    parser.add_argument("--stages", type=int, default=6, help="of the fine slides; coarse ones have two less")
     parser.add_argument("--slides-count", type=int, default=4, help="slides of each kind, fine and coarse")
     parser.add_argument("--compare-count", type=int, default=1, help="the same of --compare")
     parser.add_argument("--slides", type=Path, nargs="+", default=list(SLIDES), help="folders of real slides")
@@ -172,9 +172,9 @@ def _make(args: argparse.Namespace, one: Made) -> None:
             name = f"{prefix}{kind}-{number_}"
             if (one.folder / f"{name}_HE.ome.tif").is_file():
                 continue
-            less = int(kind == "coarse" and args.stages > 0)
+            less = min(2, args.stages) if kind == "coarse" else 0
             config = SampleConfig(
-                size=args.size // 2**less,
+                size=args.size // (2 if less else 1),
                 stages=args.stages - less,
                 seed=number_,
                 mpp=mpp,
