@@ -16,6 +16,7 @@ from wsigen.slide.provenance import (
     description,
     flatten,
     ome_metadata,
+    patch_grids,
     provenance_json,
 )
 
@@ -86,3 +87,14 @@ def test_identifier_depends_on_the_facts_alone():
 )
 def test_companions_are_named_after_the_slide(slide, json_name):
     assert beside(Path("folder") / slide, ".json") == Path("folder") / json_name
+
+
+def test_patch_grids_are_read_as_they_nest_and_flat():
+    named = {"name": "patches, last step", "pitch": 512, "rows": [20, 276], "cols": [40]}
+    unnamed = {"pitch": 64, "rows": [0], "cols": [0]}
+    facts = {"joints": [named, "other", {"pitch": 1, "rows": [0], "cols": [0]}, unnamed]}
+    grids = [named, {"name": "64 px seams", **unnamed}]
+    assert patch_grids(facts) == patch_grids(flatten(facts)) == grids
+    for joints in ("none", "[" * 100_000, "{}", {"a": 1}, None):
+        assert patch_grids({"joints": joints}) == []
+    assert patch_grids({}) == []

@@ -26,6 +26,12 @@ from wsigen.viewer.server import make_app
 SIDE, MPP = 2048, 0.25
 WINDOW = {"width": 1120, "height": 560}  # small, since Chromium draws without a GPU
 SQUARE = (900, 1000, 1100, 1150)  # left, top, right, bottom of the annotation, px
+BROWN = (768, 896, 1024, 1152)  # the same of DAB, px; whole pixels of the heat map
+GRIDS = [
+    {"name": "patches, last step", "pitch": 256, "rows": [200], "cols": [72]},
+    {"name": "patches, step before it", "pitch": 512, "rows": [20, 300], "cols": [150, 400]},
+]
+BLUE, ORANGE = (0, 163, 255), (255, 122, 0)  # of the grids
 MAGENTA = (255, 0, 255)
 
 pytestmark = needs_chromium
@@ -64,6 +70,13 @@ def folder(picture, tmp_path_factory):
     look = {"classification": {"name": "Tumor", "color": list(MAGENTA)}}
     square = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": look}
     (folder / "case_HE.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [square]}))
+    stained = np.full((SIDE, SIDE, 3), 245, np.uint8)
+    stained[256:-256, 256:-256] = (205, 200, 215)
+    left, top, right, bottom = BROWN
+    stained[top:bottom, left:right] = (150, 105, 75)
+    write_pair(folder, 255 - stained, MPP, "stained", levels=3, compression="zstd")
+    facts = json.loads((folder / "stained_HE.json").read_text())
+    (folder / "stained_HE.json").write_text(json.dumps(facts | {"joints": GRIDS}))
     write_tiff(folder / "other.tif", picture[:600, :700], 0.5, levels=1)
     (folder / "broken.svs").write_bytes(b"nothing")
     return folder
@@ -137,6 +150,15 @@ def expected(picture, page) -> np.ndarray:
     left = round(float(at["x"]) / MPP - box["width"] / 2)
     top = round(float(at["y"]) / MPP - box["height"] / 2)
     return picture[top : top + round(box["height"]), left : left + round(box["width"])].astype(int)
+
+
+def distance_of(some: np.ndarray, others: np.ndarray) -> float:
+    """How far the farthest of some pixels is from the nearest of others."""
+    rows, columns = np.nonzero(others)
+    y, x = np.nonzero(some)
+    down = np.maximum(np.maximum(rows.min() - y, y - rows.max()), 0)
+    across = np.maximum(np.maximum(columns.min() - x, x - columns.max()), 0)
+    return float(np.maximum(down, across).max(initial=0))
 
 
 def test_a_pair_opens_and_is_said_to_be_synthetic(page, url):
@@ -298,6 +320,91 @@ def test_an_annotation_lies_where_it_belongs(page, url, mpp):
     )
     assert not changed[:, : int(wanted[0]) - 3].any()
     assert page.locator(".class").inner_text().split() == ["Tumor", "1"]
+
+
+def test_patch_grids_and_the_heat_map_lie_where_they_belong(page, url):
+    """Over the IHC slide of the pair, where the provenance of its H&E names the grids."""
+    open_at(page, url, slide="stained_IHC-SYN")
+    plain, at, box = shot(page), fragment(page), page.locator("#stage").bounding_box()
+    left, top = (round(float(at[a]) / MPP - box[s] / 2) for a, s in (("x", "width"), ("y", "height")))
+    columns, rows = left + np.arange(plain.shape[1]), top + np.arange(plain.shape[0])
+    page.keyboard.press("m")
+    still(page)
+    heated = shot(page)
+    changed = (np.abs(heated - plain) > 20).any(axis=2)
+    x0, y0, x1, y1 = BROWN
+    brown = ((rows >= y0) & (rows < y1))[:, None] & ((columns >= x0) & (columns < x1))
+    assert distance_of(changed & ~brown, brown) <= 16  # the browser interpolates over half a pixel of the map
+    assert changed[brown].mean() > 0.95
+    assert page.locator("#heat").inner_text().split() == ["DAB", "0.2", "1", "OD"]
+    page.locator("#heat input").fill("0")
+    still(page)
+    assert np.array_equal(shot(page), plain)
+    page.locator("#heat input").fill("100")
+    still(page)
+    spot = shot(page)[(y0 + y1) // 2 - top, (x0 + x1) // 2 - left]
+    assert spot[2] > spot[1]  # plasma, not brown
+    page.locator("#stage").click(position={"x": 300, "y": 300})  # out of the slider, which takes keys
+    page.keyboard.press("m")
+    page.keyboard.press("g")
+    still(page)
+    lined = shot(page)
+    for grid, colour in zip(GRIDS, (BLUE, ORANGE), strict=True):
+        found = (np.abs(lined - colour) < 3).all(axis=2)
+        for places, phases, axis in ((columns, grid["cols"], 0), (rows, grid["rows"], 1)):
+            # a pixel on each side of the line; lines of the other grid cross it
+            on = np.isin(
+                places % grid["pitch"], [(p + side) % grid["pitch"] for p in phases for side in (-1, 0)]
+            )
+            share = found.mean(axis=axis)
+            assert share[on].min() > 0.9
+            assert share[~on].max() < 0.1
+    assert [row.split() for row in page.locator(".class").all_inner_texts()] == [
+        ["Heat", "map", "0.2–1", "OD"],
+        ["patches,", "last", "step", "256", "px"],
+        ["patches,", "step", "before", "it", "512", "px"],
+    ]
+    for name in ("patches, last step", "patches, step before it"):
+        page.get_by_label(name).uncheck()
+    still(page)
+    assert np.array_equal(shot(page), plain)
+
+
+def test_the_heat_map_is_under_the_curtain_and_side_by_side(page, url):
+    """On the side of the IHC slide only, and at its opacity."""
+    open_at(page, url, slide="stained_HE", mode="curtain", x=224, y=256, mpp=0.25)
+    before, middle = shot(page), round(page.locator("#stage").bounding_box()["width"] / 2)
+    page.keyboard.press("m")
+    still(page)
+    changed = (np.abs(shot(page) - before) > 20).any(axis=2)
+    assert not changed[:, : middle - 1].any()
+    assert changed[:, middle + 1 : middle + 100].sum() > 100 * 200
+    page.keyboard.press("s")
+    still(page)
+    beside = shot(page)
+    page.keyboard.press("m")
+    still(page)
+    changed = (np.abs(beside - shot(page)) > 20).any(axis=2)
+    assert not changed[:, :middle].any()
+    assert changed[:, middle:].any()
+
+
+def test_nothing_covers_the_magnifications_between_both_panels(page, url):
+    page.goto(f"{url}#slide=case_HE&mpp=1.999&x=256&y=256")  # the longest scale bars end below 150 px
+    still(page)
+    for mode in ("v", "s"):
+        page.keyboard.press(mode)
+        still(page)
+        scale, buttons, overview = (
+            page.locator(i).bounding_box() for i in ("#scale", "#magnifications", ".navigator")
+        )
+        assert buttons["x"] > 220
+        for other in (scale, overview):
+            assert other["y"] + other["height"] <= buttons["y"]
+    page.set_viewport_size(WINDOW | {"width": 1500})
+    still(page)
+    scale, buttons = (page.locator(i).bounding_box() for i in ("#scale", "#magnifications"))
+    assert scale["x"] + scale["width"] <= buttons["x"]
 
 
 def test_a_computed_slide_shows_the_pixels_of_its_file(page, url):

@@ -11,6 +11,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from PIL import Image
 
 from tests.pipeline.models import small_net
@@ -25,8 +26,10 @@ from wsigen.errors import InvalidValueError
 from wsigen.nn.model import save_model
 from wsigen.pipeline.sample import sample
 from wsigen.slide.codec import JPEG
+from wsigen.slide.stains import POSITIVE_DAB, stain_densities
 from wsigen.stain.stainer import save_stainer
 from wsigen.viewer.catalogue import Catalogue, open_catalogue
+from wsigen.viewer.heatmap import Heatmap
 from wsigen.viewer.http import address, listen
 from wsigen.viewer.run import computed_cases
 from wsigen.viewer.server import make_app
@@ -200,6 +203,86 @@ def test_tiles_are_kept_within_the_limit(folder, monkeypatch):
         ask(app, f"/slides/case_HE_files/10/{place}.jpeg")
     ask(app, "/slides/case_HE_files/9/0_0.jpeg")
     assert reads.count((9, 0, 0)) == 2
+
+
+# ---- heat maps of DAB
+
+BROWN, PALE = (165, 125, 95), (205, 200, 215)
+
+
+def write_ihc(folder, size=(1100, 2200), mpp=1.0):
+    """Pale tissue on glass, with DAB at x 512 … 768, y 256 … 512; the tissue ends 128 px before the edges."""
+    image = np.full((*size, 3), 245, np.uint8)
+    image[128:-128, 128:-128] = PALE
+    image[256:512, 512:768] = BROWN
+    write_tiff(folder / "a_IHC-SYN.ome.tif", image, mpp, levels=2, compression="zstd")
+    return image
+
+
+def heatmap_of(app, name="a_IHC-SYN"):
+    answer = ask(app, f"/slides/{name}.dab.png")
+    assert (answer.status, answer.headers["content-type"]) == (200, "image/png")
+    return np.asarray(Image.open(io.BytesIO(answer.body)))
+
+
+def test_a_heat_map_is_coloured_where_there_is_dab_and_transparent_elsewhere(tmp_path):
+    write_ihc(tmp_path)
+    app = make_app(open_catalogue([tmp_path]))
+    shown = heatmap_of(app)
+    assert shown.shape == (138, 275, 4)  # 8 µm/px
+    opaque = np.zeros((138, 275), bool)
+    opaque[32:64, 64:96] = True
+    assert np.array_equal(shown[..., 3], np.where(opaque, 255, 0))
+    listed = ask(app, "/catalogue.json").json
+    assert listed["cases"][0]["slides"][0]["heatmap_um"] == 2200
+    # plasma from 0.2 to 1 OD
+    density = float(stain_densities(np.uint8([[BROWN]]), (245, 245, 245), "h-dab")[0, 0, 2])
+    assert 0.45 < density < 0.65  # neither of the ends
+    legend = listed["heatmap"]
+    assert (legend["low"], legend["high"], len(legend["colors"])) == (POSITIVE_DAB, 1.0, 6)
+    assert (legend["colors"][0], legend["colors"][-1]) == ("#0d0887", "#f0f921")
+    share = (density - POSITIVE_DAB) / (1 - POSITIVE_DAB)
+    wanted = 255 * np.array(colormaps["plasma"](share)[:3])
+    assert np.abs(shown[40, 80, :3] - wanted).max() < 4
+
+
+def test_the_size_of_a_heat_map_is_bounded(tmp_path, monkeypatch):
+    write_ihc(tmp_path)
+    monkeypatch.setattr("wsigen.viewer.heatmap.MOST_PIXELS", 64)
+    app = make_app(open_catalogue([tmp_path]))
+    shown = heatmap_of(app)
+    assert shown.shape == (18, 35, 4)  # 2200 px at 64 µm/px
+    assert (shown[4:8, 8:12, 3] == 255).all()
+    assert not shown[:3, :, 3].any()
+    # its last pixel reaches past the slide
+    assert ask(app, "/catalogue.json").json["cases"][0]["slides"][0]["heatmap_um"] == 35 * 64
+
+
+def test_a_heat_map_is_computed_once(tmp_path, monkeypatch):
+    write_ihc(tmp_path)
+    app, made = make_app(open_catalogue([tmp_path])), []
+    png = Heatmap.png
+    monkeypatch.setattr(Heatmap, "png", lambda self: made.append(self) or png(self))
+    assert np.array_equal(heatmap_of(app), heatmap_of(app))
+    assert len(made) == 1
+
+
+def test_only_ihc_slides_in_files_have_a_heat_map(app, computed):
+    refused = {
+        "case_HE": b"only IHC slides",
+        "none": b"no such slide",
+        "..%2fcase_IHC-SYN": b"",
+        "seed:3:IHC-SYN": b"no such slide",
+    }
+    for name, why in refused.items():
+        answer = ask(app, f"/slides/{name}.dab.png")
+        assert answer.status == 404
+        assert why in answer.body
+    answer = ask(computed, "/slides/seed:3:IHC-SYN.dab.png")
+    assert (answer.status, answer.body) == (404, b"only IHC slides in files have a heat map")
+    assert heatmap_of(app, "case_IHC-SYN").shape[2] == 4
+    he, ihc = ask(app, "/catalogue.json").json["cases"][0]["slides"]
+    assert (he["heatmap_um"], ihc["heatmap_um"]) == (None, 130)  # 520 px of 0.25 µm, at 2 µm/px
 
 
 # ---- slides that are computed

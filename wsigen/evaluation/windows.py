@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from wsigen.data.index import FINEST, SlideEntry
 from wsigen.evaluation.comparison import turn_of_each
 from wsigen.geometry import Region
-from wsigen.slide.provenance import flatten, read_provenance
+from wsigen.slide.provenance import flatten, patch_grids, read_provenance
 
 WINDOW = 1024  # Side, px; more where a pitch needs it
 MOST_WINDOWS, MOST_SLIDES = 6, 8
@@ -44,10 +43,8 @@ def known_grids(entry: SlideEntry) -> list[SeamGrid]:
     provenance says so (``joints``: ``rows`` and ``cols`` of a ``pitch``), only their distance is known.
     """
     facts, found = read_provenance(entry.path), [TILES]
-    named = [j for j in _as_list(facts.get("joints")) if _is_grid(j)]
-    for joints in named:
-        name = str(joints.get("name") or f"{joints['pitch']} px seams")
-        found.append(SeamGrid(name, joints["pitch"], tuple(joints["rows"]), tuple(joints["cols"])))
+    named = patch_grids(facts)
+    found += [SeamGrid(g["name"], g["pitch"], tuple(g["rows"]), tuple(g["cols"])) for g in named]
     if all(isinstance(facts.get(key), int) for key in ("size", "k", "stages")):
         patch = facts["size"] // facts["k"] ** facts["stages"]
         if not named and patch >= 16:
@@ -115,18 +112,6 @@ def some_slides(entries: Sequence[SlideEntry], most: int = MOST_SLIDES) -> list[
     if len(first) > most:
         chosen = [first[int(i)] for i in np.linspace(0, len(first) - 1, most)]  # spread over the names
     return [ordered[i] for i in chosen[:most]]
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _is_grid(joints: Any) -> bool:
-    """Return whether it is what wsigen writes; other programs may use the word for something else."""
-    if not isinstance(joints, dict) or not isinstance(joints.get("pitch"), int) or joints["pitch"] < 2:
-        return False
-    lines = [_as_list(joints.get(axis)) for axis in ("rows", "cols")]
-    return all(lines) and all(isinstance(j, int) for j in (*lines[0], *lines[1]))
 
 
 def _tissue(entry: SlideEntry, window: Region, mpp: float) -> float:

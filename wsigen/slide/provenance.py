@@ -96,6 +96,42 @@ def read_provenance(slide: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
+def patch_grids(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the grids of the sampler's last steps, as ``joints`` in a slide's provenance names them.
+
+    Args:
+        facts: as they nest, or from `flatten`.
+
+    Returns:
+        For each grid its ``name``, the distance at which its lines repeat (``pitch``) and the first of them
+        (``rows``, ``cols``), in px of level 0. Empty where there is none: other programs may use the word
+        ``joints`` for something else.
+    """
+    joints = facts.get("joints")
+    if isinstance(joints, str):
+        try:
+            joints = json.loads(joints)
+        except (ValueError, RecursionError):
+            return []
+    found = [grid for grid in joints if _is_grid(grid)] if isinstance(joints, list) else []
+    return [
+        {
+            "name": str(grid.get("name") or f"{grid['pitch']} px seams"),
+            **{key: grid[key] for key in ("pitch", "rows", "cols")},
+        }
+        for grid in found
+    ]
+
+
+def _is_grid(grid: Any) -> bool:
+    if not isinstance(grid, dict) or not isinstance(grid.get("pitch"), int) or grid["pitch"] < 2:
+        return False
+    lines = [grid.get(axis) for axis in ("rows", "cols")]
+    return all(
+        isinstance(found, list) and found and all(isinstance(j, int) for j in found) for found in lines
+    )
+
+
 def beside(slide: Path, suffix: str) -> Path:
     """Return the name of a file beside a slide: ``a_HE.ome.tif`` and ``.json`` → ``a_HE.json``."""
     for ending in _SLIDE_SUFFIXES:

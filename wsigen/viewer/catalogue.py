@@ -20,10 +20,11 @@ from wsigen.data.find import Failure, find_slides
 from wsigen.data.table import Row, SlideTable
 from wsigen.errors import PathError, SlideError, WsigenError
 from wsigen.slide.levels import FileSlide, Slide
-from wsigen.slide.provenance import beside
+from wsigen.slide.provenance import beside, patch_grids
 from wsigen.slide.read import WholeSlide, open_slide
 from wsigen.viewer.deepzoom import DeepZoom
 from wsigen.viewer.facts import Name, find_provenance, is_synthetic, parse_name, stain_title
+from wsigen.viewer.heatmap import Heatmap, legend
 from wsigen.viewer.overlay import read_overlay
 from wsigen.viewer.stored import stored_tiles
 
@@ -70,6 +71,12 @@ class Entry:
         """Whether its pixels are computed where they are looked at."""
         return self.path is None
 
+    @property
+    def heatmap(self) -> Heatmap | None:
+        """Of DAB; None where there is none: of H&E, and of computed slides, all of which it would compute."""
+        is_shown = self.label.startswith("IHC-") and not self.computed
+        return Heatmap(self.tiles, self.mpp) if is_shown else None
+
     def describe(self, overlays: Sequence[str]) -> dict[str, Any]:
         """Return the facts that the page shows; ``overlays`` are those of ``self`` that could be read."""
         return {
@@ -84,6 +91,8 @@ class Entry:
             "provenance": self.provenance,
             "version": self.version,
             "overlays": list(overlays),
+            "grids": patch_grids(self.provenance),
+            "heatmap_um": self.heatmap and self.heatmap.width_um,
         }
 
 
@@ -161,6 +170,7 @@ class Catalogue:
             ],
             "failures": [{"slide": failure.slide, "reason": failure.reason} for failure in self.failures],
             "seed": seed if computed else None,
+            "heatmap": legend(),
         }
 
     def _titles(self, entry: Entry) -> list[str]:

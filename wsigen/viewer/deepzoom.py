@@ -91,6 +91,14 @@ class DeepZoom:
                 return data
         return JPEG.encode(self._pixels(region, level))
 
+    def picture(self, level: int) -> np.ndarray:
+        """Return a whole level: uint8 (height, width, 3); level 0 is the coarsest.
+
+        Raises:
+            SlideError: the pixels cannot be read.
+        """
+        return self._pixels(self._level(level).region, level)
+
     def _level(self, level: int) -> Size:
         return level_size(self.size, self.top - level)
 

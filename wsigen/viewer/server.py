@@ -7,6 +7,7 @@
 | ``/catalogue.json``, ``?seed=N`` | cases, slides and failures |
 | ``/slides/NAME.dzi`` | DeepZoom descriptor of a slide |
 | ``/slides/NAME_files/LEVEL/X_Y.jpeg`` | its tiles |
+| ``/slides/NAME.dab.png`` | heat map of its DAB, where it is an IHC slide in a file |
 | ``/overlays/NAME/TITLE`` | its annotations |
 """
 
@@ -81,8 +82,6 @@ class Pages:
 
     async def tile(self, request: Request) -> Response:
         """Return a tile of a slide."""
-        from starlette.responses import Response
-
         entry, level = await self._entry(request), request.path_params["level"]
         place = _TILE.fullmatch(request.path_params["tile"])
         if entry is None:
@@ -92,14 +91,16 @@ class Pages:
         at = int(level), int(place[1]), int(place[2])
         if not entry.tiles.region(*at):
             return refuse(404, f"no such tile; levels are 0 to {entry.tiles.top}")
-        try:
-            data = await self._tile(request, entry, at)
-        except WsigenError as error:
-            log.warning("%s: tile %s: %s", entry.title, at, error)
-            return refuse(500, str(error))
-        if data is None:
-            return refuse(499, "nobody waits for it any more")
-        return Response(data, media_type="image/jpeg", headers=_KEEP)
+        return await self._image(request, entry, f"tile {at}", "jpeg", partial(entry.tiles.read, *at))
+
+    async def heatmap(self, request: Request) -> Response:
+        """Return the heat map of a slide."""
+        entry = await self._entry(request)
+        if entry is None or entry.heatmap is None:
+            return refuse(
+                404, "no such slide" if entry is None else "only IHC slides in files have a heat map"
+            )
+        return await self._image(request, entry, "heat map", "png", entry.heatmap.png)
 
     async def overlay(self, request: Request) -> Response:
         """Return the annotations of a slide."""
@@ -108,9 +109,26 @@ class Pages:
         found = self._catalogue.overlays.get((request.path_params["name"], request.path_params["title"]))
         return refuse(404, "no such overlay") if found is None else JSONResponse(found)
 
-    async def _tile(self, request: Request, entry: Entry, at: tuple[int, int, int]) -> bytes | None:
-        """Return a tile; None if the client has gone before its turn came."""
-        key = (entry.name, entry.version, at)
+    async def _image(
+        self, request: Request, entry: Entry, what: str, kind: str, make: Callable[[], bytes]
+    ) -> Response:
+        """Return an image of a slide, "jpeg" or "png", which is made where it is not kept."""
+        from starlette.responses import Response
+
+        try:
+            data = await self._kept(request, entry, what, make)
+        except WsigenError as error:
+            log.warning("%s: %s: %s", entry.title, what, error)
+            return refuse(500, str(error))
+        if data is None:
+            return refuse(499, "nobody waits for it any more")
+        return Response(data, media_type=f"image/{kind}", headers=_KEEP)
+
+    async def _kept(
+        self, request: Request, entry: Entry, what: str, make: Callable[[], bytes]
+    ) -> bytes | None:
+        """Return an image; None if the client has gone before its turn came."""
+        key = (entry.name, entry.version, what)
         if (kept := self._cache.get(key)) is not None:
             return kept.tobytes()
         async with self._computing if entry.computed else self._reading:
@@ -118,7 +136,7 @@ class Pages:
                 return kept.tobytes()
             if await request.is_disconnected():
                 return None
-            data = await _in_thread(partial(entry.tiles.read, *at))
+            data = await _in_thread(make)
         self._cache.put(key, np.frombuffer(data, np.uint8))
         return data
 
@@ -152,6 +170,7 @@ def make_app(catalogue: Catalogue, *, host: str = "127.0.0.1", cache: int = 256 
             *static_routes("wsigen.viewer", STATIC),
             Route("/catalogue.json", pages.catalogue),
             Route("/slides/{name}.dzi", pages.dzi),
+            Route("/slides/{name}.dab.png", pages.heatmap),
             Route("/slides/{name}_files/{level}/{tile}", pages.tile),
             Route("/overlays/{name}/{title}", pages.overlay),
         ]

@@ -8,12 +8,14 @@ const MAGNIFICATIONS = [1.25, 2.5, 5, 10, 20, 40];
 const UM_TIMES_MAGNIFICATION = 10; // 10× is 1 µm per pixel, as scanners count
 const BLINK_MS = 700;
 const MOST_PANES = 4;
+const GRID_COLORS = ["#00a3ff", "#ff7a00", "#00b36b", "#c03bd0"];
+const LEAST_SPACING = 6; // of a grid's lines, pixels of the screen; nearer ones would hide the slide
 const SYNTHETIC = "Synthetic · not for diagnosis";
 const KEYS = [
   ["+ −", "zoom"], ["← ↑ → ↓", "move"], [", .", "lower, higher magnification"], ["h", "whole slide"],
   ["v s c b o", "single, side by side, curtain, blink, opacity"], ["space", "hold to flip to the other slide"],
   ["1 … 9", "choose a slide of the case"], ["x", "swap the two slides"], ["[ ]", "previous, next case"],
-  ["a", "annotations"], ["p", "snapshot"], ["k", "copy a link to this view"], ["n", "new seed"],
+  ["a", "annotations"], ["g", "patch grids"], ["m", "heat map of DAB"], ["p", "snapshot"], ["k", "copy a link to this view"], ["n", "new seed"],
   ["l i", "list of slides, information"], ["f", "full screen"], ["d", "dark or light"], ["?", "this list"],
 ];
 
@@ -24,6 +26,9 @@ const state = {
   at: 0.5, // where the curtain is, as a share of the width
   opacity: 0.5, flipped: false, blinked: false,
   shapes: [], shapesShown: true, hidden: new Set(), // of classes
+  grids: [], gridsShown: new Set(), // by name
+  heatmap: null, // its colours
+  heatShown: false, heatOpacity: 0.7,
 };
 let panes = [];
 let leader = null; // the pane that the user moves; the others follow
@@ -166,7 +171,7 @@ function makePane(index, names) {
     timeout: 3_600_000, // the first tile of a computed slide waits for its overview
     maxImageCacheCount: 500,
   });
-  const pane = { box, viewer, labels, names, items: new Map() };
+  const pane = { box, viewer, labels, names, items: new Map(), heat: new Map(), heatLoading: 0 }; // layers by slide
   // OpenSeadragon draws tiles a pixel wider, against hairlines where they meet between two pixels of the screen.
   // On whole pixels there are none, and a wider tile would be blurred.
   viewer.drawer.minimumOverlapRequired = () => !onWholePixels(pane);
@@ -208,6 +213,36 @@ async function fillPane(pane) {
   })));
 }
 
+/** Load and show the heat maps of all slides that have one. */
+async function loadHeat() {
+  await Promise.all(panes.map(heatPane));
+  setLayers();
+}
+
+async function heatPane(pane) {
+  const wanted = pane.names.map(named).filter((slide) => slide.heatmap_um && !pane.heat.has(slide.name));
+  await Promise.all(wanted.map((slide) => new Promise((resolve) => {
+    pane.heat.set(slide.name, null); // until it is loaded
+    pane.heatLoading += 1;
+    const done = (item) => {
+      if (item) pane.heat.set(slide.name, item);
+      else pane.heat.delete(slide.name);
+      pane.heatLoading -= 1;
+      resolve();
+    };
+    pane.viewer.addTiledImage({
+      tileSource: { type: "image", url: `/slides/${encodeURIComponent(slide.name)}.dab.png?v=${slide.version}` },
+      x: 0, y: 0, width: slide.heatmap_um / widthUm(),
+      opacity: 0,
+      success: ({ item }) => done(item),
+      error: ({ message }) => { say(`Heat map of ${slide.title}: ${message}`); done(null); },
+    });
+  })));
+}
+
+/** The layers of a pane that are drawn: [name of the slide, layer]. */
+const layersOf = (pane) => [...pane.items, ...pane.heat].filter(([, item]) => item);
+
 async function setPanes(lists) {
   const kept = panes.length && panes[0].case === state.case ? 1 : 0; // the first pane holds all slides
   for (const pane of panes.splice(kept)) {
@@ -219,6 +254,7 @@ async function setPanes(lists) {
   panes.push(...added);
   leader = panes[0];
   await Promise.all(added.map(fillPane));
+  if (state.heatShown) loadHeat(); // the slides do not wait for it
 }
 
 // ---- what is shown
@@ -258,6 +294,13 @@ function setLayers() {
   }
   if (main.items.has(top)) main.viewer.world.setItemIndex(main.items.get(top), main.items.size - 1);
   rest.forEach((pane) => pane.items.forEach((item) => item.setOpacity(1)));
+  for (const pane of panes) {
+    for (const [name, heat] of pane.heat) {
+      if (!heat) continue;
+      heat.setOpacity(state.heatShown ? state.heatOpacity * (pane.items.get(name)?.getOpacity() ?? 0) : 0);
+      pane.viewer.world.setItemIndex(heat, pane.viewer.world.getItemCount() - 1);
+    }
+  }
   placeCurtain();
   showLabels(flipped);
   paint();
@@ -291,7 +334,7 @@ function placeCurtain() {
   $("curtain").style.left = `${pixel}px`;
   $("curtain").setAttribute("aria-valuenow", Math.round(100 * state.at));
   const [left, right] = state.flipped ? [state.second, state.first] : [state.first, state.second];
-  for (const [name, item] of main.items) {
+  for (const [name, item] of layersOf(main)) {
     const size = item.getContentSize();
     if (!active || ![left, right].includes(name)) {
       item.setClip(null);
@@ -325,6 +368,7 @@ async function openCase(which, choice = {}, view = null) {
   state.case = which;
   choose(choice);
   if (!same) await loadShapes();
+  state.grids = gridsOf(slides());
   await show(view);
 }
 
@@ -406,9 +450,11 @@ function pathOf(shape) {
   return (shape.path = path);
 }
 
+/** Draw annotations and patch grids on the canvas over the panes. */
 function drawShapes() {
   const canvas = $("shapes");
-  const shown = state.shapesShown && state.shapes.length > 0;
+  const grids = state.grids.filter((grid) => state.gridsShown.has(grid.name));
+  const shown = grids.length > 0 || (state.shapesShown && state.shapes.length > 0);
   canvas.hidden = !shown;
   if (!shown) return;
   const ratio = window.devicePixelRatio;
@@ -423,7 +469,8 @@ function drawShapes() {
     context.beginPath();
     context.rect(0, 0, box.width, box.height);
     context.clip();
-    drawShapesOf(context, viewOf(pane), box);
+    if (state.shapesShown) drawShapesOf(context, viewOf(pane), box);
+    for (const grid of grids) drawGrid(context, grid, viewOf(pane), box);
     context.restore();
   }
 }
@@ -462,6 +509,77 @@ function drawShape(context, shape, scale) {
     }
     context.stroke(pathOf(shape));
   }
+}
+
+// ---- patch grids: where the sampler's patches met, as the provenance of the case's slides says
+
+/** The grids of all slides of a case: those of the H&E are shown on the IHC slide too, as annotations are. */
+function gridsOf(all) {
+  const every = all.flatMap(({ grids, mpp, width, height }) => grids.map((grid) => ({ ...grid, mpp, width, height })));
+  return every.map((grid, i) => ({ ...grid, color: GRID_COLORS[i % GRID_COLORS.length] }));
+}
+
+function drawGrid(context, grid, view, box) {
+  const scale = grid.mpp / view.mpp; // pixels of the screen per pixel of the slide
+  const ratio = window.devicePixelRatio;
+  const [left, top] = [box.width / 2 - view.x / view.mpp, box.height / 2 - view.y / view.mpp];
+  const clip = (at, side) => Math.min(side, Math.max(0, at));
+  const [x0, x1] = [clip(left, box.width), clip(left + grid.width * scale, box.width)];
+  const [y0, y1] = [clip(top, box.height), clip(top + grid.height * scale, box.height)];
+  context.fillStyle = grid.color;
+  // Between two pixels of the slide, one pixel of the screen on each side.
+  const snap = (at) => Math.round(at * ratio) / ratio - 1;
+  for (const x of linesOf(grid.cols, grid.pitch, grid.width, scale, -left, box.width)) context.fillRect(snap(left + x * scale), y0, 2, y1 - y0);
+  for (const y of linesOf(grid.rows, grid.pitch, grid.height, scale, -top, box.height)) context.fillRect(x0, snap(top + y * scale), x1 - x0, 2);
+}
+
+/** The lines inside a slide that are on the screen, in pixels of the slide; none where they would lie too close. */
+function linesOf(phases, pitch, side, scale, from, length) {
+  if ((pitch / phases.length) * scale < LEAST_SPACING) return [];
+  const [first, last] = [Math.max(1, from / scale), Math.min(side - 1, (from + length) / scale)];
+  return phases.flatMap((phase) => {
+    const start = phase + Math.ceil((first - phase) / pitch) * pitch;
+    return Array.from({ length: Math.max(0, Math.floor((last - start) / pitch) + 1) }, (_, i) => start + i * pitch);
+  });
+}
+
+function showGrids() {
+  if (!state.grids.length) return [];
+  const rows = state.grids.map(({ name, color, pitch }) => switchRow(name, `${pitch} px`, color, state.gridsShown.has(name), (on) => {
+    if (on) state.gridsShown.add(name);
+    else state.gridsShown.delete(name);
+    paint();
+  }));
+  return [element("h2", {}, "Patch grids"), ...rows];
+}
+
+function toggleGrids() {
+  if (!state.grids.length) return say("The provenance of this case names no patch grids.");
+  const names = state.grids.map((grid) => grid.name);
+  const on = !names.some((name) => state.gridsShown.has(name));
+  for (const name of names) state.gridsShown[on ? "add" : "delete"](name);
+  showPanels();
+  paint();
+}
+
+// ---- heat map of DAB
+
+const heatable = () => slides().some((slide) => slide.heatmap_um);
+/** Whether a heat map is among what is looked at. */
+const heatSeen = () => panes.some((pane) => [...pane.heat.values()].some((heat) => heat?.getOpacity() > 0));
+const heatRange = () => `${state.heatmap.low}–${state.heatmap.high} OD`;
+
+async function setHeat(on) {
+  if (on && !heatable()) return say("No IHC slide of this case has a heat map.");
+  state.heatShown = on;
+  showPanels();
+  if (on) await loadHeat();
+  else setLayers();
+}
+
+function showHeat() {
+  if (!heatable()) return [];
+  return [element("h2", {}, "DAB"), switchRow("Heat map", heatRange(), state.heatmap.colors.at(-2), state.heatShown, setHeat)];
 }
 
 // ---- around the slide
@@ -509,12 +627,13 @@ function showPosition(pane, event) {
 
 function showBusy() {
   const jobs = panes.reduce((sum, pane) => sum + pane.viewer.imageLoader.jobsInProgress, 0);
-  const visible = panes.flatMap((pane) => [...pane.items.values()]).filter((item) => item.getOpacity() > 0);
-  const loaded = visible.length > 0 && visible.every((item) => item.getFullyLoaded());
+  const visible = panes.flatMap(layersOf).map(([, item]) => item).filter((item) => item.getOpacity() > 0);
+  const heating = panes.some((pane) => pane.heatLoading);
+  const loaded = visible.length > 0 && !heating && visible.every((item) => item.getFullyLoaded());
   const computing = jobs > 0 && slides().some((slide) => slide.computed);
   $("stage").setAttribute("aria-busy", String(!loaded));
-  $("busy").hidden = !computing;
-  $("busy").textContent = loaded ? "" : `Computing ${jobs} ${jobs === 1 ? "tile" : "tiles"} …`;
+  $("busy").hidden = !computing && !heating;
+  $("busy").textContent = loaded ? "" : heating ? "Computing the heat map …" : `Computing ${jobs} ${jobs === 1 ? "tile" : "tiles"} …`;
 }
 
 function showPanels() {
@@ -533,6 +652,7 @@ function showPanels() {
   $("opacity").hidden = !(layered() && state.mode === "opacity");
   $("opacity-name").textContent = named(state.second)?.stain ?? "";
   $("opacity").querySelector("input").value = 100 * state.opacity;
+  $("heat").hidden = !(state.heatShown && heatable());
   showList();
   showInfo(slide);
 }
@@ -574,6 +694,8 @@ function showInfo(slide) {
     ...(computed ? [element("p", {}, computed)] : []),
     element("h2", {}, "Slide"),
     table([["name", slide.title], ["stain", slide.stain], ["size", size], ["extent", extent], ["resolution", scan]]),
+    ...showHeat(),
+    ...showGrids(),
     ...showClasses(),
     element("h2", {}, "Provenance"),
     facts.length ? table(facts) : element("p", {}, "None: wsigen did not write this slide."),
@@ -589,16 +711,19 @@ function showClasses() {
   }
   if (!classes.size) return [];
   const rows = [...classes].map(([name, { color, count }]) => {
-    const change = (event) => {
-      if (event.target.checked) state.hidden.delete(name);
+    return switchRow(name, String(count), color, !state.hidden.has(name), (on) => {
+      if (on) state.hidden.delete(name);
       else state.hidden.add(name);
       paint();
-    };
-    const box = element("input", { type: "checkbox", checked: !state.hidden.has(name), onchange: change });
-    return element("label", { class: "class" }, box, element("i", { style: `background:${color}` }),
-      element("span", {}, name), element("small", {}, String(count)));
+    });
   });
   return [element("h2", {}, "Annotations"), ...rows];
+}
+
+function switchRow(name, note, color, on, change) {
+  const box = element("input", { type: "checkbox", checked: on, onchange: (event) => change(event.target.checked) });
+  return element("label", { class: "class" }, box, element("i", { style: `background:${color}` }),
+    element("span", {}, name), element("small", {}, note));
 }
 
 function toggle(panel, open = null) {
@@ -649,7 +774,8 @@ function drawCaption(context, width, height, line) {
   const shown = panes.length > 1 ? slides().slice(0, MOST_PANES) : [named(state.first), ...(layered() ? [named(state.second)] : [])];
   const stains = shown.map((slide) => slide.stain).join(" | ");
   const warning = shown.some((slide) => slide.synthetic) ? `${SYNTHETIC} · ` : "";
-  context.fillText(`${warning}${state.case.title} · ${stains} · ${round(mpp)} µm/px`, 12, middle, width - 24);
+  const heat = heatSeen() ? ` · heat map: DAB ${heatRange()}` : "";
+  context.fillText(`${warning}${state.case.title} · ${stains} · ${round(mpp)} µm/px${heat}`, 12, middle, width - 24);
 }
 
 function saveSnapshot() {
@@ -733,6 +859,7 @@ const ACTIONS = {
   " ": () => flip(true), x: () => { choose({ first: state.second, second: state.first }); show(); },
   "[": () => neighbour(-1), "]": () => neighbour(1), n: newSeed,
   a: () => { state.shapesShown = !state.shapesShown; paint(); },
+  g: toggleGrids, m: () => setHeat(!state.heatShown),
   p: saveSnapshot, k: copyLink, l: () => toggle("list"), i: () => toggle("info"),
   f: () => (document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen()),
   d: () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"),
@@ -782,6 +909,10 @@ function connect() {
     setLayers();
     remember();
   });
+  $("heat").querySelector("input").addEventListener("input", (event) => {
+    state.heatOpacity = event.target.value / 100;
+    setLayers();
+  });
   $("curtain").addEventListener("pointerdown", dragCurtain);
   $("keys").append(element("h1", {}, "Keyboard"), element("p", {}), element("dl", {}, ...KEYS.flatMap(([keys, what]) =>
     [element("dt", {}, element("kbd", {}, keys)), element("dd", {}, what)])));
@@ -795,7 +926,10 @@ function connect() {
 
 async function loadCatalogue(seed = null) {
   const found = await fetchJson(seed === null ? "/catalogue.json" : `/catalogue.json?seed=${seed}`);
-  Object.assign(state, { cases: found.cases, failures: found.failures, seed: found.seed });
+  Object.assign(state, { cases: found.cases, failures: found.failures, seed: found.seed, heatmap: found.heatmap });
+  $("heat-low").textContent = found.heatmap.low;
+  $("heat-high").textContent = `${found.heatmap.high} OD`;
+  $("heat-colors").style.background = `linear-gradient(to right, ${found.heatmap.colors})`;
 }
 
 async function start() {
