@@ -263,7 +263,7 @@ def test_a_missing_engine_names_what_to_install(options, tmp_path, monkeypatch):
 def test_actions_are_named(capsys):
     with pytest.raises(SystemExit):
         main.main(["corpus", "mend"])
-    assert "no action 'mend'; use one of make, verify, export" in capsys.readouterr().err
+    assert "no action 'mend'; use one of make, verify, label, export" in capsys.readouterr().err
 
 
 def test_measures_of_a_known_picture(tmp_path):
