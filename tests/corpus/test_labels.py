@@ -129,9 +129,9 @@ def test_a_corpus_is_labelled_and_its_coco_agrees(options, overview, tmp_path, c
 
 
 def test_seeds_and_coarse_slides_are_refused(options, tmp_path):
-    out = make_corpus(options(tmp_path / "seeds", materialise="none"))
+    out = make_corpus(options(tmp_path / "seeds", count=2, materialise="none", stain=None))
     with pytest.raises(InvalidValueError, match="labels need files: make it with --materialise all"):
         label_corpus(LabelCorpusConfig(corpus=out))
-    out = make_corpus(options(tmp_path / "coarse", mpp=2.0))
+    out = make_corpus(options(tmp_path / "coarse", count=2, mpp=2.0, stain=None))
     with pytest.raises(InvalidValueError, match="has slides of 2 µm/px; nuclei need at most 1"):
         label_corpus(LabelCorpusConfig(corpus=out))

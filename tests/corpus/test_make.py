@@ -67,6 +67,7 @@ def test_croissant_lists_the_manifest(corpus):
     assert [field.source.extract.column for field in records.fields] == list(COLUMNS)
 
 
+@pytest.mark.slow
 def test_several_processes_make_the_same_bytes(corpus, options, tmp_path):
     out = make_corpus(options(tmp_path / "four", workers=2))
     assert contents(out) == contents(corpus)
