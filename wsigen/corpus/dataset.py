@@ -17,13 +17,13 @@ from torch.utils.data import Dataset
 from wsigen.config.check import is_positive
 from wsigen.corpus.manifest import read_config, read_manifest
 from wsigen.corpus.plan import Item, plan_corpus
+from wsigen.corpus.slides import overview
 from wsigen.errors import InvalidValueError
-from wsigen.geometry import Size
 from wsigen.pipeline.networks import Networks
 from wsigen.pipeline.pair import SampledPair
 from wsigen.slide.levels import FileSlide, Slide
 from wsigen.slide.read import FINEST_REQUEST, open_slide
-from wsigen.slide.tissue import mask_resolution, tissue_mask
+from wsigen.slide.tissue import tissue_mask
 
 _OPEN = 8  # slides that a process keeps open
 
@@ -196,8 +196,7 @@ def tissue_places(slide: Slide, size: int, mpp: float, least: float) -> list[tup
     across, down = int(width * um / mpp / size + 1e-6), int(height * um / mpp / size + 1e-6)
     if not across or not down:
         return []
-    coarse = mask_resolution(um, Size(height, width))
-    image = slide.read_region_um(x=0, y=0, width=width * um, height=height * um, mpp=coarse)
+    image, coarse = overview(slide)
     mask = tissue_mask(image, coarse).astype(np.float32)
     edge = size * mpp / coarse  # of a patch, in pixels of the mask
     total = np.pad(mask.cumsum(0, dtype=np.float64).cumsum(1), ((1, 0), (1, 0))).astype(np.float32)

@@ -22,13 +22,13 @@ from tqdm.auto import tqdm
 
 from wsigen.config.corpus import LabelCorpusConfig
 from wsigen.corpus.dataset import Corpus, CorpusPair
+from wsigen.corpus.slides import overview
 from wsigen.errors import InvalidValueError
 from wsigen.files import atomic_path, make_folder, write_bytes
-from wsigen.geometry import Size
 from wsigen.slide.levels import Slide
 from wsigen.slide.nuclei import COARSEST_MPP, SMOOTHING_UM, label_nuclei, nuclei_threshold
 from wsigen.slide.stains import stain_densities
-from wsigen.slide.tissue import mask_resolution, tissue_mask
+from wsigen.slide.tissue import tissue_mask
 
 LABELS = "labels"
 """Folder of a corpus that its labels are in."""
@@ -90,14 +90,14 @@ def label_corpus(config: LabelCorpusConfig) -> dict[str, int]:
         raise InvalidValueError(
             f"{corpus.folder} has slides of {coarsest:g} µm/px; nuclei need at most {COARSEST_MPP:g}"
         )
-    counts = {}
     for row in tqdm(rows, desc="labels", unit="slide"):
         path = folder / f"{row['name']}.geojson"
         if config.overwrite or not path.is_file():
             label_slide(corpus[row["name"]], list(row["stains"]), path, config.positive)
-        counts[row["name"]] = sum(map(_is_nucleus, _features(path)))
+    counts: dict[str, int] = {}
     for split in dict.fromkeys(row["split"] for row in rows):
-        write_coco(folder, [row for row in rows if row["split"] == split], folder / f"{split}.coco.json")
+        of_split = [row for row in rows if row["split"] == split]
+        counts |= write_coco(folder, of_split, folder / f"{split}.coco.json")
     return counts
 
 
@@ -114,8 +114,8 @@ def label_slide(pair: CorpusPair, stains: Sequence[str], path: Path, positive: f
         OutputError: the disk refuses.
     """
     (width, height), um = pair.he.dimensions, pair.he.mpp
-    coarse = mask_resolution(um, Size(height, width))
-    tissue = tissue_mask(_read(pair.he, 0, 0, width, height, coarse / um), coarse)
+    image, coarse = overview(pair.he)
+    tissue = tissue_mask(image, coarse)
     scale = coarse / um
     features = [_tissue_feature(polygon * scale, path.stem) for polygon in outlines(tissue)]
     nuclei: list[Nucleus] = []
@@ -242,9 +242,13 @@ def _feature(
     }
 
 
-def write_coco(folder: Path, rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write the nuclei of a split's slides in the format of COCO: boxes and polygons in px of level 0."""
-    images, annotations = [], []
+def write_coco(folder: Path, rows: Sequence[dict[str, Any]], path: Path) -> dict[str, int]:
+    """Write the nuclei of a split's slides in the format of COCO: boxes and polygons in px of level 0.
+
+    Returns:
+        Number of nuclei of each slide.
+    """
+    images, annotations, counts = [], [], {}
     for number, row in enumerate(rows, start=1):
         images.append(
             {
@@ -254,6 +258,7 @@ def write_coco(folder: Path, rows: Sequence[dict[str, Any]], path: Path) -> None
                 "height": int(row["height"]),
             }
         )
+        before = len(annotations)
         for feature in filter(_is_nucleus, _features(folder / f"{row['name']}.geojson")):
             (outline,) = feature["geometry"]["coordinates"]
             points = np.array(outline)
@@ -271,8 +276,10 @@ def write_coco(folder: Path, rows: Sequence[dict[str, Any]], path: Path) -> None
                     "iscrowd": 0,
                 }
             )
+        counts[row["name"]] = len(annotations) - before
     content = {"images": images, "annotations": annotations, "categories": _CATEGORIES}
     write_bytes(path, json.dumps(content, separators=(",", ":")).encode())
+    return counts
 
 
 def _features(path: Path) -> list[dict[str, Any]]:

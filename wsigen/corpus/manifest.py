@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -68,8 +67,6 @@ _ELSEWHERE = {
     "memory",
     "dry_run",
 }
-
-log = logging.getLogger(__name__)
 
 
 def content(config: CorpusConfig) -> dict[str, Any]:
@@ -166,7 +163,6 @@ def write_manifest(folder: Path, rows: Sequence[dict[str, Any]]) -> pd.DataFrame
     rows = sorted(rows, key=lambda row: row["seed"])
     table = pd.DataFrame([_columns(row) for row in rows], columns=list(COLUMNS))
     table = table.astype({name: kind for name, (kind, _) in COLUMNS.items()})
-    table.attrs = {"version": VERSION}
     with atomic_path(folder / MANIFEST) as path:
         table.to_parquet(path, index=False)
     sums = [f"{file['sha256']}  {file['path']}\n" for row in rows for file in row["files"]]

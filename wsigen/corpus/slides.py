@@ -126,10 +126,10 @@ def measure(he: Slide, ihc: Sequence[Slide]) -> dict[str, Any]:
         ``tissue_mm2`` and ``tissue_share``, mean optical densities ``haematoxylin`` and ``eosin`` in
         tissue of the H&E, and ``dab`` of each IHC slide.
     """
-    image, mpp = _overview(he)
+    image, mpp = overview(he)
     mask = tissue_mask(image, mpp)
     densities = stain_densities(image, stains="h-e")
-    dab = [_mean(stain_densities(_overview(slide)[0], stains="h-dab")[..., 2], mask) for slide in ihc]
+    dab = [_mean(stain_densities(overview(slide)[0], stains="h-dab")[..., 2], mask) for slide in ihc]
     return {
         "tissue_mm2": round(float(mask.sum()) * mpp**2 / 1e6, 6),
         "tissue_share": round(float(mask.mean()), 6),
@@ -148,8 +148,8 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _overview(slide: Slide) -> tuple[np.ndarray, float]:
-    """Return a whole slide, uint8 (h, w, 3), and its µm/px."""
+def overview(slide: Slide) -> tuple[np.ndarray, float]:
+    """Return a whole slide, uint8 (h, w, 3), and its µm/px: those at which tissue is found."""
     (width, height), um = slide.dimensions, slide.mpp
     mpp = mask_resolution(um, Size(height, width))
     return slide.read_region_um(x=0, y=0, width=width * um, height=height * um, mpp=mpp), mpp

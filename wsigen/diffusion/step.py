@@ -24,17 +24,17 @@ class DenoiserFunction(Protocol):
         ...
 
 
-def at_mpp(denoiser: DenoiserFunction, mpp: float) -> Denoise:
+def at_mpp(denoiser: DenoiserFunction, mpp: float | Float[Tensor, " b"]) -> Denoise:
     """Return a denoiser's estimate at one pixel size, without guide.
 
     Args:
         denoiser: D(x; sigma, mpp).
-        mpp: µm/px of the images.
+        mpp: µm/px of the images, of all or of each.
     """
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         batch = x.new_empty(x.shape[0])
-        return denoiser(x, torch.full_like(batch, sigma), torch.full_like(batch, mpp))
+        return denoiser(x, torch.full_like(batch, sigma), batch.copy_(torch.as_tensor(mpp)))
 
     return denoise
 

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wsigen.diffusion.schedule import karras_sigmas
-from wsigen.diffusion.solvers import Denoise, Heun
-from wsigen.diffusion.step import integrate
+from wsigen.diffusion.solvers import Heun
+from wsigen.diffusion.step import at_mpp, integrate
 from wsigen.files import atomic_path
 from wsigen.nn.denoiser import Denoiser, load_denoiser
 
@@ -94,11 +94,6 @@ def load_or_sample(
     return SampledGuides(found["images"].float(), found["mpp"])
 
 
-def _at_each(net: Denoiser, mpp: Float[Tensor, " b"]) -> Denoise:
-    """Return a denoiser's estimate where each image has µm/px of its own."""
-    return lambda x, sigma: net(x, torch.full_like(mpp, sigma), mpp)
-
-
 @torch.no_grad()
 def sample(
     net: Denoiser, *, count: int, size: int, mpp_range: tuple[float, float], seed: int
@@ -113,6 +108,6 @@ def sample(
     for values in mpp.split(BATCH):
         x = sigmas[0] * torch.randn(len(values), 3, size, size, generator=generator)
 
-        each = integrate(_at_each(net, values.to(net.device)), x.to(net.device), sigmas, Heun())
+        each = integrate(at_mpp(net, values), x.to(net.device), sigmas, Heun())
         images.append(each.clamp(-1, 1).cpu())
     return SampledGuides(torch.cat(images), mpp)
