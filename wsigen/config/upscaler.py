@@ -74,6 +74,7 @@ class UpscalerLossConfig:
         r1: weight γ/2 of the discriminator's gradient at real images (Mescheder et al. 2018).
         r1_every: apply the r1 term once in this many updates, weighted as many times.
         depth: largest number of the upscaler's own stages that make a guide; larger ones are likelier.
+        through: share of the updates whose gradients also change the own stages that make a guide.
         sampled: share of the updates, of those that allow it, whose guides ``guides.denoiser`` sampled; their
             images are held to the guide, to the power of real ones and to the discriminator.
         sampled_guide: weight of |A x - y| there; a smaller one lets the upscaler correct a stage 0.
@@ -92,6 +93,7 @@ class UpscalerLossConfig:
     r1: float = 0.1
     r1_every: int = 16
     depth: int = 3
+    through: float = 0.0
     sampled: float = 0.5
     sampled_guide: float = 4.0
     guide_noise: float = 0.08
@@ -101,6 +103,7 @@ class UpscalerLossConfig:
             least = 1 if name.endswith("_every") else 0
             check(value >= least, f"loss.{name}", value, f">= {least}")
         check(self.sampled <= 1, "loss.sampled", self.sampled, "at most 1")
+        check(self.through <= 1, "loss.through", self.through, "at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -184,7 +184,9 @@ class TestNoiseOfTheGuide:
         )
         x, mpp = torch.full((400, 3, 32, 32), 0.5), torch.ones(400)
         noise = _Noise(0, range(400), x.device)
-        return step._guide(x, mpp, depth, noise, np.random.default_rng(0))
+        with torch.no_grad():
+            held_to, given, _ = step._guide(x, mpp, depth, noise, np.random.default_rng(0))
+        return held_to, given
 
     def test_drawn_images_are_held_to_the_clean_guide(self, config):
         clean, given = self.guides(config, 0.3, depth=0)
@@ -208,6 +210,30 @@ class TestNoiseOfTheGuide:
     def test_without_noise_the_guide_is_the_mean_of_pixels(self, config):
         clean, given = self.guides(config, 0.0, depth=0)
         assert torch.equal(clean, given)
+
+
+@pytest.mark.parametrize("through", [0.0, 1.0])
+def test_gradients_change_the_stages_before_in_the_share_of_updates_that_is_asked(config, through):
+    class Seen(UpscalerUpdate):
+        def _depth(self, size, rng):
+            return 2
+
+        def _guide(self, x, mpp, *args, **kwargs):
+            guide, y, error = super()._guide(x, mpp, *args, **kwargs)
+            self.seen = (x, y, error)
+            return guide, y, error
+
+    torch.manual_seed(0)
+    net = Upscaler(channels=(8, 16), blocks=(1, 1), head_channels=(8, 8))
+    loss = replace(config.loss, through=through, guide_noise=0.0)
+    step = Seen(replace(config, loss=loss), net, Processes(Accelerator(cpu=True)))
+    losses = step(torch.rand(2, 3, 32, 32) * 2 - 1, torch.tensor([0.5, 1.0]), [0, 1], 0)
+    x, y, error = step.seen
+    assert losses["loss"].isfinite()
+    assert y.requires_grad == error.requires_grad == bool(through)
+    # The second stage is held to the first, and the first to the real image reduced: at least the latter.
+    least = (torch.nn.functional.avg_pool2d(y, 4) - torch.nn.functional.avg_pool2d(x, 8)).abs().mean()
+    assert error >= least.detach() * (1 - 1e-5) if through else error == 0
 
 
 class TestSymmetry:
@@ -292,9 +318,9 @@ def test_a_guide_is_a_part_of_a_sample_of_about_its_mpp():
 def test_an_update_with_sampled_guides_is_held_to_them_alone(guided):
     class Seen(UpscalerUpdate):
         def _guide(self, *args, sampled, **kwargs):
-            guide, y = super()._guide(*args, sampled=sampled, **kwargs)
-            self.seen = (sampled, guide)
-            return guide, y
+            found = super()._guide(*args, sampled=sampled, **kwargs)
+            self.seen = (sampled, found[0])
+            return found
 
     torch.manual_seed(0)
     net = Upscaler(channels=(8, 16), blocks=(1, 1), head_channels=(8, 8))

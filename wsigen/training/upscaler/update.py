@@ -1,7 +1,8 @@
 """One update of the upscaler and of its discriminator, and the terms of their losses.
 
 The guide of a training image is made by some of the upscaler's own stages, from the real image reduced: in
-sampling it meets its own faults, and must correct them. No gradient flows through these stages.
+sampling it meets its own faults, and must correct them. Gradients flow through these stages in a share
+``loss.through`` of the updates: a coarse stage then learns what finer ones need of it, to become real.
 
 The adversarial loss is the hinge loss (Lim & Ye 2017): the discriminator minimises
 E[max(0, 1 - D(real))] + E[max(0, 1 + D(drawn))], the upscaler -E[D(drawn)].
@@ -221,7 +222,8 @@ class UpscalerUpdate:
         noise = _Noise(self.config.seed, numbers, x.device)
         sampled = self._sampled_depth(x, mpp, rng)
         depth = depth if sampled is None else sampled
-        guide, y = self._guide(x, mpp, depth, noise, rng, sampled=sampled is not None)
+        with torch.set_grad_enabled(self.loss.through > 0 and bool(rng.random() < self.loss.through)):
+            guide, y, above = self._guide(x, mpp, depth, noise, rng, sampled=sampled is not None)
         z = self._z(noise, y)
         with self.processes.autocast():
             drawn = self.G(y, z, mpp)
@@ -230,7 +232,7 @@ class UpscalerUpdate:
         with self.processes.autocast(), frozen(self.D):
             seen = self.D(drawn, mpp)
         losses = {"adversarial": upscaler_hinge(seen.scores)}
-        losses["guide"] = guide_error(drawn, guide, self.G.k)
+        losses["guide"] = guide_error(drawn, guide, self.G.k) + above
         losses["spectrum"] = spectrum_difference(drawn, x)
         total = losses["adversarial"] + self.loss.spectrum * losses["spectrum"]
         if sampled is not None:  # there is no real image of this guide to compare with
@@ -244,7 +246,7 @@ class UpscalerUpdate:
             names = ("guide", "energy", "relief", *(("l1", "features") if depth == 0 else ()))
             total = total + sum(getattr(self.loss, name) * losses[name] for name in names)
         if self.loss.symmetry and update % self.loss.symmetry_every == 0:
-            total = total + self.loss.symmetry * self._symmetry(drawn, y, z, mpp, shift, turns, flip)
+            total = total + self.loss.symmetry * self._symmetry(drawn, y.detach(), z, mpp, shift, turns, flip)
         self.processes.apply(total, self.optimizers["G"])
         return {
             name: value.detach() for name, value in {"loss": total, "discriminator": judged, **losses}.items()
@@ -270,7 +272,6 @@ class UpscalerUpdate:
                 return depth
         return None
 
-    @torch.no_grad()
     def _guide(
         self,
         x: Tensor,
@@ -280,11 +281,12 @@ class UpscalerUpdate:
         rng: np.random.Generator,
         *,
         sampled: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """The guide that the drawn image is held to, and the one that is given: with noise.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The guide that the drawn image is held to, the one that is given, and the stages' guide error.
 
-        Noise comes before the first own stage: specks that a stage 0 has on background would become tissue,
-        and the upscaler learns to remove them (conditioning augmentation, Ho et al. 2022).
+        The guide that is given has noise from before the first own stage: specks that a stage 0 has on
+        background would become tissue, and the upscaler learns to remove them (conditioning augmentation, Ho
+        et al. 2022).
         """
         k = self.G.k
         if sampled:
@@ -294,14 +296,19 @@ class UpscalerUpdate:
             clean = F.avg_pool2d(x, k ** (depth + 1))
         strength = self.loss.guide_noise * noise.uniform().square()[:, None, None, None]
         y = clean + strength * noise.specks(clean.shape[1:])
+        error = y.new_zeros(())
         if depth == 0:
-            return clean, y
+            return clean, y, error
+        held = clean
         with self.processes.autocast():
             for above in range(depth, 0, -1):
                 # Each in a frame of its own: else a bias of direction adds up from stage to stage.
                 dims = [dim for dim in (2, 3) if rng.random() < 0.5]
                 y = self.G(y.flip(dims), self._z(noise, y), mpp * k**above).flip(dims).clamp(-1, 1)
-        return y, y
+                if y.requires_grad:
+                    error = error + guide_error(y, held, k)
+                held = y
+        return y, y, error
 
     def _z(self, noise: _Noise, y: Tensor) -> Tensor:
         return noise.normal((self.G.noise_channels, *y.shape[2:]))
