@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -224,7 +223,7 @@ class UpscalerUpdate:
         sampled = self._sampled_depth(x, mpp, rng)
         depth = depth if sampled is None else sampled
         with torch.set_grad_enabled(self.loss.through > 0 and bool(rng.random() < self.loss.through)):
-            guide, y, own = self._guide(x, mpp, depth, noise, rng, sampled=sampled is not None)
+            guide, y, above = self._guide(x, mpp, depth, noise, rng, sampled=sampled is not None)
         z = self._z(noise, y)
         with self.processes.autocast():
             drawn = self.G(y, z, mpp)
@@ -232,11 +231,8 @@ class UpscalerUpdate:
         # gradients pass through the discriminator; it gets none itself
         with self.processes.autocast(), frozen(self.D):
             seen = self.D(drawn, mpp)
-            # Own stages are judged too, or they would learn to pass on codes that the next stage reads.
-            before = [upscaler_hinge(self.D(s.drawn, s.mpp).scores) for s in own if self._judged(s)]
-        losses = {"adversarial": upscaler_hinge(seen.scores) + sum(before)}
-        losses["guide"] = guide_error(drawn, guide, self.G.k)
-        losses["guide"] = losses["guide"] + sum(guide_error(s.drawn, s.held_to, self.G.k) for s in own)
+        losses = {"adversarial": upscaler_hinge(seen.scores)}
+        losses["guide"] = guide_error(drawn, guide, self.G.k) + above
         losses["spectrum"] = spectrum_difference(drawn, x)
         total = losses["adversarial"] + self.loss.spectrum * losses["spectrum"]
         if sampled is not None:  # there is no real image of this guide to compare with
@@ -285,8 +281,8 @@ class UpscalerUpdate:
         rng: np.random.Generator,
         *,
         sampled: bool = False,
-    ) -> tuple[Tensor, Tensor, list[_Stage]]:
-        """The guide that the drawn image is held to, the one that is given, and stages with gradients.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The guide that the drawn image is held to, the one that is given, and the stages' guide error.
 
         The guide that is given has noise from before the first own stage: specks that a stage 0 has on
         background would become tissue, and the upscaler learns to remove them (conditioning augmentation, Ho
@@ -300,23 +296,19 @@ class UpscalerUpdate:
             clean = F.avg_pool2d(x, k ** (depth + 1))
         strength = self.loss.guide_noise * noise.uniform().square()[:, None, None, None]
         y = clean + strength * noise.specks(clean.shape[1:])
-        own: list[_Stage] = []
+        error = y.new_zeros(())
         if depth == 0:
-            return clean, y, own
+            return clean, y, error
+        held = clean
         with self.processes.autocast():
             for above in range(depth, 0, -1):
                 # Each in a frame of its own: else a bias of direction adds up from stage to stage.
                 dims = [dim for dim in (2, 3) if rng.random() < 0.5]
-                held_to = y if own else clean
                 y = self.G(y.flip(dims), self._z(noise, y), mpp * k**above).flip(dims).clamp(-1, 1)
                 if y.requires_grad:
-                    own.append(_Stage(y, held_to, mpp * k**above))
-        return y, y, own
-
-    def _judged(self, stage: _Stage) -> bool:
-        """Whether an own stage is large enough for the discriminator."""
-        size, stride = stage.drawn.shape[-1], 2 ** len(self.config.discriminator.channels)
-        return size % stride == 0 and size > stride
+                    error = error + guide_error(y, held, k)
+                held = y
+        return y, y, error
 
     def _z(self, noise: _Noise, y: Tensor) -> Tensor:
         return noise.normal((self.G.noise_channels, *y.shape[2:]))
@@ -364,14 +356,6 @@ class UpscalerUpdate:
         border = k * ((min(h, w) - cut) // 4)
         inside = (..., slice(border, -border or None), slice(border, -border or None))
         return (moved(drawn, k)[inside] - again[inside]).abs().mean()
-
-
-class _Stage(NamedTuple):
-    """What an own stage drew, through which gradients pass, and the guide that it is held to."""
-
-    drawn: Tensor
-    held_to: Tensor
-    mpp: Tensor
 
 
 class _Noise:
