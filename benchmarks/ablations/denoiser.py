@@ -155,7 +155,7 @@ def _batch(
     dataset: PatchDataset, setting: Setting, first: int, loss: LossConfig, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     keys = [PatchKey(first + i, setting.size) for i in range(setting.batch)]
-    images, mpp, numbers = collate([dataset[key] for key in keys])
+    images, mpp, _, numbers = collate([dataset[key] for key in keys])
     shape = (3, setting.size, setting.size)
     sigma, noise = draw_noise(0, numbers, shape, P_mean=loss.P_mean, P_std=loss.P_std, device=device)
     return to_unit(images.to(device)), noise, sigma, mpp.to(device)

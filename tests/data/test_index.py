@@ -173,7 +173,7 @@ def test_the_table_chooses_the_image_of_a_file(tmp_path, he_picture):
 def test_indexes_without_newer_columns_can_still_be_read(index, tmp_path):
     path = tmp_path / "old.parquet"
     index.save(path)
-    pq.write_table(pq.read_table(path).drop_columns(["finest_mpp", "series", "z"]), path)
+    pq.write_table(pq.read_table(path).drop_columns(["finest_mpp", "series", "z", "class_label"]), path)
     assert SlideIndex.load(path) == index
     assert {e.finest_mpp for e in SlideIndex.load(path).entries} == {0.0}
 
@@ -184,6 +184,16 @@ def test_the_same_slides_give_the_same_index(index, folder, tmp_path):
     for i, made in enumerate((index, again)):
         made.save(tmp_path / f"{i}.parquet")
     assert (tmp_path / "0.parquet").read_bytes() == (tmp_path / "1.parquet").read_bytes()
+
+
+def test_an_index_keeps_the_classes(folder, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("slide,organ\na.tif,liver\n")
+    index, _ = build_index(
+        [folder / "a.tif", folder / "b.ome.tif"], table, class_column="organ", progress=False
+    )
+    index.save(tmp_path / "i.parquet")
+    assert [e.class_label for e in SlideIndex.load(tmp_path / "i.parquet").entries] == ["liver", None]
 
 
 def test_an_index_that_is_none_is_refused(tmp_path, folder):

@@ -66,11 +66,44 @@ def test_workers_see_the_same_patches(index, method):
         collate_fn=collate,
         multiprocessing_context=multiprocessing.get_context(method),
     )
-    for keys, (images, mpp, numbers) in zip(schedule, loader, strict=True):
+    for keys, (images, mpp, classes, numbers) in zip(schedule, loader, strict=True):
         here = [dataset[k] for k in keys]
         assert numbers == [k.number for k in keys]
         assert torch.equal(images, torch.stack([p.image for p in here]))
         assert torch.equal(mpp, torch.tensor([p.mpp for p in here]))
+        assert torch.equal(classes, torch.tensor([p.class_label for p in here]))
+
+
+def labelled(index: SlideIndex, *labels: str | None) -> SlideIndex:
+    entries = zip(index.entries, labels, strict=True)
+    return SlideIndex(tuple(replace(entry, class_label=label) for entry, label in entries))
+
+
+def test_a_patch_has_the_class_of_its_slide(index):
+    """Only the first slide has 0.5 µm/px."""
+    keys = [PatchKey(n, 64, (0.5, 0.6)) for n in range(4)]
+    for labels, number in (
+        (("skin", "liver"), 1),
+        (("liver", "skin"), 0),
+        (("lung", "skin"), 2),
+        ((None,) * 2, 2),
+    ):
+        dataset = PatchDataset(labelled(index, *labels), classes=("liver", "skin"))
+        assert [dataset[key].class_label for key in keys] == [number] * 4
+    assert PatchDataset(labelled(index, "skin", "liver"))[keys[0]].class_label == 0
+
+
+def test_a_share_of_the_classes_is_hidden_and_nothing_else_changes(index):
+    keys = [PatchKey(n, 16, (1.0, 4.0)) for n in range(200)]
+    of_skin = labelled(index, "skin", "skin")
+    shown, some = (PatchDataset(of_skin, classes=("skin",), class_dropout=p) for p in (0.0, 0.25))
+    assert {shown[key].class_label for key in keys} == {0}
+    patches = [some[key] for key in keys]
+    assert sum(patch.class_label for patch in patches) == pytest.approx(
+        50, abs=18
+    )  # three standard deviations
+    assert [p.class_label for p in patches] == [some[key].class_label for key in keys]
+    assert all(torch.equal(p.image, shown[key].image) for p, key in zip(patches[:8], keys[:8], strict=True))
 
 
 def test_patches_show_tissue(index):

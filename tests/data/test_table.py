@@ -20,11 +20,19 @@ def load(tmp_path: Path, text: str) -> SlideTable:
 
 
 def test_all_columns(tmp_path):
-    head = "slide,mpp,group,split,finest_mpp,series,z"
-    table = load(tmp_path, f"{head}\na/b.svs, 0.25 ,P1,val, 1.0, 2,0\nc.tif,,,,,,\n")
-    row = Row(0.25, "P1", "val", 1.0, 2, 0)
+    head = "slide,mpp,group,split,finest_mpp,series,z,class"
+    table = load(tmp_path, f"{head}\na/b.svs, 0.25 ,P1,val, 1.0, 2,0, soft tissue \nc.tif,,,,,,,\n")
+    row = Row(0.25, "P1", "val", 1.0, 2, 0, "soft tissue")
     assert table.match(["a/b.svs", "c.tif"]) == {"a/b.svs": row, "c.tif": Row()}
     assert row.view == View(series=2, z=0)
+
+
+def test_the_column_of_classes_is_chosen(tmp_path):
+    load(tmp_path, "slide,class,Organ\na.tif,1,liver\n")
+    found = SlideTable.load(tmp_path / "table.csv", "organ").match(["a.tif"])
+    assert found == {"a.tif": Row(class_label="liver")}
+    with pytest.raises(PathError, match="no column 'site' for the classes; got slide, class, organ"):
+        SlideTable.load(tmp_path / "table.csv", "site")
 
 
 @pytest.mark.parametrize("header", ["file,mpp", "Slide, MPP", "\ufeffslide,mpp,other", "other,mpp,slide"])

@@ -159,6 +159,46 @@ def test_gradients_reach_every_parameter():
     assert [n for n, p in net.named_parameters() if p.grad is None] == []
 
 
+def with_classes(net: Denoiser) -> Denoiser:
+    """The same network with two classes, whose vectors are still 0."""
+    config = {k: v for k, v in net.config.items() if not k.startswith("_")}
+    more = Denoiser(**{**config, "classes": ("liver", "skin")})
+    assert more.load_state_dict(net.state_dict(), strict=False).missing_keys == ["class_embedding.weight"]
+    return more.eval().requires_grad_(False)
+
+
+def test_classes_change_nothing_before_they_are_learnt(net):
+    x, sigma, mpp = inputs()
+    more, labels = with_classes(net), torch.tensor([0, 1])
+    assert torch.equal(more(x, sigma, mpp), net(x, sigma, mpp))
+    assert torch.equal(more(x, sigma, mpp, labels), net(x, sigma, mpp))
+    assert net.class_embedding is None
+
+
+def test_each_class_has_a_vector_of_its_own_and_no_class_the_last(net, tmp_path):
+    more = with_classes(net)
+    torch.nn.init.normal_(more.class_embedding.weight, std=0.05)
+    save_snapshot(more, tmp_path / "snapshot")
+    more = load_denoiser(tmp_path / "snapshot")
+    assert more.classes == ("liver", "skin")
+    assert [more.class_number(name) for name in more.classes] == [0, 1]
+    x, sigma, mpp = inputs()
+    x, sigma, mpp = x[:1].expand(3, -1, -1, -1), sigma[:1].expand(3), mpp[:1].expand(3)
+    liver, skin, none = more(x, sigma, mpp, torch.arange(3))
+    for a, b in ((liver, skin), (liver, none), (skin, none)):
+        assert (a - b).abs().max() > 1e-4
+    torch.testing.assert_close(more(x, sigma, mpp)[0], none)
+
+
+def test_unknown_classes_are_named_with_the_nearest(net):
+    with pytest.raises(InvalidValueError, match=r"one of liver, skin, got 'Livr'; did you mean 'liver'\?"):
+        with_classes(net).class_number("Livr")
+    with pytest.raises(InvalidValueError, match=r"must be one of liver, skin, got 'bone'$"):
+        with_classes(net).class_number("bone")
+    with pytest.raises(InvalidValueError, match=r"class 'liver': this model has no classes"):
+        net.class_number("liver")
+
+
 def test_output_is_float32_under_autocast(net):
     x, sigma, mpp = inputs()
     with torch.autocast("cpu", torch.bfloat16):

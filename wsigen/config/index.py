@@ -15,8 +15,9 @@ class IndexConfig:
     Args:
         slides: a folder of slides, or one slide.
         out: the index to write, a .parquet file; the contact sheet gets the same name and .png.
-        table: CSV with columns slide, and any of mpp, group, split, for what the files do not say.
+        table: CSV with columns slide, and any of mpp, group, split, class, for what the files do not say.
         val_fraction: share of slide groups kept for validation, unless the table says which.
+        class_column: column of the table with the slides' classes; default: class, if it is there.
         mask: part of the slide to take patches from: GeoJSON of QuPath, or a PNG or TIFF that is 0 elsewhere;
             of several slides, a folder with a mask named like each.
         mask_class: class of the polygons that count, as QuPath names it; default: all.
@@ -29,6 +30,7 @@ class IndexConfig:
     out: Path = Path("index.parquet")
     table: Path | None = None
     val_fraction: float = 0.1
+    class_column: str | None = None
     mask: Path | None = None
     mask_class: str | None = None
     region: str | None = None

@@ -59,13 +59,16 @@ class DataConfig:
 
     Args:
         slides: a folder of slides, one slide, or an index made by ``wsigen index``.
-        table: CSV with columns slide, and optionally mpp, group, split, finest_mpp.
+        table: CSV with columns slide, and optionally mpp, group, split, finest_mpp, class.
         patches: patch sizes, mixed by weight.
         mpp_range: smallest and largest µm/px to train at; a patch size may have a part of it.
         mpp_sampling: "log-uniform", or "uniform" as in Harb et al. 2024.
         anywhere_fraction: share of patches placed anywhere, background included.
         augment: augmentation of patches.
         val_fraction: share of slide groups kept for validation, unless the table says which.
+        class_column: column of the table with the slides' classes, such as class; the denoiser is then
+            conditioned on them. Of an index its classes. Default: no classes.
+        class_dropout: share of patches whose class is hidden, for classifier-free guidance.
         workers: loader processes per training process; 0 loads in the training process.
     """
 
@@ -77,6 +80,8 @@ class DataConfig:
     anywhere_fraction: float = 0.05
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     val_fraction: float = 0.1
+    class_column: str | None = None
+    class_dropout: float = 0.1
     workers: int = 1
 
     def __post_init__(self) -> None:
@@ -92,6 +97,7 @@ class DataConfig:
         )
         check(0 <= self.anywhere_fraction <= 1, "data.anywhere_fraction", self.anywhere_fraction, "in [0, 1]")
         check(0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, "in (0, 1)")
+        check(0 <= self.class_dropout <= 1, "data.class_dropout", self.class_dropout, "in [0, 1]")
         check(len(self.patches) > 0, "data.patches", self.patches, "at least one patch size")
         check(self.workers >= 0, "data.workers", self.workers, ">= 0")
 

@@ -215,6 +215,12 @@ class UpscalerTrainConfig:
         check(self.validate_every > 0, "validate_every", self.validate_every, "> 0")
         check(self.val_images >= 1, "val_images", self.val_images, ">= 1")
         check(self.preview_mpp > 0, "preview_mpp", self.preview_mpp, "> 0 µm/px")
+        check(
+            self.data.class_column is None,
+            "data.class_column",
+            self.data.class_column,
+            "left out: the upscaler follows its guide, whose class the denoiser decides",
+        )
         stride = max(self.least_size(0), 2 ** len(self.discriminator.channels))
         for group in self.data.patches:
             fits = group.size % stride == 0

@@ -176,6 +176,6 @@ def _require(patches: PatchDataset, size: int, name: str) -> None:
 
 def collate_domains(pairs: list[DomainPatches]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """Stack pairs: source uint8 (b, 3, h, w), target of the same shape, numbers."""
-    source, _, numbers = collate([p.source for p in pairs])
-    target, _, _ = collate([p.target for p in pairs])
+    source, *_, numbers = collate([p.source for p in pairs])
+    target, *_ = collate([p.target for p in pairs])
     return source, target, numbers

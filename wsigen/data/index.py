@@ -46,6 +46,7 @@ SCHEMA = pa.schema(
         ("series", pa.int64()),
         ("z", pa.int64()),
         ("roi_png", pa.binary()),
+        ("class_label", pa.string()),
     ]
 )
 
@@ -126,6 +127,7 @@ class SlideEntry:
             tissue elsewhere. None for all of the slide.
         series: number of the image, in a TIFF or OME-Zarr that holds several.
         z: number of the focus plane, in an OME-TIFF or OME-Zarr that holds several.
+        class_label: name of its class, such as its organ; None if it has none.
     """
 
     slide: str
@@ -145,6 +147,7 @@ class SlideEntry:
     series: int | None = None
     z: int | None = None
     roi_png: bytes | None = None
+    class_label: str | None = None
 
     @property
     def finest(self) -> float:

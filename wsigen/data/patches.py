@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -52,11 +52,13 @@ class Patch(NamedTuple):
         image: uint8 (3, size, size).
         mpp: µm/px.
         number: running number of the image.
+        class_label: number of the slide's class; as many as there are classes for none.
     """
 
     image: torch.Tensor
     mpp: float
     number: int
+    class_label: int = 0
 
 
 def draw_mpp(u: float, mpp_range: tuple[float, float], sampling: str) -> float:
@@ -92,6 +94,8 @@ class PatchDataset(Dataset[Patch]):
         vary: further variation of the patches; none by default.
         weight: draw usable slides equally ("slide"), or by area of "tissue".
         min_tissue: share of tissue in [0, 1] below which a patch placed on tissue is drawn again.
+        classes: names of the slides' classes, by their numbers.
+        class_dropout: share of patches whose class is dropped, for classifier-free guidance.
 
     Raises:
         InvalidValueError: no slide can serve the key at any µm/px of the range.
@@ -115,6 +119,8 @@ class PatchDataset(Dataset[Patch]):
         weight: Literal["slide", "tissue"] = "slide",
         min_tissue: float = 0.0,
         vary: AugmentConfig | None = None,
+        classes: Sequence[str] = (),
+        class_dropout: float = 0.0,
     ) -> None:
         self.vary = vary or AugmentConfig()
         self.min_tissue = min_tissue
@@ -125,6 +131,7 @@ class PatchDataset(Dataset[Patch]):
         self.mpp_sampling = mpp_sampling
         self.anywhere_fraction = anywhere_fraction
         self.augment = augment
+        self.classes, self.class_dropout = tuple(classes), class_dropout
         self._slides: dict[str, SlideReader] = {}
         self._damaged: Counter[str] = Counter()
         draw_mpp(0.5, mpp_range, mpp_sampling)
@@ -152,9 +159,8 @@ class PatchDataset(Dataset[Patch]):
         if self.augment:
             image = np.rot90(image, int(rng.integers(4)))
             image = image[:, ::-1] if rng.random() < 0.5 else image
-        return Patch(
-            torch.from_numpy(np.ascontiguousarray(rearrange(image, "h w c -> c h w"))), mpp, key.number
-        )
+        pixels = torch.from_numpy(np.ascontiguousarray(rearrange(image, "h w c -> c h w")))
+        return Patch(pixels, mpp, key.number, self._class_label(entry, key.number))
 
     def require(self, size: int, mpp_range: tuple[float, float] | None = None) -> None:
         """Check, before a run begins, that some slide can serve patches.
@@ -194,6 +200,13 @@ class PatchDataset(Dataset[Patch]):
         elif count in _COUNTS:
             log.warning("%s: %d patches are left out so far, since it is damaged", entry.path, count)
         self._slides.pop(entry.slide, None)  # opened again: it may have been replaced by a good file
+
+    def _class_label(self, entry: SlideEntry, number: int) -> int:
+        """Return the number of a slide's class, or that of none; dropped by a stream of its own."""
+        apart = np.random.Generator(np.random.Philox(key=[self.seed, number], counter=[0, 0, 0, 2]))
+        if entry.class_label not in self.classes or apart.random() < self.class_dropout:
+            return len(self.classes)
+        return self.classes.index(entry.class_label)
 
     def _variation(self, number: int) -> Variation:
         """Draw from a separate stream, so that slide, position and µm/px are the same without variation."""
@@ -344,7 +357,8 @@ class PatchSchedule(Sampler[list[PatchKey]]):
             update += 1
 
 
-def collate(patches: list[Patch]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Stack patches: uint8 (b, 3, h, w), µm/px (b,), numbers."""
+def collate(patches: list[Patch]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[int]]:
+    """Stack patches: uint8 (b, 3, h, w), µm/px (b,), classes int64 (b,), numbers."""
     mpp = torch.tensor([p.mpp for p in patches], dtype=torch.float32)
-    return torch.stack([p.image for p in patches]), mpp, [p.number for p in patches]
+    classes = torch.tensor([p.class_label for p in patches])
+    return torch.stack([p.image for p in patches]), mpp, classes, [p.number for p in patches]

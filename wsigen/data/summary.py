@@ -42,7 +42,13 @@ def write_index(config: IndexConfig) -> SlideIndex:
     if taken and not config.overwrite:
         raise OutputError(taken[0], "exists already; pass --overwrite to replace it, or another --out")
     roi = Roi(config.mask, config.mask_class, parse_region(config.region) if config.region else None)
-    index, failures = build_index(config.slides, config.table, roi=roi, val_fraction=config.val_fraction)
+    index, failures = build_index(
+        config.slides,
+        config.table,
+        roi=roi,
+        val_fraction=config.val_fraction,
+        class_column=config.class_column,
+    )
     index.save(out)
     _, png = cv2.imencode(".png", cv2.cvtColor(contact_sheet(index), cv2.COLOR_RGB2BGR))
     write_bytes(picture, png.tobytes())

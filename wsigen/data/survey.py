@@ -56,6 +56,7 @@ def build_index(
     *,
     roi: Roi = WHOLE_SLIDE,
     val_fraction: float = 0.1,
+    class_column: str | None = None,
     progress: bool = True,
 ) -> tuple[SlideIndex, list[Failure]]:
     """Survey slides and build an index of them.
@@ -64,9 +65,10 @@ def build_index(
 
     Args:
         slides: a folder (searched through all its sub-folders), one slide, or several slides.
-        table: CSV with µm/px, groups and splits; see `SlideTable.load`.
+        table: CSV with µm/px, groups, splits and classes; see `SlideTable.load`.
         roi: the part of each slide that patches may lie in.
         val_fraction: share of the groups for validation, unless the table has a column ``split``.
+        class_column: column of the table with the slides' classes; None: "class", if it is there.
         progress: show a bar.
 
     Returns:
@@ -86,7 +88,9 @@ def build_index(
     left_out: list[Failure] = []
     files = find_slides(slides, left_out)
     roi.require_masks(len(files))
-    surveys, failures = survey_slides(files, table, folder=_folder(slides), roi=roi, progress=progress)
+    surveys, failures = survey_slides(
+        files, table, folder=_folder(slides), roi=roi, class_column=class_column, progress=progress
+    )
     said = said_splits(s.entry for s in surveys)
     splits = group_splits(said, val_fraction)
     if len(surveys) > 1 and list(said.values()) == [None] and val_fraction > 0:
@@ -103,6 +107,7 @@ def survey_slides(
     *,
     folder: Path,
     roi: Roi = WHOLE_SLIDE,
+    class_column: str | None = None,
     progress: bool = True,
     mpp: float | None = None,
     mpp_fix: str = TABLE_FIX,
@@ -114,6 +119,7 @@ def survey_slides(
         table: as for `build_index`.
         folder: of the slides, for messages.
         roi: as for `build_index`.
+        class_column: as for `build_index`.
         progress: show a bar.
         mpp: µm/px of the slides for which neither their files nor the table state it.
         mpp_fix: what to do about slides whose µm/px are not known, for messages.
@@ -125,7 +131,7 @@ def survey_slides(
         SlideError: none can be used.
         PathError: the table is invalid.
     """
-    rows = (SlideTable.load(table) if table else SlideTable()).match(list(files))
+    rows = (SlideTable.load(table, class_column) if table else SlideTable()).match(list(files))
     surveys: list[Survey] = []
     failures: list[Failure] = []
     for name, path in tqdm(files.items(), desc="slides", unit="slide", disable=not progress):
@@ -142,13 +148,16 @@ def survey_slides(
     return surveys, failures
 
 
-def load_or_build_index(slides: Path, *, table: Path | None = None, val_fraction: float = 0.1) -> SlideIndex:
+def load_or_build_index(
+    slides: Path, *, table: Path | None = None, val_fraction: float = 0.1, class_column: str | None = None
+) -> SlideIndex:
     """Load an index from its parquet file, or build one.
 
     Args:
         slides: an index made by ``wsigen index``, a folder of slides, or one slide.
         table: as for `build_index`; not allowed with an index.
         val_fraction: as for `build_index`.
+        class_column: as for `build_index`; an index holds the classes already.
 
     Raises:
         InvalidValueError: both a table and an index are given.
@@ -160,7 +169,7 @@ def load_or_build_index(slides: Path, *, table: Path | None = None, val_fraction
                 f"{slides} is an index, which already includes its table; leave out {table}"
             )
         return SlideIndex.load(slides)
-    return build_index(slides, table, val_fraction=val_fraction)[0]
+    return build_index(slides, table, val_fraction=val_fraction, class_column=class_column)[0]
 
 
 def survey_slide(name: str, path: Path, row: Row, roi: Roi = WHOLE_SLIDE) -> Survey:
@@ -224,6 +233,7 @@ def survey_slide(name: str, path: Path, row: Row, roi: Roi = WHOLE_SLIDE) -> Sur
         series=row.series,
         z=row.z,
         roi_png=None if inside is None else _to_png(inside),
+        class_label=row.class_label,
     )
     return Survey(entry, background)
 

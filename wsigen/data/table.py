@@ -1,4 +1,4 @@
-"""The user's table: what files do not state: µm/px, group, split, finest µm/px, image and focus plane."""
+"""The user's table: what files do not state: µm/px, group, split, finest µm/px, image and plane, class."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from wsigen.slide.view import View
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("slide", "mpp", "group", "split", "finest_mpp", "series", "z")
+CLASS_COLUMN = "class"
+"""Name of the column of classes by default."""
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ class Row:
         finest_mpp: smallest µm/px to learn from the slide.
         series: number of the image, in a TIFF or OME-Zarr that holds several.
         z: number of the focus plane, in an OME-TIFF or OME-Zarr that holds several.
+        class_label: name of the slide's class, such as its organ.
     """
 
     mpp: float | None = None
@@ -39,6 +42,7 @@ class Row:
     finest_mpp: float | None = None
     series: int | None = None
     z: int | None = None
+    class_label: str | None = None
 
     @property
     def view(self) -> View:
@@ -63,8 +67,12 @@ class SlideTable:
         self._elsewhere = {_file(key): key for key in self.rows if by_file[_file(key)] == 1}
 
     @classmethod
-    def load(cls, path: Path) -> SlideTable:
-        """Read a CSV with a column ``slide`` (or ``file``), and any of the other ``COLUMNS``.
+    def load(cls, path: Path, class_column: str | None = None) -> SlideTable:
+        """Read a CSV with a column ``slide`` (or ``file``), and any of the other ``COLUMNS`` and a class.
+
+        Args:
+            path: of the table.
+            class_column: name of the column of classes, which must be there; None: "class", if it is there.
 
         Raises:
             PathError: it cannot be read, lacks columns, or has an invalid value.
@@ -75,14 +83,15 @@ class SlideTable:
                 reader = csv.DictReader(file, skipinitialspace=True)
                 columns = [(c or "").strip().lower() for c in reader.fieldnames or ()]
                 reader.fieldnames = columns
-                key = _check_columns(path, columns)
+                labels = (class_column or CLASS_COLUMN).strip().lower()
+                key = _check_columns(path, columns, labels, required=class_column is not None)
                 rows = {}
                 for line in reader:
                     where = f"line {reader.line_num}"
                     name = (line[key] or "").strip().replace("\\", "/")
                     if name in rows:
                         raise PathError(path, f"{where}: {name!r} comes twice; keep one row per slide")
-                    rows[name] = _row(path, where, line)
+                    rows[name] = _row(path, where, line, labels)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise PathError(path, f"not a readable CSV table ({error})") from error
         return cls(rows, path)
@@ -124,25 +133,32 @@ def _keys(name: str) -> list[str]:
     return [folder, *keys] if folder and file.lower().endswith(".dcm") else keys
 
 
-def _check_columns(path: Path, columns: list[str]) -> str:
+def _check_columns(path: Path, columns: list[str], labels: str, *, required: bool) -> str:
     key = next((c for c in ("slide", "file") if c in columns), None)
     if key is None:
         got = ", ".join(columns) or "none"
         raise PathError(
             path, f"no column 'slide'; got {got}, expected {','.join(COLUMNS)} (all but slide optional)"
         )
-    if not set(columns) & set(COLUMNS[1:]):
-        raise PathError(path, f"none of the columns {', '.join(COLUMNS[1:])}; got {', '.join(columns)}")
+    known = (*COLUMNS[1:], labels)
+    if required and labels not in columns:
+        raise PathError(
+            path, f"no column {labels!r} for the classes; got {', '.join(columns)}; correct class_column"
+        )
+    if not set(columns) & set(known):
+        raise PathError(path, f"none of the columns {', '.join(known)}; got {', '.join(columns)}")
     return key
 
 
-def _row(path: Path, where: str, line: dict[str, str | None]) -> Row:
-    mpp, group, split, finest, series, z = ((line.get(c) or "").strip() or None for c in COLUMNS[1:])
+def _row(path: Path, where: str, line: dict[str, str | None], labels: str) -> Row:
+    mpp, group, split, finest, series, z, label = (
+        (line.get(c) or "").strip() or None for c in (*COLUMNS[1:], labels)
+    )
     if split is not None and split not in SPLITS:
         raise PathError(path, f"{where}: split must be one of {', '.join(SPLITS)}, got {split!r}")
     mpp, finest = (_mpp(path, where, *given) for given in (("mpp", mpp), ("finest_mpp", finest)))
     numbers = (_number(path, where, *given) for given in (("series", series), ("z", z)))
-    return Row(mpp, group, split, finest, *numbers)
+    return Row(mpp, group, split, finest, *numbers, label)
 
 
 def _number(path: Path, where: str, column: str, value: str | None) -> int | None:

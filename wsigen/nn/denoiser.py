@@ -6,12 +6,16 @@ can; the full-resolution path does this: a 3×3 stem whose features are joined t
 3×3 convolutions, modulated by σ and µm/px. Pixels are never encoded, so a linear constraint on them stays
 exact.
 
+A denoiser of classes adds a learnt vector for each class to the sinusoids of µm/px, and one for no class,
+which classifier-free guidance compares with (Ho & Salimans 2022).
+
 Preconditioning is by octaves of wavelength (`wsigen.diffusion.spectrum`), with strengths of detail that
 depend on µm/px.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -19,10 +23,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.models.embeddings import Timesteps, get_timestep_embedding
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DModel
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from wsigen.diffusion.precondition import precondition
@@ -36,10 +40,13 @@ OctaveStd = Sequence[Sequence[float]]
 
 # A factor e in σ or µm/px moves the argument of the sinusoids by this; their periods are 2π to 20,000π.
 EMBEDDING_SCALE = 25.0
+# The vectors of classes begin at 0, and Adam moves a weight by about its rate: without this factor they would
+# take ten times as many updates to reach the size of the sinusoids that they are added to.
+CLASS_SCALE = 10.0
 
 
 class Denoiser(ModelMixin, ConfigMixin):
-    """EDM denoiser conditioned on the noise level and on the physical pixel size.
+    """EDM denoiser conditioned on the noise level, on the physical pixel size, and perhaps on a class.
 
     Fully convolutional except for attention at the lowest resolution: height and width may be any multiples
         of
@@ -58,6 +65,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         patch_sizes: patch sizes of training, px; a record for the sampler, the network accepts others.
         mpp_range: smallest and largest µm/px of training.
         background: colour of the empty slide, 8-bit RGB.
+        classes: names of the classes that it is conditioned on; none by default.
     """
 
     @register_to_config
@@ -74,6 +82,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         patch_sizes: Sequence[int] = (128,),
         mpp_range: Sequence[float] = (0.25, 150.0),
         background: Sequence[int] = (243, 243, 243),
+        classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         levels = len(block_out_channels)
@@ -88,6 +97,7 @@ class Denoiser(ModelMixin, ConfigMixin):
             class_embed_type="timestep",
         )
         make_steady(self.unet)
+        self.unet.time_proj.__class__ = _Sinusoids
         embedding = block_out_channels[0]
         self.pixel_stem = nn.Conv2d(3, pixel_channels, 3, padding=1)
         joined = pixel_channels + context_channels
@@ -96,6 +106,9 @@ class Denoiser(ModelMixin, ConfigMixin):
         )
         self.pixel_hidden = nn.Conv2d(joined, joined, 3, padding=1)
         self.pixel_out = nn.Conv2d(joined, 3, 3, padding=1)
+        self.class_embedding = nn.Embedding(len(classes) + 1, embedding) if classes else None
+        if self.class_embedding is not None:  # weights without classes go on as they are
+            nn.init.zeros_(self.class_embedding.weight)
         self._keep_std(octave_std, octave_mpp)
         with torch.no_grad():  # an untrained network has F = 0
             for layer, outputs in ((self.pixel_out, slice(None)), (self.unet.conv_out, slice(-3, None))):
@@ -112,6 +125,28 @@ class Denoiser(ModelMixin, ConfigMixin):
     def octaves(self) -> int:
         """Number of octaves: how often images of any accepted size can be halved."""
         return (self.stride & -self.stride).bit_length() - 1  # the lowest bit that is set: factors of two
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, by their numbers."""
+        return tuple(self.config["classes"])
+
+    def class_number(self, name: str) -> int:
+        """Return the number of a class.
+
+        Raises:
+            InvalidValueError: there is no such class; lists them, the nearest first.
+        """
+        if name in self.classes:
+            return self.classes.index(name)
+        if not self.classes:
+            raise InvalidValueError(
+                f"class {name!r}: this model has no classes; train one with data.class_column"
+            )
+        lower = {known.lower(): known for known in self.classes}
+        near = [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=1)]
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise InvalidValueError(f"class must be one of {', '.join(self.classes)}, got {name!r}{meant}")
 
     def set_octave_std(
         self, std: OctaveStd | Sequence[OctaveStd], mpp: Sequence[float] | None = None
@@ -149,6 +184,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         x: Float[Tensor, "b 3 h w"],
         sigma: Float[Tensor, " b"],
         mpp: Float[Tensor, " b"],
+        class_labels: Int64[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """Return D_x, the expected clean image given the noisy one (Karras et al. 2022, eq. 7).
 
@@ -156,6 +192,7 @@ class Denoiser(ModelMixin, ConfigMixin):
             x: clean + sigma * noise, clean in [-1, 1].
             sigma: noise level of each image, > 0.
             mpp: µm/px of each image, > 0.
+            class_labels: number of each image's class, that of the last plus 1 for none; None: none for all.
 
         Returns:
             float32, whatever the precision of the network.
@@ -163,7 +200,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         x, sigma = x.float(), sigma.float()
         # c_in and c_noise only: c_skip and c_out are each octave's own, in `combine`
         c = precondition(sigma, self.config["sigma_data"])
-        F_x = self.raw(c.c_in[:, None, None, None] * x, 4 * c.c_noise, mpp.float().log())
+        F_x = self.raw(c.c_in[:, None, None, None] * x, 4 * c.c_noise, mpp.float().log(), class_labels)
         return combine(x, F_x, sigma, self.octave_std(mpp))
 
     def raw(
@@ -171,6 +208,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         x: Float[Tensor, "b 3 h w"],
         log_sigma: Float[Tensor, " b"],
         log_mpp: Float[Tensor, " b"],
+        class_labels: Int64[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """Return F_x, the network without preconditioning: luminance and two colour differences.
 
@@ -178,20 +216,33 @@ class Denoiser(ModelMixin, ConfigMixin):
             x: noisy images, scaled to unit variance.
             log_sigma: ln σ.
             log_mpp: ln of µm/px.
+            class_labels: as for `forward`.
         """
         p = self.config["patchify"]
-        noise_label, mpp_label = EMBEDDING_SCALE * log_sigma, EMBEDDING_SCALE * log_mpp
+        noise_label = EMBEDDING_SCALE * log_sigma
+        shown = self.unet.time_proj(EMBEDDING_SCALE * log_mpp)
+        if self.class_embedding is not None:
+            if class_labels is None:
+                class_labels = torch.full_like(log_mpp, len(self.config["classes"]), dtype=torch.int64)
+            shown = shown + CLASS_SCALE * self.class_embedding(class_labels)
         cells = F.pixel_unshuffle(x, p).contiguous(memory_format=torch.channels_last)
-        out = self.unet(cells, noise_label, class_labels=mpp_label, return_dict=False)[0]
+        out = self.unet(cells, noise_label, class_labels=shown, return_dict=False)[0]
         # Three further channels: a smooth image, which the full-resolution path need not carry.
         colour = enlarged(out[:, -3:].float(), p)
-        labels = torch.cat([self.unet.time_proj(noise_label), self.unet.time_proj(mpp_label)], dim=1)
+        labels = torch.cat([self.unet.time_proj(noise_label), shown], dim=1)
         scale, shift = self.pixel_modulation(labels)[:, :, None, None].chunk(2, dim=1)
         stem = self.pixel_stem(x.contiguous(memory_format=torch.channels_last))
         h = torch.cat([stem, F.pixel_shuffle(out[:, :-3], p)], dim=1)
         h = silu(h) * (1 + scale) + shift  # 1 + scale: no modulation at the start
         h = silu(self.pixel_hidden(h))
         return colour + self.pixel_out(h).float()
+
+
+class _Sinusoids(Timesteps):
+    """Sinusoids (b, c) of numbers (b,); what has been embedded already, with its class, passes unchanged."""
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        return timesteps if timesteps.ndim == 2 else super().forward(timesteps)
 
 
 def _check_table(values: Tensor, mpp: Sequence[float] | None) -> None:

@@ -37,9 +37,11 @@ class TrainingStep(nn.Module):
         self.net = net
         self.uncertainty = Uncertainty() if uncertainty else None
 
-    def forward(self, clean: Tensor, noise: Tensor, sigma: Tensor, mpp: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, clean: Tensor, noise: Tensor, sigma: Tensor, mpp: Tensor, class_labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The loss to differentiate, and the plain denoising loss to report; means over the images."""
-        D_x = self.net(clean + sigma[:, None, None, None] * noise, sigma, mpp)
+        D_x = self.net(clean + sigma[:, None, None, None] * noise, sigma, mpp, class_labels)
         plain = denoising_loss(D_x, clean, sigma, self.net.config["sigma_data"])
         loss = (
             plain if self.uncertainty is None else uncertainty_weighted(plain, self.uncertainty(sigma, mpp))
@@ -79,9 +81,16 @@ class _Run(Loop[TrainConfig]):
     def _begin(self) -> Iterable[Any]:
         wrapped = torch.compile(self.step) if self.config.compile else self.step
         self.wrapped, self.optimizer = self.accelerator.prepare(wrapped, self.optimizer)
-        return make_loader(self.config, self.train_index, self.state, self.images, self.accelerator)
+        return make_loader(
+            self.config,
+            self.train_index,
+            self.state,
+            self.images,
+            self.accelerator,
+            classes=self.denoiser.classes,
+        )
 
-    def _train_on(self, batch: tuple[Tensor, Tensor, list[int]]) -> Scalars:
+    def _train_on(self, batch: tuple[Tensor, Tensor, Tensor, list[int]]) -> Scalars:
         accelerator = self.accelerator
         with accelerator.accumulate(self.wrapped):
             loss, reported = self.wrapped(*self._inputs(batch))
@@ -101,9 +110,9 @@ class _Run(Loop[TrainConfig]):
         """Return the gradient's norm before clipping."""
         return {"grad_norm": self.norm}
 
-    def _inputs(self, batch: tuple[Tensor, Tensor, list[int]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """clean, noise, sigma and mpp of one batch, on the device."""
-        images, mpp, numbers = batch
+    def _inputs(self, batch: tuple[Tensor, Tensor, Tensor, list[int]]) -> tuple[Tensor, ...]:
+        """clean, noise, sigma, mpp and classes of one batch, on the device."""
+        images, mpp, classes, numbers = batch
         device, loss = self.accelerator.device, self.config.loss
         channels, height, width = images.shape[1:]
         sigma, noise = draw_noise(
@@ -114,7 +123,8 @@ class _Run(Loop[TrainConfig]):
             P_std=loss.P_std,
             device=device,
         )
-        return to_unit(images.to(device, non_blocking=True)), noise, sigma, mpp.to(device)
+        clean = to_unit(images.to(device, non_blocking=True))
+        return clean, noise, sigma, mpp.to(device), classes.to(device)
 
     def _clip(self) -> Tensor:
         """Clip the gradient; returns the norm that it had."""
@@ -136,14 +146,21 @@ class _Run(Loop[TrainConfig]):
         size = main_size(config)
         if self.bands is None:
             self.bands = held_out(
-                self.val_index, size=size, images=config.val_images, mpp_range=config.data.mpp_range
+                self.val_index,
+                size=size,
+                images=config.val_images,
+                mpp_range=config.data.mpp_range,
+                classes=self.denoiser.classes,
             )
         with self.accelerator.autocast():
-            table = validation_loss(
-                net, self.bands, sigma_data=config.loss.sigma_data, device=self.accelerator.device
-            )
+            how = {"sigma_data": config.loss.sigma_data, "device": self.accelerator.device}
+            table = validation_loss(net, self.bands, **how)
             if table:
-                self._write({"kimg": self.state.images / 1000, "val_loss": mean_over(table), "val": table})
+                record = {"kimg": self.state.images / 1000, "val_loss": mean_over(table), "val": table}
+                if net.classes:
+                    told = validation_loss(net, self.bands, **how, classes=True)
+                    record |= {"val_class_loss": mean_over(told), "val_class": told}
+                self._write(record)
             name = f"samples-{self.state.images // 1000:06d}kimg.png"
             if config.preview_mpp:
                 with disk_errors(self.run_dir / name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -35,10 +36,14 @@ if TYPE_CHECKING:
 PATIENCE = timedelta(hours=2)
 IDENTITY = ("method", "model", "generator", "discriminator", "encoder", "encoder_width", "loss", "seed")
 """Settings that a run cannot change on the way; each kind of run has some of them."""
-SLIDES = ("slides", "source", "target", "table", "val_fraction")
+SLIDES = ("slides", "source", "target", "table", "val_fraction", "class_column")
 """Settings of a run's data that say which slides it has; likewise."""
+FEWEST = 3
+"""Cases below which a class is warned of: a network remembers what it sees of one or two."""
 MEASURED = 64
 """Training patches from which the strength of detail at one µm/px is measured."""
+
+log = logging.getLogger(__name__)
 
 
 def run_training(config: Any, default: str, make: Callable[[Any, Path, Accelerator], Loop[Any]]) -> Path:
@@ -107,7 +112,8 @@ def make_network(config: TrainConfig, index: SlideIndex) -> Denoiser:
 
     Raises:
         SnapshotError: the weights of ``init`` could not be loaded.
-        InvalidValueError: they are of a network of another shape than ``config.model``.
+        InvalidValueError: they are of a network of another shape than ``config.model``, or of classes where
+            the run has none; or no slide has a class.
 
     Determinism:
         Random weights follow from ``config.seed``.
@@ -120,6 +126,7 @@ def make_network(config: TrainConfig, index: SlideIndex) -> Denoiser:
         patch_sizes=tuple(dict.fromkeys(g.size for g in config.data.patches)),
         mpp_range=(low, high),
         background=background_of(index),
+        classes=classes_of(config, index),
     )
     if config.init is None:
         net.set_octave_std(*_octave_std(config, index, net.octaves))
@@ -129,8 +136,57 @@ def make_network(config: TrainConfig, index: SlideIndex) -> Denoiser:
     check_alike(given, net, config.init, {**shape, "sigma_data": "loss.sigma_data"})
     if given.config["octave_std"]:
         net.set_octave_std(given.config["octave_std"], given.config["octave_mpp"])
-    net.load_state_dict(given.state_dict())
+    _begin_with(net, given, config.init)
     return net
+
+
+def classes_of(config: TrainConfig, index: SlideIndex) -> tuple[str, ...]:
+    """Return the names of the classes that training slides have, in order; none without ``class_column``.
+
+    Slides without a class are learnt from, as of none. Warns of classes of few cases.
+
+    Raises:
+        InvalidValueError: no training slide has a class.
+    """
+    if config.data.class_column is None:
+        return ()
+    groups: dict[str, set[str]] = {}
+    for entry in index.split("train").entries:
+        if entry.class_label is not None:
+            groups.setdefault(entry.class_label, set()).add(entry.group)
+    if not groups:
+        raise InvalidValueError(
+            f"data.class_column {config.data.class_column}: no training slide of {config.data.slides} has a "
+            "class; add the column to the table, and make an index again with it"
+        )
+    for name, cases in sorted(groups.items()):
+        if len(cases) < FEWEST:
+            log.warning(
+                "class %s has slides of %d case%s, which its samples will resemble; merge classes, or add "
+                "slides",
+                name,
+                len(cases),
+                "" if len(cases) == 1 else "s",
+            )
+    return tuple(sorted(groups))
+
+
+def _begin_with(net: Denoiser, given: Denoiser, init: str) -> None:
+    """Copy the weights of ``init``; a class that it has not begins as its images without class do."""
+    weights = given.state_dict()
+    if given.classes and not net.classes:
+        raise InvalidValueError(
+            f"--init {init} has the classes {', '.join(given.classes)}; set --data.class_column"
+        )
+    name = "class_embedding.weight"
+    if net.classes:
+        vectors = net.state_dict()[name]
+        if given.classes:
+            rows = {label: weights[name][i] for i, label in enumerate(given.classes)}
+            none = weights[name][-1]
+            vectors = torch.stack([rows.get(label, none) for label in (*net.classes, None)])
+        weights[name] = vectors
+    net.load_state_dict(weights)
 
 
 def background_of(index: SlideIndex) -> tuple[int, int, int]:
@@ -253,7 +309,14 @@ def run_index(
     data = config.data
 
     def build() -> list[SlideIndex]:
-        return [load_or_build_index(data.slides, table=data.table, val_fraction=data.val_fraction)]
+        return [
+            load_or_build_index(
+                data.slides,
+                table=data.table,
+                val_fraction=data.val_fraction,
+                class_column=data.class_column,
+            )
+        ]
 
     (index,) = run_indices(config, run_dir, accelerator, ["index"], build)
     if not index.split("train").entries:
@@ -267,6 +330,8 @@ def make_loader(
     state: RunState,
     images: int,
     accelerator: Accelerator,
+    *,
+    classes: Sequence[str] = (),
 ) -> DataLoader[Any]:
     """Return the batches of patches of this process, from the update that ``state`` has reached on.
 
@@ -276,6 +341,7 @@ def make_loader(
         state: where to begin.
         images: images of the whole run.
         accelerator: which share of every batch is this process's.
+        classes: names of the classes, by their numbers.
 
     Raises:
         SlideError: no slide can serve a patch size.
@@ -287,6 +353,8 @@ def make_loader(
         mpp_sampling=config.data.mpp_sampling,
         anywhere_fraction=config.data.anywhere_fraction,
         vary=config.data.augment,
+        classes=classes,
+        class_dropout=config.data.class_dropout,
     )
     for group in config.data.patches:
         dataset.require(group.size, group.mpp_range)

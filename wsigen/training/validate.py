@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from wsigen.nn.images import to_pixels, to_unit
 SIGMAS = (0.05, 0.15, 0.4, 1.0, 3.0, 10.0, 40.0)
 BAND_EDGES = (0.25, 1.0, 4.0, 16.0, 64.0, 256.0)
 
-Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
+Denoise = Callable[..., Tensor]
 Losses = dict[str, dict[str, float]]
 
 log = logging.getLogger(__name__)
@@ -40,9 +41,12 @@ class Band:
     name: str
     images: UInt8[Tensor, "n 3 h w"]
     mpp: Float[Tensor, " n"]
+    classes: Int64[Tensor, " n"]
 
 
-def held_out(index: SlideIndex, *, size: int, images: int, mpp_range: tuple[float, float]) -> list[Band]:
+def held_out(
+    index: SlideIndex, *, size: int, images: int, mpp_range: tuple[float, float], classes: Sequence[str] = ()
+) -> list[Band]:
     """Draw ``images`` patches for each band of µm/px within ``mpp_range``, the same every time.
 
     Args:
@@ -50,6 +54,7 @@ def held_out(index: SlideIndex, *, size: int, images: int, mpp_range: tuple[floa
         size: side of the patches, px.
         images: patches per band.
         mpp_range: smallest and largest µm/px trained on.
+        classes: names of the classes that the denoiser is conditioned on, by their numbers.
     """
     if not index.entries:
         log.warning("no slide is kept for validation; give more slides, or a table that names some")
@@ -60,28 +65,37 @@ def held_out(index: SlideIndex, *, size: int, images: int, mpp_range: tuple[floa
         if low >= high:
             continue
         # a seed of its own: the same patches whatever the run's
-        patches = PatchDataset(index, seed=2**31, mpp_range=(low, high), anywhere_fraction=0.0, augment=False)
+        patches = PatchDataset(
+            index, seed=2**31, mpp_range=(low, high), anywhere_fraction=0.0, augment=False, classes=classes
+        )
         try:
-            image, mpp, _ = collate([patches[PatchKey(i, size)] for i in range(images)])
+            image, mpp, labels, _ = collate([patches[PatchKey(i, size)] for i in range(images)])
         except InvalidValueError as error:
             log.warning("no validation between %g and %g µm/px: %s", low, high, error)
             continue
-        bands.append(Band(f"{low:g}-{high:g}", image, mpp))
+        bands.append(Band(f"{low:g}-{high:g}", image, mpp, labels))
     return bands
 
 
 @torch.inference_mode()
 def validation_loss(
-    denoise: Denoise, bands: list[Band], *, sigma_data: float, device: torch.device, batch: int = 16
+    denoise: Denoise,
+    bands: list[Band],
+    *,
+    sigma_data: float,
+    device: torch.device,
+    batch: int = 16,
+    classes: bool = False,
 ) -> Losses:
     """Return the EDM-weighted loss of each band at each of ``SIGMAS`` (1: nothing is known but σ_data).
 
     Args:
-        denoise: (x, sigma, mpp) -> D_x.
+        denoise: (x, sigma, mpp) -> D_x; with ``classes``, (x, sigma, mpp, class_labels) -> D_x.
         bands: held-out patches.
         sigma_data: σ_data of the weighting.
         device: where to compute.
         batch: images at a time.
+        classes: whether the denoiser is told the class of each patch.
 
     Determinism:
         The noise is the same at every call.
@@ -95,10 +109,11 @@ def validation_loss(
         table[band.name] = {}
         for level in SIGMAS:
             losses = []
-            for x, n, mpp in zip(clean.split(batch), noise.split(batch), band.mpp.split(batch), strict=True):
+            parts = (v.split(batch) for v in (clean, noise, band.mpp, band.classes))
+            for x, n, mpp, labels in zip(*parts, strict=True):
                 x, n, mpp = x.to(device), n.to(device), mpp.to(device)
-                sigma = torch.full_like(mpp, level)
-                D_x = denoise(x + level * n, sigma, mpp)
+                sigma, told = torch.full_like(mpp, level), (labels.to(device),) if classes else ()
+                D_x = denoise(x + level * n, sigma, mpp, *told)
                 losses.append(denoising_loss(D_x, x, sigma, sigma_data).cpu())
             table[band.name][f"{level:g}"] = round(float(torch.cat(losses).mean()), 5)
     return table
@@ -111,7 +126,16 @@ def mean_over(table: Losses) -> float:
 
 
 @torch.inference_mode()
-def samples(net: Denoiser, *, mpp: float, size: int, count: int, seed: int, steps: int = 18) -> np.ndarray:
+def samples(
+    net: Denoiser,
+    *,
+    mpp: float,
+    size: int,
+    count: int,
+    seed: int,
+    steps: int = 18,
+    class_labels: Int64[Tensor, " count"] | None = None,
+) -> np.ndarray:
     """Draw unguided samples at one µm/px: uint8 (count, size, size, 3).
 
     Args:
@@ -121,11 +145,13 @@ def samples(net: Denoiser, *, mpp: float, size: int, count: int, seed: int, step
         count: how many.
         seed: of the noise.
         steps: Heun steps.
+        class_labels: number of the class of each; None for none.
     """
     generator = torch.Generator().manual_seed(seed)
     sigmas = karras_sigmas(steps)
     x = sigmas[0] * torch.randn(count, 3, size, size, generator=generator)
-    x = integrate(at_mpp(net, mpp), x.to(net.device), sigmas, Heun())
+    labels = None if class_labels is None else class_labels.to(net.device)
+    x = integrate(at_mpp(partial(net, class_labels=labels), mpp), x.to(net.device), sigmas, Heun())
     return to_pixels(x).permute(0, 2, 3, 1).cpu().numpy()
 
 
@@ -139,7 +165,7 @@ def sample_sheet(
     columns: int = 6,
     steps: int = 18,
 ) -> None:
-    """Write a PNG with one row of samples per µm/px, the finest on top.
+    """Write a PNG with one row of samples per µm/px, the finest on top; of classes, a column for each.
 
     Args:
         net: the denoiser.
@@ -147,11 +173,16 @@ def sample_sheet(
         mpps: µm/px of the rows.
         size: side of a sample, px.
         seed: of the noise.
-        columns: samples per row.
+        columns: samples per row, if the denoiser has no classes.
         steps: Heun steps.
     """
+    labels = torch.arange(len(net.classes)) if net.classes else None
+    count = columns if labels is None else len(labels)
     rows = [
-        np.concatenate(list(samples(net, mpp=mpp, size=size, count=columns, seed=seed, steps=steps)), axis=1)
+        np.concatenate(
+            list(samples(net, mpp=mpp, size=size, count=count, seed=seed, steps=steps, class_labels=labels)),
+            axis=1,
+        )
         for mpp in mpps
     ]
     Image.fromarray(np.concatenate(rows, axis=0)).save(path)

@@ -100,8 +100,8 @@ class _Run(Loop[UpscalerTrainConfig]):
                 net.compile(**self.step.processes.compile_options)
         return make_loader(self.config, self.train_index, self.state, self.images, self.accelerator)
 
-    def _train_on(self, batch: tuple[Tensor, Tensor, list[int]]) -> Scalars:
-        images, mpp, numbers = batch
+    def _train_on(self, batch: tuple[Tensor, Tensor, Tensor, list[int]]) -> Scalars:
+        images, mpp, _, numbers = batch
         device = self.accelerator.device
         x = to_unit(images.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
         return self.step(x, mpp.to(device), numbers, self.state.update)
