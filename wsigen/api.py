@@ -137,6 +137,11 @@ class Sampler:
         networks.model(sampler._model, sampler._upscaler, chosen)
         return sampler
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes of tissue that the model was trained with."""
+        return self._networks.model(self._model, self._upscaler, choose_device(self._device)).denoiser.classes
+
     def to(self, device: str | torch.device) -> Sampler:
         """Return a sampler on another device; networks are loaded there when it is used."""
         return Sampler(self._model, self._upscaler, str(device), self._dtype, self._networks)
@@ -150,6 +155,8 @@ class Sampler:
         mpp: float | str = 0.5,
         k: int = 2,
         preset: str | Path = "auto",
+        class_label: str | None = None,
+        guidance: float = 1.0,
         stain: str | Sequence[str] | None = None,
         overview: str | Path | None = None,
         overview_mpp: float | None = None,
@@ -166,6 +173,9 @@ class Sampler:
             k: factor between two stages.
             preset: "one-step", "fast", "paper", or a YAML file; "auto" is one-step where the model has an
                 upscaler, else fast. Slides of fast and paper must be saved before they can be read.
+            class_label: class of the tissue, one of `classes`; None for none.
+            guidance: weight of classifier-free guidance; above 1, slides are more typical of the class and
+                vary less, and the denoiser's stages take twice the time.
             stain: stainers of the IHC slides, one or several: "SYN" (bundled), a snapshot folder, a hub id.
             overview: H&E picture or slide to start from instead of sampling stage 0.
             overview_mpp: µm/px of it, if the file does not say.
@@ -183,6 +193,8 @@ class Sampler:
             model=self._model,
             upscaler=self._upscaler,
             preset=str(preset),
+            class_label=class_label,
+            guidance=guidance,
             stain=_joined(stain),
             overview=None if overview is None else Path(overview),
             overview_mpp=overview_mpp,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from wsigen.config.corpus import parse_shard, parse_splits
+from wsigen.config.corpus import parse_classes, parse_shard, parse_splits
 from wsigen.corpus.plan import assign, plan_corpus
 from wsigen.errors import InvalidValueError, SlideError
 
@@ -40,6 +41,39 @@ def test_sizes_and_mpp_follow_from_the_seed(options, tmp_path):
     assert min(sizes.values()) > 15
     assert len({item.config.mpp for item in items}) > 50
     assert plan_corpus(options(tmp_path, count=20, size="128,256x128", mpp="0.4-0.6", seed=5)) == items[:20]
+
+
+def test_each_split_has_its_share_of_each_class(options, tmp_path):
+    config = options(tmp_path, count=40, classes="liver=3, soft tissue", guidance=2.0)
+    items = plan_corpus(config)
+    assert Counter((item.split, item.config.class_label) for item in items) == {
+        ("train", "liver"): 15,
+        ("train", "soft tissue"): 5,
+        ("val", "liver"): 15,
+        ("val", "soft tissue"): 5,
+    }
+    assert {item.config.guidance for item in items} == {2.0}
+    assert plan_corpus(replace(config, count=13)) == items[:13]
+    assert {item.config.class_label for item in plan_corpus(options(tmp_path))} == {None}
+
+
+def test_weights_of_classes():
+    assert parse_classes("a") == {"a": 1.0}
+    assert parse_classes("skin/squamous=1,x=y=3") == {"skin/squamous": 0.25, "x=y": 0.75}
+    assert parse_classes(None) == {}
+
+
+@pytest.mark.parametrize("text", ["", "a,", "a=0", "a=-1", "a=x", "a,a", "=2", "a=inf"])
+def test_what_is_no_weight_of_classes_is_named(text):
+    with pytest.raises(InvalidValueError, match=f"--classes must be NAME=WEIGHT, .*, got {text!r}"):
+        parse_classes(text)
+
+
+def test_guidance_needs_classes(options, tmp_path):
+    with pytest.raises(
+        InvalidValueError, match=r"--guidance must be given with --classes, or left out, got 2"
+    ):
+        options(tmp_path, guidance=2.0)
 
 
 def test_slides_of_one_overview_share_a_split(options, tmp_path):

@@ -9,7 +9,7 @@ from wsigen.diffusion.gaussian import GaussianDenoiser
 from wsigen.diffusion.guide import pool
 from wsigen.diffusion.schedule import karras_sigmas
 from wsigen.diffusion.solvers import SOLVERS
-from wsigen.diffusion.step import at_mpp, guided, integrate
+from wsigen.diffusion.step import OfClass, at_mpp, guided, integrate
 
 GAUSSIAN = GaussianDenoiser()
 SIGMAS = karras_sigmas(12, sigma_max=20)
@@ -96,3 +96,33 @@ def test_gaussian_solution_is_consistent_between_levels():
     slope = (after - before) / (2 * step)
     d = at_one - gaussian(at_one, torch.ones(2), torch.ones(2))
     torch.testing.assert_close(slope, d, rtol=1e-4, atol=1e-4)
+
+
+class ByClass:
+    """Images of class c have the mean c, those of none the mean -1."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        sigma: torch.Tensor,
+        mpp: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        self.calls.append("none" if class_labels is None else str(class_labels.tolist()))
+        mean = torch.full_like(sigma, -1) if class_labels is None else class_labels.to(sigma)
+        return mean[:, None, None, None].expand_as(x).clone()
+
+
+@pytest.mark.parametrize(
+    ("guidance", "mean", "calls"), [(1.0, 2.0, ["[2, 2]"]), (2.0, 5.0, ["[2, 2]", "none"]), (0.5, 0.5, None)]
+)
+def test_guidance_goes_from_the_estimate_of_no_class_towards_that_of_the_class(guidance, mean, calls):
+    """And beyond it: -1 + w (2 + 1)."""
+    denoiser = ByClass()
+    x = torch.zeros(2, 3, 4, 4)
+    D_x = at_mpp(OfClass(denoiser, 2, guidance), 0.5)(x, 1.0)
+    torch.testing.assert_close(D_x, torch.full_like(x, mean))
+    assert calls is None or denoiser.calls == calls

@@ -38,8 +38,8 @@ PAINT = Preset(
 )
 
 
-def small_net() -> Denoiser:
-    """Reproducible weights, patch sizes 16 and 64."""
+def small_net(classes: tuple[str, ...] = ()) -> Denoiser:
+    """Reproducible weights, patch sizes 16 and 64; classes that look different."""
     torch.manual_seed(0)
     net = Denoiser(
         patchify=4,
@@ -48,8 +48,11 @@ def small_net() -> Denoiser:
         context_channels=4,
         patch_sizes=(16, 64),
         mpp_range=(0.25, 64.0),
+        classes=classes,
     )
     torch.nn.init.normal_(net.pixel_out.weight, std=0.05)
+    if net.class_embedding is not None:
+        torch.nn.init.normal_(net.class_embedding.weight)
     return net.eval().requires_grad_(False)
 
 

@@ -16,6 +16,8 @@ from wsigen.errors import InvalidValueError
 Config = TypeVar("Config")
 
 _TRUTH = ("true", "false")
+_KEYWORDS = {"class": "class_label"}
+"""Flags that are keywords of Python, and the fields that they fill."""
 
 
 def parse(
@@ -46,9 +48,10 @@ def parse(
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_class_arguments(config, as_group=False)
+    flags = {f"--{name}": f"--{flag}" for flag, name in _KEYWORDS.items()}
     if dashes:
         for action in parser._actions:  # for --help and messages; both spellings are understood anyway
-            action.option_strings = [s.replace("_", "-") for s in action.option_strings]
+            action.option_strings = [flags.get(s, s).replace("_", "-") for s in action.option_strings]
     try:
         namespace = parser.parse_args(_normalised(argv, config, positional))
     except ArgumentError as error:
@@ -96,6 +99,7 @@ def _normalised(argv: Sequence[str], config: type[Any], positional: str | None) 
             continue
         flag, equals, value = argument[2:].partition("=")
         flag = flag.replace("-", "_")
+        flag = _KEYWORDS.get(flag, flag)
         alone = not equals and (i + 1 == len(argv) or argv[i + 1] not in _TRUTH)
         out.append(f"--{flag}=true" if flag in switches and alone else f"--{flag}{equals}{value}")
     if given:

@@ -32,6 +32,9 @@ class CorpusConfig:
         upscaler: snapshot folder or hub id of an upscaler to use instead of the model's own.
         preset: "one-step", "fast", "paper", or a YAML file; "auto" is one-step if the model has an upscaler.
         k: factor between two stages.
+        classes: classes of tissue and their weights, such as liver=2,skin=1; a class without weight has 1.
+            Each split has its share of each class.
+        guidance: weight of classifier-free guidance towards the class of a slide; given with --classes.
         stain: stainers of the IHC slides: "SYN" (bundled), a snapshot folder or a hub id; several separated
             by commas.
         split: names and shares of the splits, such as train=0.8,val=0.1,test=0.1. Slides of one overview are
@@ -68,6 +71,8 @@ class CorpusConfig:
     upscaler: str | None = None
     preset: str = "auto"
     k: int = 2
+    classes: str | None = None
+    guidance: float = 1.0
     stain: str | None = None
     split: str = "train=0.8,val=0.1,test=0.1"
     materialise: Literal["all", "none"] = "all"
@@ -112,7 +117,10 @@ class CorpusConfig:
         parse_bytes(self.memory)
         low, high = parse_mpp(self.mpp)
         check(low == high or not self.overview, "--mpp", repr(self.mpp), "one number with --overview")
-        self.sample_config()  # checks what both have in common
+        told = self.classes is not None or self.guidance == 1
+        check(told, "--guidance", self.guidance, "given with --classes, or left out")
+        first = next(iter(parse_classes(self.classes)), None)
+        self.sample_config(class_label=first)  # checks what both have in common
 
     def sample_config(self, **values: Any) -> SampleConfig:
         """Return the configuration of a slide: the fields that both have, and ``values``."""
@@ -214,6 +222,30 @@ def parse_splits(text: str) -> dict[str, float]:
     expected = "NAME=SHARE, …, with shares above 0 that add up to 1, such as train=0.8,val=0.1,test=0.1"
     check(good and abs(total - 1) < 1e-6, "--split", repr(text), expected)
     return dict(shares)
+
+
+def parse_classes(text: str | None) -> dict[str, float]:
+    """Return the share of each class; they add up to 1. None is no class.
+
+    Raises:
+        InvalidValueError: a class is twice, or a weight is not positive.
+    """
+    weights: dict[str, float] = {}
+    for part in () if text is None else text.split(","):
+        name, _, weight = part.rpartition("=") if "=" in part else (part, "", "1")
+        try:
+            value = float(weight)
+        except ValueError:
+            value = math.nan
+        okay = name.strip() and name.strip() not in weights and is_positive(value)
+        check(
+            bool(okay),
+            "--classes",
+            repr(text),
+            "NAME=WEIGHT, …, each once and above 0, such as liver=2,skin=1",
+        )
+        weights[name.strip()] = value
+    return {name: weight / math.fsum(weights.values()) for name, weight in weights.items()}
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:

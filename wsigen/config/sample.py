@@ -37,6 +37,9 @@ class SampleConfig:
         out: folder to write to.
         name: base name of the files, default synthetic-SEED; with --count, NAME-SEED.
         count: number of slides, with seeds SEED, SEED + 1, …, and a table of them, OUT/NAME.csv.
+        class_label: class of the tissue, one of those that the model was trained with.
+        guidance: weight of classifier-free guidance: above 1, slides are more typical of the class and vary
+            less, and the denoiser's stages take twice the time; given with --class.
         stain: also translate each slide with this stainer: "SYN" (bundled), a snapshot folder or a hub id;
             several separated by commas.
         schedule: "wavefront" keeps a band of rows in memory, "steps" the whole canvas; the slide is the same.
@@ -64,6 +67,8 @@ class SampleConfig:
     out: Path = Path("slides")
     name: str | None = None
     count: int = 1
+    class_label: str | None = None
+    guidance: float = 1.0
     stain: str | None = None
     schedule: Literal["wavefront", "steps"] = "wavefront"
     device: str = "auto"
@@ -90,6 +95,9 @@ class SampleConfig:
             check(okay, "--overview-series", self.overview_series, expected)
         check(0 <= self.seed < 2**63, "--seed", self.seed, "between 0 and 2**63")
         check(self.count >= 1, "--count", self.count, ">= 1")
+        check(is_positive(self.guidance), "--guidance", repr(self.guidance), "a positive number")
+        told = self.class_label is not None or self.guidance == 1
+        check(told, "--guidance", self.guidance, "given with --class, or left out")
         auto = self.batch_size == "auto"
         check(auto or int(self.batch_size) >= 1, "--batch-size", self.batch_size, "auto or >= 1")
         check(

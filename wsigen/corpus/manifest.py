@@ -27,6 +27,7 @@ COLUMNS = {
     "name": ("string", "base name of the files"),
     "split": ("string", "train, val or test, as chosen"),
     "overview": ("string", "overview that the slide starts from; empty if its first stage was sampled"),
+    "class": ("string", "class of the tissue that was asked for; empty for none"),
     "seed": ("int64", "from which the slide follows"),
     "mpp": ("float64", "µm/px of level 0"),
     "width": ("int64", "px of level 0"),
@@ -174,7 +175,8 @@ def write_manifest(folder: Path, rows: Sequence[dict[str, Any]]) -> pd.DataFrame
 def _columns(row: dict[str, Any]) -> dict[str, Any]:
     files = row["files"]
     more = {"bytes": sum(f["bytes"] for f in files), "sha256": files[0]["sha256"] if files else ""}
-    return {name: {**row, **more}[name] for name in COLUMNS}
+    known = {"class": "", **row, **more}  # rows of before there were classes lack theirs
+    return {name: known[name] for name in COLUMNS}
 
 
 def read_manifest(folder: Path) -> pd.DataFrame:

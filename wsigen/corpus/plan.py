@@ -1,4 +1,4 @@
-"""What a corpus holds: size, µm/px, overview and split of each slide, as they follow from its seed."""
+"""What a corpus holds: size, µm/px, overview, split and class of each slide, as they follow from its seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from wsigen.config import SampleConfig
-from wsigen.config.corpus import CorpusConfig, parse_sizes, parse_splits
+from wsigen.config.corpus import CorpusConfig, parse_classes, parse_sizes, parse_splits
 from wsigen.data.find import find_slides
 from wsigen.errors import InvalidValueError
 from wsigen.pipeline.sample import NAME
@@ -60,7 +60,7 @@ def plan_corpus(config: CorpusConfig) -> list[Item]:
             f"--split {config.split}: {what} are too few for {', '.join(sorted(empty))}; pass a larger "
             "--count, more overviews, or fewer splits"
         )
-    sizes = parse_sizes(config.size)
+    sizes, classes = parse_sizes(config.size), _classes(config, [of_group[group] for group in groups])
     items = []
     for i, (overview, group) in enumerate(zip(chosen, groups, strict=True)):
         seed = config.seed + i
@@ -73,6 +73,7 @@ def plan_corpus(config: CorpusConfig) -> list[Item]:
             mpp=slide_mpp(config.mpp, seed),
             out=config.out / SLIDES,
             name=name,
+            class_label=classes[i],
             **start,
         )
         items.append(Item(name=name, split=of_group[group], overview=overview, config=sample))
@@ -99,6 +100,23 @@ def assign(groups: Sequence[str], shares: Mapping[str, float]) -> dict[str, str]
         split_of[group] = max(lacking, key=lambda split: lacking[split])
         taken[split_of[group]] += 1
     return split_of
+
+
+def _classes(config: CorpusConfig, splits: Sequence[str]) -> list[str | None]:
+    """Return the class of each slide; each split has its share of each class.
+
+    Args:
+        config: of the corpus.
+        splits: of the slides, in order.
+    """
+    shares = parse_classes(config.classes)
+    if not shares:
+        return [None] * len(splits)
+    slides: dict[str, list[str]] = {}
+    for i, split in enumerate(splits):
+        slides.setdefault(split, []).append(str(i))
+    found = {i: label for members in slides.values() for i, label in assign(members, shares).items()}
+    return [found[str(i)] for i in range(len(splits))]
 
 
 def _overviews(paths: Sequence[str]) -> dict[str, Path]:

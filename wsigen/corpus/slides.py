@@ -92,6 +92,7 @@ def describe(item: Item, he: HEOutput, measures: Mapping[str, Any], folder: Path
         "name": item.name,
         "split": item.split,
         "overview": item.overview,
+        "class": he.class_label,
         "seed": he.seed,
         "mpp": he.mpp,
         "width": he.whole.width,

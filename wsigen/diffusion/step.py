@@ -1,4 +1,4 @@
-"""Guided denoising (Harb et al. 2024, Algorithm 1), and whole trajectories for images without tiles."""
+"""Guided denoising (Harb et al. 2024, Algorithm 1; by class, Ho & Salimans 2022), and whole trajectories."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from wsigen.diffusion.guide import project
@@ -22,6 +22,46 @@ class DenoiserFunction(Protocol):
     ) -> Float[Tensor, "b 3 h w"]:
         """Return the denoised estimate of images in [-1, 1], in float32."""
         ...
+
+
+@runtime_checkable
+class ClassDenoiserFunction(Protocol):
+    """A denoiser D(x; sigma, mpp, class), of no class if ``class_labels`` is None."""
+
+    def __call__(
+        self,
+        x: Float[Tensor, "b 3 h w"],
+        sigma: Float[Tensor, " b"],
+        mpp: Float[Tensor, " b"],
+        class_labels: Int64[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Return the denoised estimate of images in [-1, 1], in float32."""
+        ...
+
+
+class OfClass:
+    """A denoiser of one class: D_none + w (D_class - D_none), classifier-free guidance of weight w.
+
+    Each estimate takes two network evaluations, one for w = 1.
+
+    Args:
+        denoiser: D(x; sigma, mpp, class).
+        class_label: number of the class.
+        guidance: w > 0; above 1, images are more typical of the class and vary less.
+    """
+
+    def __init__(self, denoiser: ClassDenoiserFunction, class_label: int, guidance: float = 1.0) -> None:
+        self.denoiser, self.class_label, self.guidance = denoiser, class_label, guidance
+
+    def __call__(
+        self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], mpp: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Return the denoised estimate of images in [-1, 1], in float32."""
+        labels = torch.full_like(sigma, self.class_label, dtype=torch.int64)
+        of_class = self.denoiser(x, sigma, mpp, labels)
+        if self.guidance == 1:
+            return of_class
+        return self.denoiser(x, sigma, mpp).lerp_(of_class, self.guidance)
 
 
 def at_mpp(denoiser: DenoiserFunction, mpp: float | Float[Tensor, " b"]) -> Denoise:

@@ -252,6 +252,8 @@ class HEOutput(Output):
         upscaler: name of the upscaler's model, for provenance; empty if none is used.
         upscaler_hash: of its weights.
         overview: picture in place of stage 0; None if that is sampled.
+        class_label: class of the tissue; empty for none.
+        guidance: weight of classifier-free guidance towards it.
         stains: of the IHC slides.
         region: of level 0 that is made alone; None for the whole slide.
         multiple: pixels of which the denoiser's patches must be multiples.
@@ -269,6 +271,8 @@ class HEOutput(Output):
     upscaler: str = ""
     upscaler_hash: str = ""
     overview: Overview | None = None
+    class_label: str = ""
+    guidance: float = 1.0
     stains: tuple[Stain, ...] = ()
     region: Region | None = None
     multiple: int = 1
@@ -317,6 +321,7 @@ class HEOutput(Output):
     def facts(self) -> dict[str, Any]:
         """Return what the pixels follow from, as the provenance file states it."""
         upscaler = {"upscaler": self.upscaler, "upscaler_hash": self.upscaler_hash}
+        label = {"class": self.class_label, "guidance": self.guidance}
         whole = self.whole
         return {
             "version": __version__,
@@ -324,6 +329,7 @@ class HEOutput(Output):
             "model_hash": self.model_hash,
             **(upscaler if self.upscaler_hash else {}),
             **({"overview": dict(self.overview.facts)} if self.overview else {}),
+            **(label if self.class_label else {}),
             "seed": self.seed,
             "stages": self.stages,
             "k": self.k,

@@ -138,6 +138,8 @@ class SampledPair(Pair):
             overview=c.overview,
             overview_mpp=c.overview_mpp,
             overview_series=c.overview_series,
+            class_label=c.class_label,
+            guidance=c.guidance,
             stain=c.stain,
             device=c.device,
             dtype=c.dtype,

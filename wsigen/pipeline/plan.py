@@ -332,11 +332,12 @@ def describe_denoiser(
             evaluations = found.get(spec.patch, (0, 0.0))[0] + stage.evaluations
             found[spec.patch] = evaluations, spec.mpp  # one measurement for all stages of this size
     lines, seconds = [], 0.0
+    twice = "" if plan.he.guidance == 1 else " with and without class"
     for patch, (evaluations, mpp) in found.items():
         each = seconds_per_evaluation(denoiser, patch, mpp, execution)
         seconds += each * evaluations
         lines.append(
-            f"network     {evaluations:,} evaluations of {patch} px, {1000 * each:.1f} ms each on "
+            f"network     {evaluations:,} evaluations of {patch} px, {1000 * each:.1f} ms each{twice} on "
             f"{execution.device} in batches of {execution.batch_size}"
         )
     return lines, seconds

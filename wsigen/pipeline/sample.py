@@ -17,7 +17,7 @@ import cv2
 import torch
 
 from wsigen.config import SampleConfig, parse_mpp, parse_region, parse_size
-from wsigen.diffusion.step import DenoiserFunction
+from wsigen.diffusion.step import DenoiserFunction, OfClass
 from wsigen.errors import InvalidValueError
 from wsigen.files import write_bytes
 from wsigen.geometry import Colour, Region, Size
@@ -45,7 +45,7 @@ from wsigen.runtime import choose_device, choose_dtype, format_bytes
 from wsigen.sampling.cascade import run_cascade
 from wsigen.sampling.preset import Preset, load_preset
 from wsigen.sampling.rows import RowStore
-from wsigen.sampling.spec import Execution, GivenSpec, StageSpec, UpscaleSpec
+from wsigen.sampling.spec import Execution, GivenSpec, StageSpec, UpscaleSpec, diffused
 from wsigen.sampling.upscale import UpscalerFunction
 from wsigen.slide.journal import BlockJournal
 from wsigen.slide.provenance import beside
@@ -84,7 +84,8 @@ def open_run(config: SampleConfig, networks: Networks | None = None) -> SampleRu
         SnapshotError: the model or a stainer cannot be loaded.
         SlideError: the overview cannot be read.
         InvalidValueError: this machine has no such device, the size does not fit, the region is outside the
-            slide, or the preset needs an upscaler that is missing or has another k.
+            slide, the preset needs an upscaler that is missing or has another k, or the model has no such
+            class.
     """
     networks, config = networks or Networks(), _resolved(config)
     device = choose_device(config.device)
@@ -97,7 +98,16 @@ def open_run(config: SampleConfig, networks: Networks | None = None) -> SampleRu
         stainers = open_stainers(config.stain, None, rendering, networks)
         for mpp in sorted({min(series.upscaled), max(series.upscaled)}):
             stainers.warn_of_scale(mpp)
+    denoiser: DenoiserFunction = model.denoiser
+    if config.class_label is not None:
+        number = model.denoiser.class_number(config.class_label)
+        denoiser = OfClass(model.denoiser, number, config.guidance)
     slides = _outputs(config, series, model, stainers, dtype)
+    if config.class_label is not None and not diffused(slides[0].specs):
+        raise InvalidValueError(
+            f"--class {config.class_label} has no effect: --preset {config.preset} leaves all stages after "
+            "--overview to the upscaler, which follows it; leave out --class, or pass --preset fast"
+        )
     # From the last to the first, so that of slides that a plan cannot tell apart the first is kept.
     by_mpp = {he.mpp: he for he in reversed(slides)}
     kinds = {len(series.upscaled[mpp]): he for mpp, he in by_mpp.items()}
@@ -120,7 +130,7 @@ def open_run(config: SampleConfig, networks: Networks | None = None) -> SampleRu
         several=config.count > 1,
         config=config,
         slides=slides,
-        denoiser=InPrecision(model.denoiser, dtype),
+        denoiser=InPrecision(denoiser, dtype),
         upscaler=upscaler,
         stainers=stainers,
         background=(red, green, blue),
@@ -185,6 +195,8 @@ def _outputs(
         preset_name=config.preset,
         dtype=str(dtype).removeprefix("torch."),
         overview=series.overview,
+        class_label=config.class_label or "",
+        guidance=config.guidance,
         stains=stainers.stains if stainers else (),
         region=_region(config, series.whole),
         multiple=model.denoiser.stride,
@@ -204,7 +216,7 @@ class SampleRun(Run):
     Args:
         config: of the call.
         slides: to make; they differ in seed, name and µm/px.
-        denoiser: D(x; sigma, mpp) in the precision that it runs in.
+        denoiser: D(x; sigma, mpp), of the slides' class, in the precision that it runs in.
         upscaler: G(y, z; µm/px), likewise; None if no stage needs it.
         stainers: of the IHC slides, if there are any.
         background: colour of background in the model's training slides.

@@ -14,7 +14,7 @@ from wsigen.files import write_bytes
 from wsigen.sampling.shift import uniform_integer
 from wsigen.slide.provenance import read_provenance
 
-COLUMNS = ("slide", "seed", "mpp", "width", "height", "stages", "fingerprint", "ihc")
+COLUMNS = ("slide", "seed", "mpp", "width", "height", "stages", "class", "fingerprint", "ihc")
 
 _AXIS = 2  # of the random integers; grid shifts take 0 and 1
 _DECIMALS = 4

@@ -37,6 +37,8 @@ class SyntheticSlide(Slide):
             then follow from it and ``mpp``.
         overview_mpp: µm/px of the overview, if the file does not state it.
         overview_series: number of the overview's image, for a TIFF or OME-Zarr that holds several.
+        class_label: class of the tissue, one of those that the model was trained with; None for none.
+        guidance: weight of classifier-free guidance; above 1, the slide is more typical of the class.
         stain: stainers of IHC slides: "SYN" (bundled), a snapshot folder or a hub id; several separated by
             commas. The slides are in ``ihc``.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
@@ -56,7 +58,7 @@ class SyntheticSlide(Slide):
     Raises:
         SnapshotError: the model or a stainer cannot be loaded.
         InvalidValueError: a value is out of range, the size does not fit, the preset diffuses its last
-            stages, or the model has no upscaler.
+            stages, or the model has no upscaler or no such class.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class SyntheticSlide(Slide):
         overview: str | Path | None = None,
         overview_mpp: float | None = None,
         overview_series: int | None = None,
+        class_label: str | None = None,
+        guidance: float = 1.0,
         stain: str | None = None,
         device: str = "auto",
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -92,6 +96,8 @@ class SyntheticSlide(Slide):
             overview=None if overview is None else Path(overview),
             overview_mpp=overview_mpp,
             overview_series=overview_series,
+            class_label=class_label,
+            guidance=guidance,
             stain=stain,
             device=device,
             dtype=dtype,
