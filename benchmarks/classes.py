@@ -176,7 +176,7 @@ def judge(
     """Rows of the table at one side of the patches: one for each class, and their mean."""
     x, model = features(real.images[side]), classifier()
     folds = StratifiedGroupKFold(_least_cases(real), shuffle=True, random_state=0)
-    other = cross_val_predict(model, x, real.labels, groups=real.groups, cv=folds)
+    other = np.asarray(cross_val_predict(model, x, real.labels, groups=real.groups, cv=folds))
     model.fit(x, real.labels)
 
     def predicted(patches: Patches) -> np.ndarray:

@@ -157,8 +157,8 @@ def _row(path: Path, where: str, line: dict[str, str | None], labels: str) -> Ro
     if split is not None and split not in SPLITS:
         raise PathError(path, f"{where}: split must be one of {', '.join(SPLITS)}, got {split!r}")
     mpp, finest = (_mpp(path, where, *given) for given in (("mpp", mpp), ("finest_mpp", finest)))
-    numbers = (_number(path, where, *given) for given in (("series", series), ("z", z)))
-    return Row(mpp, group, split, finest, *numbers, label)
+    image, plane = (_number(path, where, *given) for given in (("series", series), ("z", z)))
+    return Row(mpp, group, split, finest, image, plane, label)
 
 
 def _number(path: Path, where: str, column: str, value: str | None) -> int | None:

@@ -97,8 +97,8 @@ class Denoiser(ModelMixin, ConfigMixin):
             class_embed_type="timestep",
         )
         make_steady(self.unet)
-        self.unet.time_proj.__class__ = _Sinusoids
         embedding = block_out_channels[0]
+        self.unet.time_proj = _Sinusoids(embedding, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.pixel_stem = nn.Conv2d(3, pixel_channels, 3, padding=1)
         joined = pixel_channels + context_channels
         self.pixel_modulation = nn.Sequential(

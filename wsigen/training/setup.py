@@ -184,7 +184,7 @@ def _begin_with(net: Denoiser, given: Denoiser, init: str) -> None:
         if given.classes:
             rows = {label: weights[name][i] for i, label in enumerate(given.classes)}
             none = weights[name][-1]
-            vectors = torch.stack([rows.get(label, none) for label in (*net.classes, None)])
+            vectors = torch.stack([*(rows.get(label, none) for label in net.classes), none])
         weights[name] = vectors
     net.load_state_dict(weights)
 
