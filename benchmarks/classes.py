@@ -27,6 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.ablations.options import Device
@@ -147,15 +148,14 @@ def finest(args: argparse.Namespace) -> float:
 
 
 def samples(sampler: Sampler, guidance: float | None, args: argparse.Namespace) -> Patches:
-    """Slides of each class; without guidance as many of none. The same seeds for every class."""
+    """Slides of each class, of the same seeds; without guidance twice as many of no class, labelled -1."""
     images: dict[int, list[np.ndarray]] = {side: [] for side in sides(args)}
-    labels = []
-    last = max(images)
-    for number, name in enumerate(sampler.classes):
-        of_class: dict[str, Any] = {} if guidance is None else {"class_label": name, "guidance": guidance}
-        # without class every slide counts once: of another seed for each
-        first = number * args.samples if guidance is None else 0
-        for seed in range(first, first + args.samples):
+    last, labels = max(images), []
+    kinds = {-1: None} if guidance is None else dict(enumerate(sampler.classes))
+    for number, name in kinds.items():
+        of_class: dict[str, Any] = {} if name is None else {"class_label": name, "guidance": guidance}
+        count = args.samples * (2 if name is None else 1)
+        for seed in tqdm(range(count), f"{name or 'no class'} {guidance or ''}", disable=None):
             pair = sampler(size=last, stages=args.stages, seed=seed, mpp=finest(args), **of_class)
             for side, found in images.items():
                 level = round(math.log2(last / side))
@@ -267,7 +267,8 @@ def markdown(
         "# Samples by class",
         text,
         f"Of each class {args.patches} real patches and {args.samples} samples of {args.size} px at "
-        f"{args.mpp:g} µm/px; the samples then upscaled to {finest(args):g} µm/px.",
+        f"{args.mpp:g} µm/px, and {2 * args.samples} of no class; the samples then upscaled to "
+        f"{finest(args):g} µm/px.",
         table(columns, rows),
         f"A row a class ({', '.join(classes)}): four real patches, then four samples {order}, with the same "
         f"seeds in every row, at {finest(args):g} µm/px:",
