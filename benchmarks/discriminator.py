@@ -77,7 +77,7 @@ def measure(
     generator = torch.Generator().manual_seed(config.seed)
     rows, seen = [], []
     for first in range(FIRST, FIRST + updates * batch, batch):
-        images, mpp, _ = collate([patches[PatchKey(n, size)] for n in range(first, first + batch)])
+        images, mpp, *_ = collate([patches[PatchKey(n, size)] for n in range(first, first + batch)])
         x = to_unit(images)
         both = judge(torch.cat([x, _drawn(upscaler, x, mpp, generator)]), torch.cat([mpp, mpp]))
         real, drawn = zip(*(s.chunk(2) for s in both.scores), strict=True)
