@@ -44,11 +44,11 @@ TEXT = """
 Each figure is the share of patches that a classifier takes for their class, in percent; *mean* is over the
 classes, and chance {chance:.0f}. The classifier, a logistic regression on {dimensions} weight-free features,
 learns from real patches of the training cases. *Other cases*: real patches of training cases that it has not
-seen (cross-validation by case), the most that samples could be expected to reach by showing a class at all.
-*Held-out*: real patches of cases that neither it nor the denoiser has seen. *Samples*: what
+seen (cross-validation by case). *Held-out*: real patches of cases that neither it nor the denoiser has seen.
+Where these are near chance, the cases of a class have too little in common for it to be told. *Samples*: what
 the denoiser makes of a class, by weight of [guidance](../sampling.md#classes), and *no class* what it makes
-without one, as the share that is taken for each class; the classifier has seen the training cases of the
-denoiser, as it has to learn what their classes are.
+without one, as the share that is taken for each class: a class shows where samples of it exceed that share.
+Samples may exceed real patches of other cases, since the classifier has seen the denoiser's training cases.
 """
 
 
