@@ -25,6 +25,7 @@ DISTRIBUTIONS = {
     "openslide": "openslide-python",
     "PIL": "pillow",
     "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
     "torch_fidelity": "torch-fidelity",
     "yaml": "pyyaml",
 }
@@ -62,7 +63,8 @@ def test_dependencies_are_declared() -> None:
     assert _imports("wsigen", without=("/viewer/", "/study/", "/corpus/")) <= declared | for_training
     assert _imports("wsigen/corpus") <= declared | for_corpora
     assert _imports("wsigen/viewer") | _imports("wsigen/study") <= declared | for_viewer
-    assert _imports("benchmarks") <= declared | for_viewer | {"playwright"}  # of the picture in the docs
+    # of the picture in the docs, and of the classifier that judges samples
+    assert _imports("benchmarks") <= declared | for_viewer | {"playwright", "scikit-learn"}
     assert _imports("tests") <= declared | for_tests
 
 
