@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from wsigen.cli.parse import parse
+from wsigen.cli.parse import gathered, parse
 from wsigen.config.corpus import CorpusConfig, ExportCorpusConfig, LabelCorpusConfig, VerifyCorpusConfig
 from wsigen.errors import InvalidValueError
 
@@ -15,6 +15,7 @@ ACTIONS = {
     "label": "outline tissue and nuclei, with positivity from the IHC slides",
     "export": "cut patches of H&E and IHC together, for training",
 }
+LISTS = ("--overview", "--gate-slides")  # flags that take several paths
 MAKE = (
     "Make a corpus: many synthetic slides, alone or as pairs, with manifest, splits, dataset card and "
     "checksums in one folder. If interrupted, run the same command again; with a larger --count it adds "
@@ -50,7 +51,7 @@ def run(argv: Sequence[str], prog: str = "wsigen corpus") -> None:
 
 
 def _make(argv: Sequence[str], prog: str) -> None:
-    config, _ = parse(CorpusConfig, argv, prog=prog, description=MAKE)
+    config, _ = parse(CorpusConfig, gathered(argv, LISTS), prog=prog, description=MAKE)
     from wsigen.corpus.make import describe, make_corpus
     from wsigen.runtime import keep_freed_memory
 
