@@ -18,7 +18,7 @@ from wsigen.slide.codec import JPEG
 from wsigen.slide.levels import FileSlide, Slide
 from wsigen.slide.read import open_slide
 from wsigen.viewer.deepzoom import DeepZoom
-from wsigen.viewer.stored import stored_tiles
+from wsigen.slide.stored import stored_tiles
 
 
 def decoded(jpeg: bytes) -> np.ndarray:

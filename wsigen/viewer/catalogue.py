@@ -26,7 +26,7 @@ from wsigen.viewer.deepzoom import DeepZoom
 from wsigen.viewer.facts import Name, find_provenance, is_synthetic, parse_name, stain_title
 from wsigen.viewer.heatmap import Heatmap, legend
 from wsigen.viewer.overlay import read_overlay
-from wsigen.viewer.stored import stored_tiles
+from wsigen.slide.stored import stored_tiles
 
 SEEDS_KEPT = 2
 OVERVIEW_BYTES = 64 * 2**20
