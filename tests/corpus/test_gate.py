@@ -149,22 +149,28 @@ FIRST_AGAIN = 2**62 + uniform_integer(1, 0, 1, 4, 2**62)  # second draw of seed 
 AREA = Scale(um=32.0, area=SearchArea((), 1.0), unrelated=0.5, limit=0.3)
 
 
+ODD = OddRefused(scales=(AREA,), squares=9, draws=5, redraw=True)
+
+
 @pytest.fixture(scope="module")
-def odd(options):
-    """Corpora of two slides, of which the second passes with its third draw."""
-    gate = OddRefused(scales=(AREA,), squares=9, draws=5, redraw=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(make, "open_gate", lambda _: gate)
+def make_odd(options):
+    """Makes corpora of two slides, of which the second passes with its third draw."""
+
+    def make_one(out: Path, engine=None, **values: object) -> Path:
         given = {"count": 2, "gate": "redraw", "gate_um": 32.0, "gate_slides": ["slides"]}
-        yield lambda out, **values: options(out, **{**given, **values})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(make, "open_gate", lambda _: ODD)
+            return make_corpus(options(out, **{**given, **values}), engine)
+
+    return make_one
 
 
 @pytest.fixture(scope="module")
-def redrawn(odd, tmp_path_factory) -> Path:
-    return make_corpus(odd(tmp_path_factory.mktemp("redrawn") / "two"))
+def redrawn(make_odd, tmp_path_factory) -> Path:
+    return make_odd(tmp_path_factory.mktemp("redrawn") / "two")
 
 
-def test_a_redrawn_slide_has_another_seed_and_the_place_in_the_plan(redrawn, odd, corpus, tmp_path):
+def test_a_redrawn_slide_has_another_seed_and_the_place_in_the_plan(redrawn, make_odd, corpus, tmp_path):
     table, plain = read_manifest(redrawn), read_manifest(corpus)[:2]
     assert table.name.tolist() == plain.name.tolist()
     assert table.split.tolist() == plain.split.tolist()
@@ -178,19 +184,19 @@ def test_a_redrawn_slide_has_another_seed_and_the_place_in_the_plan(redrawn, odd
     assert not list((redrawn / ".rows").glob("*.refused"))
     out = shutil.copytree(redrawn, tmp_path / "two")
     (out / "slides" / "synthetic-1_HE.ome.tif").unlink()  # its IHC slide is of another draw than the first
-    make_corpus(odd(out))
+    make_odd(out)
     assert contents(out) == contents(redrawn)
 
 
-def test_seeds_alone_are_read_with_the_seed_that_passed(odd, redrawn, tmp_path):
-    out = make_corpus(odd(tmp_path / "seeds", materialise="none"))
+def test_seeds_alone_are_read_with_the_seed_that_passed(make_odd, redrawn, tmp_path):
+    out = make_odd(tmp_path / "seeds", materialise="none")
     seed = read_manifest(redrawn).seed[1]
     assert repr(Corpus(out, device="cpu")["synthetic-1"].he).startswith(f"SyntheticSlide(seed={seed},")
 
 
 @pytest.mark.slow
-def test_several_processes_decide_alike(odd, redrawn, tmp_path):
-    out = make_corpus(odd(tmp_path / "two"), LocalProcesses(workers=2))
+def test_several_processes_decide_alike(make_odd, redrawn, tmp_path):
+    out = make_odd(tmp_path / "two", LocalProcesses(workers=2))
     assert contents(out) == contents(redrawn)
 
 
@@ -201,16 +207,16 @@ def test_ray_workers_decide_alike(gated, refused, tmp_path):
     assert contents(out) == contents(refused)
 
 
-def test_killed_between_two_draws_it_continues_with_the_second(small_models, odd, redrawn, tmp_path):
+def test_killed_between_two_draws_it_continues_with_the_second(small_models, redrawn, tmp_path, monkeypatch):
     out = tmp_path / "two"
     flags = [f"--{key}={value}" for key, value in small_models.items()]
     flags += ["--count=2", "--size=128", "--stages=2", "--split=train=0.5,val=0.5", "--dtype=float32"]
     flags += ["--device=cpu", "--workers=1", "--gate=redraw", "--gate-um=32", "--gate-slides=slides"]
     code = f"""
 import os, signal
-from tests.corpus.test_gate import AREA, OddRefused
+from tests.corpus.test_gate import ODD
 from wsigen.corpus import make, slides
-make.open_gate = lambda _: OddRefused(scales=(AREA,), squares=9, draws=5, redraw=True)
+make.open_gate = lambda _: ODD
 def remove(output, original=slides._remove_files):
     original(output)
     state = output.out.parent / ".rows" / "synthetic-1.refused"
@@ -223,6 +229,7 @@ main(["corpus", "make", *{flags!r}, "--out={out}"])
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-500:]
     assert (out / "slides" / "synthetic-1_IHC-SYN.ome.tif").is_file()
+    monkeypatch.setattr(make, "open_gate", lambda _: ODD)
     main.main(["corpus", "make", *flags, f"--out={out}"])
     differ = [name for name, data in contents(redrawn).items() if contents(out).get(name) != data]
     assert differ == []

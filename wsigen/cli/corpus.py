@@ -13,7 +13,7 @@ ACTIONS = {
     "make": "make the slides of a corpus, or continue",
     "verify": "compare the files of a corpus with their checksums",
     "label": "outline tissue and nuclei, with positivity from the IHC slides",
-    "export": "cut patches of H&E and IHC together, for training",
+    "export": "cut patches for training, or write the slides as DICOM or OME-Zarr",
 }
 LISTS = ("--overview", "--gate-slides")  # flags that take several paths
 MAKE = (
@@ -29,7 +29,8 @@ LABEL = (
 )
 EXPORT = (
     "Cut patches of a corpus, H&E and IHC of the same place together, tissue only: as WebDataset shards, or "
-    "as a folder that `datasets.load_dataset` reads. One part for each split."
+    "as a folder that `datasets.load_dataset` reads. Or write its slides as DICOM, where a pair is two "
+    "series of one study, or as OME-Zarr. One part for each split."
 )
 
 
@@ -84,5 +85,6 @@ def _export(argv: Sequence[str], prog: str) -> None:
     config, _ = parse(ExportCorpusConfig, argv, prog=prog, description=EXPORT, positional="corpus")
     from wsigen.corpus.export import export
 
+    what = "slides" if config.format in ("dicom", "ome-zarr") else "patches"
     for split, count in export(config).items():
-        sys.stdout.write(f"{config.out}: {count} patches of {split}\n")
+        sys.stdout.write(f"{config.out}: {count} {what} of {split}\n")

@@ -171,8 +171,9 @@ class ExportCorpusConfig:
 
     Args:
         corpus: its folder.
-        out: folder to write to, empty or new.
-        format: "webdataset" for tar shards, "folder" for images with a metadata.jsonl.
+        out: folder to write to, empty or new; with whole slides, those that are there are left alone.
+        format: of patches, "webdataset" for tar shards or "folder" for images with a metadata.jsonl; of whole
+            slides, "dicom" or "ome-zarr", which take none of the options below.
         size: side of the patches in pixels.
         mpp: µm/px of the patches, that of the slides or coarser.
         tissue: least share of tissue in a patch of the H&E.
@@ -183,7 +184,7 @@ class ExportCorpusConfig:
 
     corpus: Path
     out: Path = Path("patches")
-    format: Literal["webdataset", "folder"] = "webdataset"
+    format: Literal["webdataset", "folder", "dicom", "ome-zarr"] = "webdataset"
     size: int = 256
     mpp: float = 0.5
     tissue: float = 0.5
@@ -197,6 +198,10 @@ class ExportCorpusConfig:
         check(0 <= self.tissue <= 1, "--tissue", self.tissue, "between 0 and 1")
         check(self.count is None or self.count >= 1, "--count", self.count, ">= 1")
         parse_bytes(self.shard_bytes, "--shard-bytes")
+        if self.format in ("dicom", "ome-zarr"):
+            for f in fields(self)[3:]:
+                value, flag = getattr(self, f.name), f"--{f.name.replace('_', '-')}"
+                check(value == f.default, flag, value, f"left out with --format {self.format}: no patches")
 
 
 @dataclass(frozen=True, kw_only=True)

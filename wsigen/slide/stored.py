@@ -84,7 +84,6 @@ class StoredTiles:
             data = file.read(length)
         return complete_jpeg(data, level.tables, self.tile, level.samples, level.transform)
 
-
     def ycbcr_bytes(self, factors: Sequence[int]) -> int | None:
         """Return the bytes of all tiles of some levels; None unless all are whole, three samples and YCbCr.
 
