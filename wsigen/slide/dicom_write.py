@@ -18,6 +18,7 @@ from wsidicom import ImageData, WsiDicom, WsiInstance
 from wsidicom.codec import Encoder, LossyCompressionIsoStandard
 from wsidicom.geometry import Point, PointMm, SizeMm
 from wsidicom.geometry import Size as Extent
+from wsidicom.graphical_annotations import AnnotationInstance
 from wsidicom.instance import WsiDataset
 from wsidicom.metadata import (
     Equipment,
@@ -221,7 +222,7 @@ class _Levels(Source):
         return ()
 
     @property
-    def annotation_instances(self) -> Iterable[object]:
+    def annotation_instances(self) -> Iterable[AnnotationInstance]:
         return ()
 
     def close(self) -> None:
