@@ -153,3 +153,39 @@ def test_a_folder_is_an_image_folder(corpus, tmp_path):
     assert (tmp_path / "a" / "val" / line["ihc_SYN_file_name"]).is_file()
     with pytest.raises(OutputError, match="is not empty; pass a new folder"):
         export(ExportCorpusConfig(corpus=corpus, out=tmp_path / "a"))
+
+
+@pytest.mark.parametrize("form", ["dicom", "ome-zarr"])
+def test_slides_of_a_corpus_in_other_formats(corpus, tmp_path, form, capsys):
+    pytest.importorskip({"dicom": "wsidicom", "ome-zarr": "zarr"}[form])
+    main.main(["corpus", "export", str(corpus), f"--out={tmp_path}", f"--format={form}"])
+    assert capsys.readouterr().out == f"{tmp_path}: 4 slides of train\n{tmp_path}: 4 slides of val\n"
+    suffix = "" if form == "dicom" else ".ome.zarr"
+    names = [f"synthetic-{i}_{stain}{suffix}" for i in (1, 3) for stain in ("HE", "IHC-SYN")]
+    assert sorted(path.name for path in (tmp_path / "val").iterdir()) == names
+    for stain, path in (("HE", names[0]), ("IHC-SYN", names[1])):
+        slide = open_slide(tmp_path / "val" / path)
+        assert slide.mpp == 0.5
+        source = open_slide(corpus / "slides" / f"synthetic-1_{stain}.ome.tif")
+        np.testing.assert_array_equal(*(s.read_region(s.size.region, 0.5) for s in (slide, source)))
+
+
+def test_seeds_are_exported_as_slides(corpus, options, tmp_path):
+    pytest.importorskip("wsidicom")
+    seeds = make_corpus(options(tmp_path / "seeds", materialise="none", count=2))
+    assert export(ExportCorpusConfig(corpus=seeds, out=tmp_path / "out", format="dicom")) == {
+        "train": 2,
+        "val": 2,
+    }
+    he, ihc = (
+        open_slide(next((tmp_path / "out" / "val" / f"synthetic-1_{s}").iterdir())) for s in ("HE", "IHC-SYN")
+    )
+    assert (he.mpp, [level.size.width for level in he.levels]) == (0.5, [128, 64, 32])
+    pair = Corpus(seeds, device="cpu")["synthetic-1"]
+    np.testing.assert_array_equal(he.read_level(he.size.region, 0), pair.he.read(he.size.region))
+    np.testing.assert_array_equal(ihc.read_level(he.size.region, 0), pair.ihc["SYN"].read(he.size.region))
+
+
+def test_options_of_patches_are_refused_for_whole_slides(corpus):
+    with pytest.raises(InvalidValueError, match="--size must be left out with --format dicom: no patches"):
+        ExportCorpusConfig(corpus=corpus, format="dicom", size=64)

@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import openslide
@@ -244,6 +246,49 @@ def test_seeds_alone_are_a_corpus_too(corpus, options, tmp_path):
 def test_ray_makes_the_same_bytes(corpus, options, tmp_path):
     pytest.importorskip("ray")
     out = make_corpus(options(tmp_path / "four", engine="ray", workers=2))
+    assert contents(out) == contents(corpus)
+
+
+class LostTask(Task):
+    """A task that waits for its machine to be lost, the first time."""
+
+    def __call__(self):
+        mark = self.folder / "lost"
+        if self.item.name == "synthetic-1" and not mark.exists():
+            import ray
+
+            mark.write_text(ray.get_runtime_context().get_node_id())
+            time.sleep(600)
+        return super().__call__()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_machine_of_a_cluster_may_be_lost(corpus, options, tmp_path):
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    out = tmp_path / "four"
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    nodes = {node.node_id: node for node in (cluster.add_node(num_cpus=1) for _ in range(2))}
+
+    def lose() -> None:
+        while not (out / "lost").exists() or not (out / "lost").read_text():
+            time.sleep(0.1)
+        cluster.remove_node(nodes[(out / "lost").read_text()], allow_graceful=False)
+
+    def engine(tasks):
+        return make.choose_engine(config, len(tasks))([LostTask(**vars(task)) for task in tasks])
+
+    config = options(out, engine="ray", address=cluster.address)
+    thread = threading.Thread(target=lose, daemon=True)
+    thread.start()
+    try:
+        make_corpus(config, engine)
+        thread.join(60)
+        assert len(cluster.worker_nodes) == 1
+    finally:
+        cluster.shutdown()
+    (out / "lost").unlink()
     assert contents(out) == contents(corpus)
 
 

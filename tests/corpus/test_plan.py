@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from wsigen.cli import main
 from wsigen.config.corpus import parse_classes, parse_shard, parse_splits
+from wsigen.corpus import make
 from wsigen.corpus.plan import assign, plan_corpus
 from wsigen.errors import InvalidValueError, SlideError
 
@@ -125,3 +127,19 @@ def test_what_is_no_shard_is_named(text):
 def test_options_that_do_not_go_together_are_named(options, tmp_path, values, message):
     with pytest.raises(InvalidValueError, match=message):
         options(tmp_path, **values)
+
+
+@pytest.mark.parametrize(
+    ("flags", "paths"),
+    [
+        (["a"], "a"),
+        (["a", "b"], ["a", "b"]),
+        (["a", "--overview", "b"], ["a", "b"]),
+        (["a", "--seed=1"], "a"),
+    ],
+)
+def test_flags_of_paths_take_one_or_several(flags, paths, monkeypatch):
+    seen = []
+    monkeypatch.setattr(make, "make_corpus", seen.append)
+    main.main(["corpus", "make", "--gate", "refuse", "--gate-slides", "c", "d", "--overview", *flags])
+    assert (seen[0].overview, seen[0].gate_slides) == (paths, ["c", "d"])

@@ -17,8 +17,8 @@ from wsigen.geometry import Region, Size
 from wsigen.slide.codec import JPEG
 from wsigen.slide.levels import FileSlide, Slide
 from wsigen.slide.read import open_slide
+from wsigen.slide.stored import stored_tiles
 from wsigen.viewer.deepzoom import DeepZoom
-from wsigen.viewer.stored import stored_tiles
 
 
 def decoded(jpeg: bytes) -> np.ndarray:

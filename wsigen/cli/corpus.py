@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from wsigen.cli.parse import parse
+from wsigen.cli.parse import gathered, parse
 from wsigen.config.corpus import CorpusConfig, ExportCorpusConfig, LabelCorpusConfig, VerifyCorpusConfig
 from wsigen.errors import InvalidValueError
 
@@ -13,8 +13,9 @@ ACTIONS = {
     "make": "make the slides of a corpus, or continue",
     "verify": "compare the files of a corpus with their checksums",
     "label": "outline tissue and nuclei, with positivity from the IHC slides",
-    "export": "cut patches of H&E and IHC together, for training",
+    "export": "cut patches for training, or write the slides as DICOM or OME-Zarr",
 }
+LISTS = ("--overview", "--gate-slides")  # flags that take several paths
 MAKE = (
     "Make a corpus: many synthetic slides, alone or as pairs, with manifest, splits, dataset card and "
     "checksums in one folder. If interrupted, run the same command again; with a larger --count it adds "
@@ -28,7 +29,8 @@ LABEL = (
 )
 EXPORT = (
     "Cut patches of a corpus, H&E and IHC of the same place together, tissue only: as WebDataset shards, or "
-    "as a folder that `datasets.load_dataset` reads. One part for each split."
+    "as a folder that `datasets.load_dataset` reads. Or write its slides as DICOM, where a pair is two "
+    "series of one study, or as OME-Zarr. One part for each split."
 )
 
 
@@ -50,7 +52,7 @@ def run(argv: Sequence[str], prog: str = "wsigen corpus") -> None:
 
 
 def _make(argv: Sequence[str], prog: str) -> None:
-    config, _ = parse(CorpusConfig, argv, prog=prog, description=MAKE)
+    config, _ = parse(CorpusConfig, gathered(argv, LISTS), prog=prog, description=MAKE)
     from wsigen.corpus.make import describe, make_corpus
     from wsigen.runtime import keep_freed_memory
 
@@ -83,5 +85,6 @@ def _export(argv: Sequence[str], prog: str) -> None:
     config, _ = parse(ExportCorpusConfig, argv, prog=prog, description=EXPORT, positional="corpus")
     from wsigen.corpus.export import export
 
+    what = "slides" if config.format in ("dicom", "ome-zarr") else "patches"
     for split, count in export(config).items():
-        sys.stdout.write(f"{config.out}: {count} patches of {split}\n")
+        sys.stdout.write(f"{config.out}: {count} {what} of {split}\n")

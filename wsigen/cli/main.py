@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a denoiser, an upscaler or a stain translator on slides",
     "index": "find tissue and µm/px of slides, before training",
     "evaluate": "compare synthetic slides with real ones",
+    "convert": "write slides as DICOM or OME-Zarr",
     "corpus": "make and verify corpora of many synthetic slides",
     "view": "look at slides and pairs in a browser",
     "study": "let readers judge slides, blinded, and report their answers",

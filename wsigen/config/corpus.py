@@ -26,7 +26,7 @@ class CorpusConfig:
         stages: number of upscalings; default 6, with --overview as many as --mpp needs.
         mpp: µm/px of the slides, or LOW-HIGH, such as 0.45-0.6: each seed has a value of that range.
         overview: H&E pictures or slides to start from, or folders of them, instead of sampling stage 0;
-            slides take them in turn. The flag may be repeated.
+            slides take them in turn.
         overview_mpp: µm/px of overviews whose files do not state it.
         model: "default" (bundled), a model or snapshot folder, or a hub id.
         upscaler: snapshot folder or hub id of an upscaler to use instead of the model's own.
@@ -43,6 +43,17 @@ class CorpusConfig:
             they are read (needs a preset whose last stages use the upscaler).
         layout: "linked-ome", "generic" or "lossless".
         dtype: "auto", "float32" or "bfloat16": precision of the networks.
+        gate: search the training slides for copies of each slide before it counts as made: "refuse" leaves
+            a slide with a copy out, "redraw" makes it again with another seed.
+        gate_slides: slides that the model was trained on, folders of them, or an index.parquet; default is
+            the index of the training run that wrote the model.
+        gate_table: CSV with columns slide, and any of mpp and group (the case), of the training slides.
+        gate_um: sides of the squares that are searched for, in µm, separated by commas; those that fit.
+        gate_squares: most squares of a side that are searched for in a slide.
+        gate_distance: a square nearer than this is a copy, if it is also nearer than --gate-share says; 0 is
+            the same picture, 1 unrelated.
+        gate_share: of the distance that 1 % of the squares of unrelated real tissue fall below.
+        gate_draws: most seeds that are tried for a slide with --gate redraw.
         title: of the dataset card.
         license: of the dataset, as an SPDX identifier.
         engine: "local" runs processes on this machine, "ray" tasks on a Ray cluster, which needs
@@ -65,7 +76,7 @@ class CorpusConfig:
     size: int | str | None = None
     stages: int | None = None
     mpp: float | str = 0.5
-    overview: list[str] = field(default_factory=list)
+    overview: list[str] | str = field(default_factory=list)
     overview_mpp: float | None = None
     model: str = "default"
     upscaler: str | None = None
@@ -78,6 +89,14 @@ class CorpusConfig:
     materialise: Literal["all", "none"] = "all"
     layout: Literal["linked-ome", "generic", "lossless"] = "linked-ome"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    gate: Literal["refuse", "redraw"] | None = None
+    gate_slides: list[str] | str = field(default_factory=list)
+    gate_table: Path | None = None
+    gate_um: float | str = "256,1024,4096"
+    gate_squares: int = 256
+    gate_distance: float = 0.3
+    gate_share: float = 0.6
+    gate_draws: int = 5
     title: str = "Synthetic whole-slide images"
     license: str = "CC-BY-4.0"
     engine: Literal["local", "ray"] = "local"
@@ -117,10 +136,27 @@ class CorpusConfig:
         parse_bytes(self.memory)
         low, high = parse_mpp(self.mpp)
         check(low == high or not self.overview, "--mpp", repr(self.mpp), "one number with --overview")
+        self._check_gate()
         told = self.classes is not None or self.guidance == 1
         check(told, "--guidance", self.guidance, "given with --classes, or left out")
         first = next(iter(parse_classes(self.classes)), None)
         self.sample_config(class_label=first)  # checks what both have in common
+
+    def _check_gate(self) -> None:
+        parse_sides(self.gate_um)
+        gated = self.gate is not None
+        check(gated or not self.gate_slides, "--gate", self.gate, "given with --gate-slides")
+        check(
+            self.gate_table is None or bool(self.gate_slides),
+            "--gate-slides",
+            None,
+            "given with --gate-table",
+        )
+        check(self.gate_squares >= 1, "--gate-squares", self.gate_squares, ">= 1")
+        check(self.gate_draws >= 1, "--gate-draws", self.gate_draws, ">= 1")
+        good = is_positive(self.gate_distance, 2)
+        check(good, "--gate-distance", repr(self.gate_distance), "a distance in (0, 2]")
+        check(is_positive(self.gate_share), "--gate-share", repr(self.gate_share), "a positive number")
 
     def sample_config(self, **values: Any) -> SampleConfig:
         """Return the configuration of a slide: the fields that both have, and ``values``."""
@@ -146,8 +182,9 @@ class ExportCorpusConfig:
 
     Args:
         corpus: its folder.
-        out: folder to write to, empty or new.
-        format: "webdataset" for tar shards, "folder" for images with a metadata.jsonl.
+        out: folder to write to, empty or new; with whole slides, those that are there are left alone.
+        format: of patches, "webdataset" for tar shards or "folder" for images with a metadata.jsonl; of whole
+            slides, "dicom" or "ome-zarr", which take none of the options below.
         size: side of the patches in pixels.
         mpp: µm/px of the patches, that of the slides or coarser.
         tissue: least share of tissue in a patch of the H&E.
@@ -158,7 +195,7 @@ class ExportCorpusConfig:
 
     corpus: Path
     out: Path = Path("patches")
-    format: Literal["webdataset", "folder"] = "webdataset"
+    format: Literal["webdataset", "folder", "dicom", "ome-zarr"] = "webdataset"
     size: int = 256
     mpp: float = 0.5
     tissue: float = 0.5
@@ -172,6 +209,10 @@ class ExportCorpusConfig:
         check(0 <= self.tissue <= 1, "--tissue", self.tissue, "between 0 and 1")
         check(self.count is None or self.count >= 1, "--count", self.count, ">= 1")
         parse_bytes(self.shard_bytes, "--shard-bytes")
+        if self.format in ("dicom", "ome-zarr"):
+            for f in fields(self)[3:]:
+                value, flag = getattr(self, f.name), f"--{f.name.replace('_', '-')}"
+                check(value == f.default, flag, value, f"left out with --format {self.format}: no patches")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +245,21 @@ def parse_sizes(text: str | int | None) -> list[str | None]:
     for size in sizes:
         parse_size(size)
     return list(sizes)
+
+
+def parse_sides(text: float | str) -> list[float]:
+    """Return sides in µm separated by commas, smallest first.
+
+    Raises:
+        InvalidValueError: one of them is no positive number.
+    """
+    try:
+        sides = sorted({float(part) for part in str(text).split(",")})
+    except ValueError:
+        sides = []
+    good = bool(sides) and all(is_positive(side) for side in sides)
+    check(good, "--gate-um", repr(text), "positive numbers of µm separated by commas, such as 256,1024")
+    return sides
 
 
 def parse_splits(text: str) -> dict[str, float]:

@@ -17,7 +17,7 @@ from wsigen.slide.provenance import SOFTWARE
 
 NOTICE = "Synthetic whole-slide images: made by a diffusion model, show no patient, not for diagnosis."
 _CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_TYPES = {"string": "TEXT", "int64": "INT64", "float64": "FLOAT64"}
+_TYPES = {"string": "TEXT", "int64": "INT64", "float64": "FLOAT64", "bool": "BOOL"}
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ def write_card(config: CorpusConfig, table: pd.DataFrame) -> None:
     Raises:
         OutputError: the disk refuses.
     """
+    accepted = table[table.accepted]
     env = Environment(
         loader=PackageLoader("wsigen.corpus"), undefined=StrictUndefined, keep_trailing_newline=True
     )
@@ -44,8 +45,9 @@ def write_card(config: CorpusConfig, table: pd.DataFrame) -> None:
         license=config.license.lower(),
         software=SOFTWARE,
         stains=list(table.stains[0]),
-        splits=[(split, table[table.split == split]) for split in parse_splits(config.split)],
-        size_category=next((name for most, name in _CATEGORIES if len(table) < most), "n>1M"),
+        accepted=accepted,
+        splits=[(split, accepted[accepted.split == split]) for split in parse_splits(config.split)],
+        size_category=next((name for most, name in _CATEGORIES if len(accepted) < most), "n>1M"),
     )
     write_bytes(config.out / CARD, text.encode())
     metadata = croissant(config)

@@ -18,7 +18,7 @@ from wsigen.config.check import is_positive
 from wsigen.corpus.manifest import read_config, read_manifest
 from wsigen.corpus.plan import Item, plan_corpus
 from wsigen.corpus.slides import overview
-from wsigen.errors import InvalidValueError
+from wsigen.errors import InvalidValueError, SlideError
 from wsigen.pipeline.networks import Networks
 from wsigen.pipeline.pair import SampledPair
 from wsigen.slide.levels import FileSlide, Slide
@@ -44,7 +44,8 @@ class CorpusPair:
 class Corpus(Mapping[str, CorpusPair]):
     """A corpus of `wsigen corpus make`: pairs of H&E and IHC slides by their names.
 
-    Slides that were kept as seeds are computed where they are read, which needs their models.
+    Slides that were kept as seeds are computed where they are read, which needs their models. Slides that
+    the gate refused are left out.
 
     Args:
         folder: of the corpus.
@@ -57,7 +58,10 @@ class Corpus(Mapping[str, CorpusPair]):
 
     def __init__(self, folder: str | Path, *, device: str = "auto") -> None:
         self.folder = Path(folder)
-        self.manifest: pd.DataFrame = read_manifest(self.folder).set_index("name", drop=False)
+        table = read_manifest(self.folder)
+        if not table.accepted.any():
+            raise SlideError(self.folder, "has no slide: the gate refused all; see its manifest.parquet")
+        self.manifest: pd.DataFrame = table[table.accepted].set_index("name", drop=False)
         self._rows: dict[str, Any] = {str(row["name"]): row for row in self.manifest.to_dict("records")}
         self._device, self._networks = device, Networks()
         self._items: dict[str, Item] | None = None
@@ -75,7 +79,8 @@ class Corpus(Mapping[str, CorpusPair]):
             return CorpusPair(he=he, ihc=dict(zip(row["stains"], ihc, strict=True)))
         if self._items is None:
             self._items = {item.name: item for item in plan_corpus(read_config(self.folder))}
-        pair = SampledPair(replace(self._items[name].config, device=self._device), self._networks)
+        config = replace(self._items[name].config, seed=int(row["seed"]), device=self._device)
+        pair = SampledPair(config, self._networks)
         return CorpusPair(he=pair.he, ihc=pair.ihc)
 
     def rows(self, split: str | None = None) -> list[dict[str, Any]]:
@@ -183,25 +188,31 @@ class CorpusPatches(Dataset[dict[str, Any]]):
         self._pair = lru_cache(_OPEN)(self.corpus.__getitem__)
 
 
-def tissue_places(slide: Slide, size: int, mpp: float, least: float) -> list[tuple[int, int]]:
-    """Return where patches side by side show enough tissue: x and y in px at ``mpp``, row by row.
+def tissue_places(
+    slide: Slide, size: int, mpp: float, least: float, *, stride: int | None = None
+) -> list[tuple[int, int]]:
+    """Return where patches of a regular grid show enough tissue: x and y in px at ``mpp``, row by row.
 
     Args:
         slide: H&E.
         size: side of the patches in px.
         mpp: their µm/px.
         least: share of tissue.
+        stride: px from one patch to the next, a divisor of ``size``; by default they lie side by side.
     """
+    stride = stride or size
+    steps = size // stride
     (width, height), um = slide.dimensions, slide.mpp
-    across, down = int(width * um / mpp / size + 1e-6), int(height * um / mpp / size + 1e-6)
-    if not across or not down:
+    across, down = (int(side * um / mpp / stride + 1e-6) for side in (width, height))
+    if min(across, down) < steps:
         return []
     image, coarse = overview(slide)
     mask = tissue_mask(image, coarse).astype(np.float32)
-    edge = size * mpp / coarse  # of a patch, in pixels of the mask
+    edge = stride * mpp / coarse  # of a cell of the grid, in pixels of the mask
     total = np.pad(mask.cumsum(0, dtype=np.float64).cumsum(1), ((1, 0), (1, 0))).astype(np.float32)
     xs, ys = np.arange(across + 1) * edge, np.arange(down + 1) * edge
     # The integral image between its pixels is bilinear, so shares of cells cut by an edge are exact.
     grid = cv2.remap(total, *np.meshgrid(xs.astype(np.float32), ys.astype(np.float32)), cv2.INTER_LINEAR)
-    share = np.diff(np.diff(grid, axis=0), axis=1) / edge**2
-    return [(int(x) * size, int(y) * size) for y, x in np.argwhere(share >= least - 1e-4)]
+    rows = grid[steps:] - grid[:-steps]
+    share = (rows[:, steps:] - rows[:, :-steps]) / (steps * edge) ** 2
+    return [(int(x) * stride, int(y) * stride) for y, x in np.argwhere(share >= least - 1e-4)]

@@ -10,12 +10,13 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from wsigen.corpus.gate import Gate
 from wsigen.corpus.plan import Item
 from wsigen.corpus.slides import make_slide
 from wsigen.errors import InvalidValueError, WsigenError
@@ -31,6 +32,10 @@ _networks = Networks()  # of a worker: its slides share them
 _device: str | None = None
 
 
+Made = tuple[dict[str, Any], str]
+"""Row of a slide, and why the gate refused it, or an empty string."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A slide to make.
@@ -40,26 +45,28 @@ class Task:
         folder: of the corpus.
         materialise: "all" or "none".
         threads: CPU threads.
+        gate: that the slide must pass; None for none.
     """
 
     item: Item
     folder: Path
     materialise: str
     threads: int
+    gate: Gate | None = field(default=None, compare=False)
 
-    def __call__(self) -> dict[str, Any]:
-        """Make it in this process; return its row."""
+    def __call__(self) -> Made:
+        """Make it in this process; see `make_slide`."""
         torch.set_num_threads(self.threads)
         device = _device or self.item.config.device
         item = replace(self.item, config=replace(self.item.config, device=device))
-        return make_slide(item, self.folder, self.materialise, _networks)
+        return make_slide(item, self.folder, self.materialise, _networks, self.gate)
 
 
-Engine = Callable[[Sequence[Task]], Iterator[dict[str, Any]]]
-"""Makes slides; yields their rows as they are finished."""
+Engine = Callable[[Sequence[Task]], Iterator[Made]]
+"""Makes slides; yields them as they are finished."""
 
 
-def in_process(tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
+def in_process(tasks: Sequence[Task]) -> Iterator[Made]:
     """Make slides one after the other in this process."""
     threads = torch.get_num_threads()
     try:
@@ -83,7 +90,7 @@ class LocalProcesses:
     workers: int
     devices: Sequence[str] = ()
 
-    def __call__(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
+    def __call__(self, tasks: Sequence[Task]) -> Iterator[Made]:
         """Make slides; see `Engine`.
 
         Raises:
@@ -93,10 +100,10 @@ class LocalProcesses:
         left, deaths = list(tasks), 0
         while left:
             try:
-                for task, row in self._pool(left):
+                for task, made in self._pool(left):
                     left.remove(task)
                     deaths = 0
-                    yield row
+                    yield made
             except BrokenProcessPool as error:  # noqa: PERF203
                 deaths += 1
                 if deaths > RETRIES:
@@ -106,7 +113,7 @@ class LocalProcesses:
                     ) from error
                 log.warning("a worker died; its slide is continued")
 
-    def _pool(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:
+    def _pool(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Made]]:
         context = multiprocessing.get_context("spawn")  # CUDA cannot be used in forked processes
         devices = context.SimpleQueue()
         for i in range(self.workers):
@@ -114,7 +121,7 @@ class LocalProcesses:
         with _quiet_workers():
             pool = ProcessPoolExecutor(self.workers, context, _begin, (devices,))
             try:
-                pending: dict[Future[dict[str, Any]], Task] = {pool.submit(task): task for task in tasks}
+                pending: dict[Future[Made], Task] = {pool.submit(task): task for task in tasks}
                 while pending:
                     for done in wait(pending, return_when=FIRST_COMPLETED).done:
                         yield pending.pop(done), done.result()
@@ -140,7 +147,7 @@ class RayTasks:
     threads: int
     gpus: float
 
-    def __call__(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
+    def __call__(self, tasks: Sequence[Task]) -> Iterator[Made]:
         """Make slides; see `Engine`.
 
         Raises:
@@ -155,7 +162,8 @@ class RayTasks:
             gpus = self.gpus if ray.cluster_resources().get("GPU") else 0
             options = {"num_cpus": self.threads, "num_gpus": gpus, "max_retries": RETRIES}
             remote = ray.remote(**options)(_run)
-            pending = {remote.remote(task): task for task in tasks}
+            gate = ray.put(tasks[0].gate)  # once, not with every task
+            pending = {remote.remote(replace(task, gate=None), gate): task for task in tasks}
             while pending:
                 (done,), _ = ray.wait(list(pending), num_returns=1)
                 task = pending.pop(done)
@@ -181,15 +189,15 @@ class RayTasks:
             raise _unreachable(self.address, error) from error
 
 
-def _run(task: Task) -> dict[str, Any] | WsigenError:
+def _run(task: Task, gate: Gate | None) -> Made | WsigenError:
     """Make a slide in a Ray worker; user errors are returned, since a task that raises may be retried."""
     try:
-        return task()
+        return replace(task, gate=gate)()
     except WsigenError as error:
         return error
 
 
-def _result(ray: Any, done: Any, task: Task) -> dict[str, Any]:
+def _result(ray: Any, done: Any, task: Task) -> Made:
     try:
         result = ray.get(done)
     except ray.exceptions.RayError as error:

@@ -1,4 +1,4 @@
-"""Write patches of a corpus for training: WebDataset shards, or a folder that ``datasets`` reads."""
+"""Write patches of a corpus as WebDataset shards or for ``datasets``, or its slides in other formats."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,64 @@ from wsigen.corpus.dataset import Corpus, CorpusPatches
 from wsigen.errors import InvalidValueError, OutputError
 from wsigen.files import disk_errors, make_folder, write_bytes
 from wsigen.runtime import parse_bytes
+from wsigen.slide.convert import Export, SlideFormat, write_as
+from wsigen.slide.read import open_slide
 
 Write = Callable[[str, dict[str, bytes], dict[str, Any]], None]
 
 
 def export(config: ExportCorpusConfig) -> dict[str, int]:
+    """Write the patches, or the slides, of every split; see `export_patches` and `export_slides`."""
+    corpus = Corpus(config.corpus)
+    if config.format == "dicom" or config.format == "ome-zarr":
+        return export_slides(corpus, config.out, config.format)
+    return export_patches(corpus, config)
+
+
+def export_slides(corpus: Corpus, out: Path, form: SlideFormat) -> dict[str, int]:
+    """Write the slides of every split as DICOM or OME-Zarr, into ``OUT/SPLIT``; see `write_as`.
+
+    Slides that are there already are left alone; the slides of a pair are series of one study.
+
+    Returns:
+        Number of slides of each split.
+
+    Raises:
+        SlideError: a slide cannot be read.
+        InvalidValueError: a package is not installed.
+        OutputError: the disk refuses.
+    """
+    written: dict[str, int] = {}
+    for row in corpus.rows():
+        for part in _exports(corpus, row):
+            write_as(form, part, out / row["split"])
+            written[row["split"]] = written.get(row["split"], 0) + 1
+    return written
+
+
+def _exports(corpus: Corpus, row: dict[str, Any]) -> Iterator[Export]:
+    """Yield the H&E and IHC slides of a row."""
+    name = row["name"]
+    if row["he"]:
+        for number, path in enumerate((row["he"], *row["ihc"]), start=1):
+            yield replace(Export.of_file(open_slide(corpus.folder / path)), study=name, number=number)
+        return
+    pair = corpus[name]
+    for number, (stain, slide) in enumerate({"": pair.he, **pair.ihc}.items(), start=1):
+        known = {k.removeprefix("wsigen."): v for k, v in slide.properties.items() if k.startswith("wsigen.")}
+        yield Export(
+            slide=slide,
+            path=corpus.folder / name,
+            pixel_um=(slide.mpp, slide.mpp),
+            study=name,
+            name=f"{name}_IHC-{stain}" if stain else f"{name}_HE",
+            stain=stain or "H&E",
+            number=number,
+            facts={**known, "synthetic": True},
+        )
+
+
+def export_patches(corpus: Corpus, config: ExportCorpusConfig) -> dict[str, int]:
     """Write the patches of every split.
 
     WebDataset: ``OUT/SPLIT-000000.tar``, … with samples ``KEY.he.png``, ``KEY.ihc_MARKER.png`` and
@@ -38,7 +92,6 @@ def export(config: ExportCorpusConfig) -> dict[str, int]:
         InvalidValueError: ``webdataset`` is not installed, or µm/px finer than those of the slides.
         OutputError: the folder is not empty, or the disk refuses.
     """
-    corpus = Corpus(config.corpus)
     make_folder(config.out)
     if any(config.out.iterdir()):
         raise OutputError(config.out, "is not empty; pass a new folder to --out, or empty this one")

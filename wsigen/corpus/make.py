@@ -12,12 +12,15 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from wsigen.config.corpus import CorpusConfig, parse_shard
+from wsigen.config.corpus import CorpusConfig, parse_shard, parse_sides
 from wsigen.corpus.card import write_card
 from wsigen.corpus.engine import Engine, LocalProcesses, RayTasks, Task, in_process
-from wsigen.corpus.manifest import keep_config, read_rows, write_manifest
+from wsigen.corpus.gate import Gate, fits, open_gate
+from wsigen.corpus.manifest import GATE, keep_config, read_rows, write_manifest
 from wsigen.corpus.plan import Item, plan_corpus
 from wsigen.corpus.slides import fingerprint, read_row
+from wsigen.errors import InvalidValueError
+from wsigen.evaluation.signatures import SIDE
 from wsigen.files import make_folder
 from wsigen.pipeline.networks import Networks
 from wsigen.pipeline.outputs import HEOutput
@@ -47,11 +50,16 @@ def make_corpus(config: CorpusConfig, engine: Engine | None = None) -> Path:
         The folder of the corpus.
 
     Raises:
-        InvalidValueError: values that do not fit, another corpus in the folder, or workers that keep dying.
+        InvalidValueError: values that do not fit, another corpus in the folder, workers that keep dying, or
+            a gate that refused every draw of a slide.
         SlideError: an overview cannot be read.
         OutputError: the disk refuses.
     """
     items, outputs, hashes = _plan(config)
+    gate = _gate(config, outputs)
+    if gate:
+        log.info("%s", gate.describe())
+        hashes[GATE] = gate.fingerprint()
     make_folder(config.out)
     keep_config(config, hashes)
     number, shards = parse_shard(config.shard)
@@ -60,21 +68,28 @@ def make_corpus(config: CorpusConfig, engine: Engine | None = None) -> Path:
     if len(missing) < len(mine):
         log.info("%s: %d of %d slides are finished", config.out, len(mine) - len(missing), len(mine))
     tasks = [
-        Task(item=item, folder=config.out, materialise=config.materialise, threads=config.threads)
+        Task(
+            item=item,
+            folder=config.out,
+            materialise=config.materialise,
+            threads=config.threads,
+            gate=gate,
+        )
         for item in missing
     ]
     engine = engine or choose_engine(config, len(tasks))
     try:
         with tqdm(total=len(mine), initial=len(mine) - len(tasks), desc="slides", unit="slide") as bar:
             if tasks:
-                with closing(engine(tasks)) as rows:  # pyright: ignore[reportArgumentType]
-                    for _ in rows:
+                with closing(engine(tasks)) as made:  # pyright: ignore[reportArgumentType]
+                    for row, why in made:
+                        if why:
+                            log.warning("%s is left out: %s", row["name"], why)
                         bar.update()
     finally:
         table = _describe(config, items)
-    log.info(
-        "%s: %d of %d slides, %s", config.out, len(table), len(items), format_bytes(int(table.bytes.sum()))
-    )
+    size = format_bytes(int(table.bytes.sum()))
+    log.info("%s: %d of %d slides, %s", config.out, table.accepted.sum(), len(items), size)
     return config.out
 
 
@@ -97,6 +112,7 @@ def describe(config: CorpusConfig) -> str:
         See `make_corpus`.
     """
     items, outputs, _ = _plan(config)
+    gate = _gate(config, outputs)
     number, shards = parse_shard(config.shard)
     largest = max(outputs, key=lambda he: he.whole.area)
     run = open_run(items[outputs.index(largest)].config)
@@ -110,6 +126,7 @@ def describe(config: CorpusConfig) -> str:
     lines = [
         f"slides      {len(items)} H&E, {ihc} IHC, {megapixels:.1f} megapixels of each stain",
         f"splits      {', '.join(f'{name} {count}' for name, count in splits.items())}",
+        *([f"gate        {gate.describe()}"] if gate else []),
         f"disk        {format_bytes(written)} at most",
         f"time        {time_text(share * seconds / workers)} at most with {workers} workers, "
         f"{share * seconds / 3600:.2f} device hours",
@@ -136,10 +153,32 @@ def _plan(config: CorpusConfig) -> tuple[list[Item], list[HEOutput], dict[str, s
     return items, outputs, hashes
 
 
+def _gate(config: CorpusConfig, outputs: list[HEOutput]) -> Gate | None:
+    """Open the gate, and see that it looks at every slide."""
+    if config.gate is None:
+        return None
+    _check_sides(outputs, parse_sides(config.gate_um))  # before training slides are read for minutes
+    gate = open_gate(config)
+    if gate:
+        _check_sides(outputs, [scale.um for scale in gate.scales])
+    return gate
+
+
+def _check_sides(outputs: list[HEOutput], sides: list[float]) -> None:
+    for he in outputs:
+        dimensions = he.whole.width, he.whole.height
+        if not any(fits(dimensions, he.mpp, um) for um in sides):
+            least, most = SIDE * he.mpp, min(dimensions) * he.mpp
+            raise InvalidValueError(
+                f"--gate-um must have a side of {least:g} to {most:g} µm for the slide of seed {he.seed} "
+                f"({he.whole} px at {he.mpp:g} µm/px), got {', '.join(f'{um:g}' for um in sides)}"
+            )
+
+
 def _describe(config: CorpusConfig, items: list[Item]) -> pd.DataFrame:
     """Write manifest, checksums and card of the slides that are finished."""
-    names = {item.name for item in items}
-    table = write_manifest(config.out, [row for row in read_rows(config.out) if row["name"] in names])
+    rows = {row["name"]: row for row in read_rows(config.out)}
+    table = write_manifest(config.out, [rows[item.name] for item in items if item.name in rows])
     if len(table):
         write_card(config, table)
     return table

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from wsigen.config.check import as_list
 from wsigen.config.corpus import CorpusConfig
 from wsigen.corpus.plan import SLIDES
 from wsigen.corpus.slides import ROWS, sha256
@@ -22,6 +23,8 @@ VERSION = 1
 """Of the files of a corpus."""
 CONFIG, FACTS, MANIFEST, CHECKSUMS = "corpus.yaml", "corpus.json", "manifest.parquet", "SHA256SUMS"
 CARD, CROISSANT = "README.md", "croissant.json"
+GATE = "training slides of the gate"
+"""Name of their hash."""
 
 COLUMNS = {
     "name": ("string", "base name of the files"),
@@ -47,6 +50,11 @@ COLUMNS = {
     "haematoxylin": ("float64", "mean optical density of haematoxylin in tissue"),
     "eosin": ("float64", "mean optical density of eosin in tissue"),
     "dab": ("object", "mean optical density of DAB in tissue of each IHC slide"),
+    "accepted": ("bool", "false if the gate refused the slide, which is then left out"),
+    "draws": ("int64", "seeds that were tried, of which this is the last"),
+    "squares": ("int64", "squares of the slide that the gate searched for; 0 without a gate"),
+    "nearest": ("float64", "distance of these to the nearest place of the training slides, 0 to 2"),
+    "nearest_ratio": ("float64", "that over the distance of unrelated real tissue: its 1 % quantile"),
     "he": ("string", "file of the H&E slide; empty if only the seed is kept"),
     "ihc": ("object", "files of the IHC slides"),
     "bytes": ("int64", "size of all files"),
@@ -54,6 +62,8 @@ COLUMNS = {
 }
 """Columns of the manifest: type in pandas, and meaning."""
 
+# May differ from call to call: a corpus grows, and slides move; which they are, their hash says.
+_CHANGING = {"count", "gate_draws", "gate_slides", "gate_table"}
 # Where and how fast a corpus is made is no part of what it is.
 _ELSEWHERE = {
     "out",
@@ -72,7 +82,9 @@ _ELSEWHERE = {
 
 def content(config: CorpusConfig) -> dict[str, Any]:
     """Return the fields that a corpus's slides follow from."""
-    return {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _ELSEWHERE}
+    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _ELSEWHERE}
+    values |= {name: as_list(values[name]) for name in ("overview", "gate_slides")}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 def keep_config(config: CorpusConfig, hashes: dict[str, str]) -> None:
@@ -80,7 +92,7 @@ def keep_config(config: CorpusConfig, hashes: dict[str, str]) -> None:
 
     Args:
         config: of the call.
-        hashes: of the networks' weights, by name.
+        hashes: of the networks' weights and of the gate's slides, by name.
 
     Raises:
         InvalidValueError: the corpus was made with other values, other weights or another version.
@@ -90,7 +102,7 @@ def keep_config(config: CorpusConfig, hashes: dict[str, str]) -> None:
     if path.is_file():
         before = read_config(config.out)
         now, then = content(config), content(before)
-        if different := [name for name in now if name != "count" and now[name] != then[name]]:
+        if different := [n for n in now if n not in _CHANGING and now[n] != then[n]]:
             changes = "; ".join(f"--{n} was {then[n]!r}, now {now[n]!r}" for n in different)
             raise InvalidValueError(
                 f"{config.out} holds a corpus made otherwise: {changes}; pass its values, as in "
@@ -98,16 +110,14 @@ def keep_config(config: CorpusConfig, hashes: dict[str, str]) -> None:
             )
         old = _read_facts(config.out)["weights"]
         if changed := [name for name in hashes if old.get(name) != hashes[name]]:
-            what = ", ".join(changed)
-            raise InvalidValueError(
-                f"{config.out} was made with other weights of {what}; use those, or another --out"
-            )
+            what = ", ".join(GATE if name == GATE else f"weights of {name}" for name in changed)
+            raise InvalidValueError(f"{config.out} was made with other {what}; use those, or another --out")
         if config.count < before.count:
             raise InvalidValueError(
                 f"--count must be at least that of the corpus in {config.out}, {before.count}, got "
                 f"{config.count}; for fewer slides, pass another --out"
             )
-        if config.count == before.count:
+        if now == then:
             return
     facts = {"version": VERSION, "software": SOFTWARE, "synthetic": True, "weights": hashes}
     write_bytes(config.out / FACTS, (json.dumps(facts, indent=2) + "\n").encode())
@@ -153,15 +163,14 @@ def write_manifest(folder: Path, rows: Sequence[dict[str, Any]]) -> pd.DataFrame
 
     Args:
         folder: of the corpus.
-        rows: of its slides, see `wsigen.corpus.slides.describe`.
+        rows: of its slides, see `wsigen.corpus.slides.describe`, in order.
 
     Returns:
-        The manifest, in order of the seeds.
+        The manifest.
 
     Raises:
         OutputError: the disk refuses.
     """
-    rows = sorted(rows, key=lambda row: row["seed"])
     table = pd.DataFrame([_columns(row) for row in rows], columns=list(COLUMNS))
     table = table.astype({name: kind for name, (kind, _) in COLUMNS.items()})
     with atomic_path(folder / MANIFEST) as path:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from wsigen.config import SampleConfig
+from wsigen.config.check import as_list
 from wsigen.config.corpus import CorpusConfig, parse_classes, parse_sizes, parse_splits
 from wsigen.data.find import find_slides
 from wsigen.errors import InvalidValueError
@@ -46,7 +47,7 @@ def plan_corpus(config: CorpusConfig) -> list[Item]:
         SlideError: there is no overview in a folder.
         InvalidValueError: a split would be empty, or the same overview is given twice.
     """
-    overviews = _overviews(config.overview)
+    overviews = _overviews(as_list(config.overview))
     names = list(overviews)
     order = np.random.default_rng(config.seed).permutation(len(names))
     chosen = [names[order[i % len(names)]] if names else "" for i in range(config.count)]

@@ -7,27 +7,33 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsigen.corpus.plan import SLIDES, Item
+from wsigen.errors import InvalidValueError
 from wsigen.files import write_bytes
 from wsigen.geometry import Size
 from wsigen.pipeline.networks import Networks
-from wsigen.pipeline.outputs import HEOutput
+from wsigen.pipeline.outputs import HEOutput, Output
 from wsigen.pipeline.pair import SampledPair
 from wsigen.pipeline.sample import open_run
+from wsigen.sampling.shift import uniform_integer
 from wsigen.slide.levels import FileSlide, Slide
 from wsigen.slide.provenance import beside
 from wsigen.slide.read import open_slide
 from wsigen.slide.stains import stain_densities
 from wsigen.slide.tissue import mask_resolution, tissue_mask
 
+if TYPE_CHECKING:
+    from wsigen.corpus.gate import Finding, Gate
+
 ROWS = ".rows"
 """Folder of a corpus with a JSON file for each finished slide, which the manifest is made from."""
 
-_SUFFIXES = ("", ".json", ".jpg", ".png")
+_SUFFIXES = (".json", ".jpg", ".png")
+_AXIS = 4  # of the random integers; see `wsigen.corpus.plan`
 _CHUNK = 2**22
 
 
@@ -36,24 +42,26 @@ def row_path(folder: Path, name: str) -> Path:
     return folder / ROWS / f"{name}.json"
 
 
-def read_row(folder: Path, item: Item, fingerprint: str) -> dict[str, Any] | None:
+def read_row(folder: Path, item: Item, planned: str) -> dict[str, Any] | None:
     """Return the row of a slide that is finished and whose files are there, or None.
 
     Args:
         folder: of the corpus.
         item: the slide.
-        fingerprint: of what its pixels follow from.
+        planned: fingerprint of what its pixels follow from, with the seed that the plan gives it.
     """
     try:
         row = json.loads(row_path(folder, item.name).read_bytes())
     except (OSError, ValueError):
         return None
-    same = row.get("fingerprint") == fingerprint and row.get("split") == item.split
+    same = row.get("planned") == planned and row.get("split") == item.split
     there = all((folder / file["path"]).is_file() for file in row.get("files", ()))
     return row if same and there else None
 
 
-def make_slide(item: Item, folder: Path, materialise: str, networks: Networks) -> dict[str, Any]:
+def make_slide(
+    item: Item, folder: Path, materialise: str, networks: Networks, gate: Gate | None = None
+) -> tuple[dict[str, Any], str]:
     """Make a slide and its IHC slides, or only describe them, and write its row.
 
     The row is written last: where it exists, the slide is whole. A slide that was interrupted is continued.
@@ -63,27 +71,112 @@ def make_slide(item: Item, folder: Path, materialise: str, networks: Networks) -
         folder: of the corpus.
         materialise: "all" to write the slides, "none" to describe what their seed determines.
         networks: where loaded networks are kept.
+        gate: that the slide must pass; None for none.
 
     Returns:
-        A row: what the pixels follow from, area and stain of the tissue, and files with their SHA-256.
+        A row: what the pixels follow from, area and stain of the tissue, and files with their SHA-256; and
+        why the gate refused the slide, or an empty string.
 
     Raises:
         OutputError: the disk refuses.
         SlideError: an overview cannot be read.
-        InvalidValueError: a value does not fit, or a network returned NaN.
+        InvalidValueError: a value does not fit, a network returned NaN, or the gate refused every draw.
     """
+    planned = fingerprint(open_run(item.config, networks).slides[0])
+    refused = _read_refused(folder, item, planned)
+    found, why = None, refused[-1] if refused else ""
+    for draw in range(len(refused), gate.draws if gate else 1):
+        output, he, ihc = _make(redrawn(item, draw), materialise, networks, tidy=gate is not None)
+        found = gate.look(he, output.seed) if gate else None
+        copy = found is not None and found.copy
+        if not copy or (gate and not gate.redraw):
+            why = found.text if found and copy else ""
+            kept = folder if materialise == "all" and not copy else None
+            row = describe(item, output, measure(he, ihc), kept)
+            row |= {"planned": planned, **_verdict(found, draw + 1)}
+            if copy:
+                _remove(output)
+            write_bytes(row_path(folder, item.name), json.dumps(row, indent=1, ensure_ascii=False).encode())
+            _refused_path(folder, item).unlink(missing_ok=True)
+            return row, why
+        assert found is not None
+        why = found.text
+        refused.append(why)
+        # first, so that a call that is killed here does not make the same slide again
+        write_bytes(
+            _refused_path(folder, item), json.dumps({"planned": planned, "refused": refused}).encode()
+        )
+        _remove(output)
+    raise InvalidValueError(
+        f"{item.name}: the gate refused all {len(refused)} draws as copies of training slides (the last: "
+        f"{why}); more --gate-draws continue from there, --gate refuse leaves such slides out, and a model "
+        "that copies needs more training slides"
+    )
+
+
+def redrawn(item: Item, draw: int) -> Item:
+    """Return a slide with the seed of a later draw; the first is that of the plan.
+
+    Seeds of later draws are above 2**62, where those of no corpus are.
+    """
+    if draw == 0:
+        return item
+    seed = 2**62 + uniform_integer(item.config.seed, 0, draw, _AXIS, 2**62)
+    return replace(item, config=replace(item.config, seed=seed))
+
+
+def _make(
+    item: Item, materialise: str, networks: Networks, *, tidy: bool
+) -> tuple[HEOutput, Slide, list[Slide]]:
+    """Make a slide, or prepare to compute it; with ``tidy``, remove what is left of one refused before."""
     run = open_run(item.config, networks)
     (output,) = run.slides
-    if materialise == "all":
-        replace(run, several=True).make()  # several: what exists already is no error
-        he = FileSlide(open_slide(output.slide))
-        ihc = [FileSlide(open_slide(stained.slide)) for stained in output.ihc]
-    else:
+    if materialise == "none":
         pair = SampledPair(item.config, networks)
-        he, ihc = pair.he, [*pair.ihc.values()]
-    row = describe(item, output, measure(he, ihc), folder if materialise == "all" else None)
-    write_bytes(row_path(folder, item.name), json.dumps(row, indent=1, ensure_ascii=False).encode())
-    return row
+        return output, pair.he, [*pair.ihc.values()]
+    for one in (output, *output.ihc) if tidy else ():
+        if not one.is_finished():
+            _remove_files(one)
+    replace(run, several=True).make()  # several: what exists already is no error
+    ihc: list[Slide] = [FileSlide(open_slide(stained.slide)) for stained in output.ihc]
+    return output, FileSlide(open_slide(output.slide)), ihc
+
+
+def _verdict(found: Finding | None, draws: int) -> dict[str, Any]:
+    """Return the columns of the gate."""
+    if found is None:
+        return {"accepted": True, "draws": draws, "squares": 0, "nearest": None, "nearest_ratio": None}
+    nearest = {"squares": found.squares, "nearest": found.distance, "nearest_ratio": found.ratio}
+    return {"accepted": not found.copy, "draws": draws, **nearest}
+
+
+def _refused_path(folder: Path, item: Item) -> Path:
+    return folder / ROWS / f"{item.name}.refused"
+
+
+def _read_refused(folder: Path, item: Item, planned: str) -> list[str]:
+    """Return what the gate found in earlier draws of a slide that is not finished."""
+    try:
+        state = json.loads(_refused_path(folder, item).read_bytes())
+    except (OSError, ValueError):
+        return []
+    return state["refused"] if state["planned"] == planned else []
+
+
+def _remove(he: HEOutput) -> None:
+    # the H&E first: without it, its IHC slides are made again
+    for output in (he, *he.ihc):
+        _remove_files(output)
+
+
+def _remove_files(output: Output) -> None:
+    for path in _paths(output):
+        path.unlink(missing_ok=True)
+
+
+def _paths(output: Output) -> list[Path]:
+    """Return the files that a slide may have; the slide itself comes first."""
+    return [output.slide, *(beside(output.slide, suffix) for suffix in _SUFFIXES)]
 
 
 def describe(item: Item, he: HEOutput, measures: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
@@ -162,8 +255,7 @@ def _mean(density: np.ndarray, mask: np.ndarray) -> float | None:
 
 def _files(he: HEOutput, folder: Path) -> list[dict[str, Any]]:
     """Return path, bytes and SHA-256 of the files of a slide and of its IHC slides."""
-    slides = [he.slide, *(output.slide for output in he.ihc)]
-    paths = [slide if not suffix else beside(slide, suffix) for slide in slides for suffix in _SUFFIXES]
+    paths = [path for output in (he, *he.ihc) for path in _paths(output)]
     return [
         {"path": p.relative_to(folder).as_posix(), "bytes": p.stat().st_size, "sha256": sha256(p)}
         for p in paths

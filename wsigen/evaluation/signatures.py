@@ -82,7 +82,7 @@ def distinct(signatures: np.ndarray) -> np.ndarray:
 
     The share of cells that take part is 1 / Σ p⁴ over their number: 1/3 of normally distributed ones.
     """
-    flat = signatures.reshape(len(signatures), -1).astype(np.float64)
+    flat = signatures.reshape(len(signatures), SIDE * SIDE).astype(np.float64)
     # signatures have length 1: Σ p⁴ is the inverse of the number of cells that matter
     share = 1 / np.maximum((flat**4).sum(axis=1), 1e-12) / flat.shape[1]
     return (share >= DISTINCT) & flat.any(axis=1)

@@ -19,7 +19,7 @@ from wsigen.geometry import Region, Size
 from wsigen.slide.codec import JPEG
 from wsigen.slide.levels import Slide
 from wsigen.slide.pyramid import ceil_div, level_size
-from wsigen.viewer.stored import StoredTiles
+from wsigen.slide.stored import StoredTiles
 
 TILE = 256
 OVERVIEW = 2048

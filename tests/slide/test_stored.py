@@ -13,7 +13,7 @@ from tests.synthetic import damage_tile, write_tiff
 from wsigen.errors import SlideError
 from wsigen.geometry import Region
 from wsigen.slide.read import open_slide
-from wsigen.viewer.stored import complete_jpeg, stored_tiles
+from wsigen.slide.stored import complete_jpeg, stored_tiles
 
 
 def decoded(jpeg: bytes) -> np.ndarray:

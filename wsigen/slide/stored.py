@@ -1,4 +1,4 @@
-"""JPEG tiles of a TIFF as they are stored, made complete for browsers without decoding them.
+"""JPEG tiles of a TIFF as they are stored, made complete files without decoding them.
 
 A TIFF keeps the tables of its tiles once for a page (TIFF Technical Note 2), and says in its tags whether the
 components are YCbCr or RGB. A file of its own needs the tables inside, and Adobe's marker for the colours.
@@ -83,6 +83,21 @@ class StoredTiles:
             file.seek(offset)
             data = file.read(length)
         return complete_jpeg(data, level.tables, self.tile, level.samples, level.transform)
+
+    def ycbcr_bytes(self, factors: Sequence[int]) -> int | None:
+        """Return the bytes of all tiles of some levels; None unless all are whole, three samples and YCbCr.
+
+        Args:
+            factors: of the levels to level 0.
+        """
+        levels = [self._levels.get(factor) for factor in factors]
+        total = 0
+        for level in levels:
+            lengths = [length for _, length in level.places] if level else [0]
+            if not level or level.samples != 3 or level.transform != _YCBCR or not all(lengths):
+                return None
+            total += sum(lengths)
+        return total
 
 
 def stored_tiles(slide: WholeSlide) -> StoredTiles | None:

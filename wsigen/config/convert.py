@@ -1,0 +1,29 @@
+"""Options of ``wsigen convert``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from wsigen.config.check import check_mpp
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """One call of ``wsigen convert``.
+
+    Args:
+        slides: folders, slides, or patterns such as "slides/*.ome.tif", one or several.
+        format: "dicom" for DICOM whole-slide images, "ome-zarr" for OME-Zarr 0.5.
+        out: folder to write to; slides that are there already are left alone.
+        mpp: µm/px of slides that do not state it.
+    """
+
+    slides: list[str] | str
+    format: Literal["dicom", "ome-zarr"] = "dicom"
+    out: Path = Path("converted")
+    mpp: float | None = None
+
+    def __post_init__(self) -> None:
+        check_mpp(self.mpp, "--mpp")
