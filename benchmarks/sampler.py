@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from wsigen.errors import InvalidValueError
 from wsigen.evaluation.seams import seam_ratio
 from wsigen.geometry import Region, Size
 from wsigen.nn.model import Model, load_model
@@ -84,9 +85,7 @@ def measure(
     return {
         "seconds": round(seconds, 2),
         "evaluations": sum(evaluations.values()),
-        "step8": [
-            round(score(spec, journal), 3) for spec, journal in zip(specs[1:], journals[1:], strict=True)
-        ],
+        "step8": [score(spec, journal) for spec, journal in zip(specs[1:], journals[1:], strict=True)],
     }
 
 
@@ -97,15 +96,22 @@ def picture(journal: BlockJournal) -> np.ndarray:
     return journal.read(Region(corner, corner, side, side))
 
 
-def score(spec: AnySpec, journal: BlockJournal) -> float:
-    """step8 of a stage, at the joints of its last three grids, or at the lattice of cells."""
+def score(spec: AnySpec, journal: BlockJournal) -> float | None:
+    """step8 of a stage, at the joints of its last three grids, or at the lattice of cells.
+
+    None for a stage that is too small to have any.
+    """
     image = picture(journal)
     origin = (journal.size.height - len(image)) // 2
-    if not isinstance(spec, StageSpec):  # tiles are whole cells where the size is a power of two
-        return seam_ratio(image, CELL * spec.k, rows=[-origin], cols=[-origin])
-    last = spec.grids[-3:]
-    rows, cols = [g.rows.offset - origin for g in last], [g.cols.offset - origin for g in last]
-    return seam_ratio(image, spec.patch.width, rows=rows, cols=cols)
+    if isinstance(spec, StageSpec):
+        pitch, last = spec.patch.width, spec.grids[-3:]
+        rows, cols = [g.rows.offset - origin for g in last], [g.cols.offset - origin for g in last]
+    else:  # tiles are whole cells where the size is a power of two
+        pitch, rows, cols = CELL * spec.k, [-origin], [-origin]
+    try:
+        return round(seam_ratio(image, pitch, rows=rows, cols=cols), 3)
+    except InvalidValueError:
+        return None
 
 
 def main() -> None:
