@@ -85,6 +85,6 @@ def _export(argv: Sequence[str], prog: str) -> None:
     config, _ = parse(ExportCorpusConfig, argv, prog=prog, description=EXPORT, positional="corpus")
     from wsigen.corpus.export import export
 
-    what = "slides" if config.format in ("dicom", "ome-zarr") else "patches"
+    what = "slides" if config.slide_format else "patches"
     for split, count in export(config).items():
         sys.stdout.write(f"{config.out}: {count} {what} of {split}\n")

@@ -8,6 +8,9 @@ from typing import Literal
 
 from wsigen.config.check import check_mpp
 
+SlideFormat = Literal["dicom", "ome-zarr"]
+"""Formats that slides are converted to."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
@@ -21,7 +24,7 @@ class ConvertConfig:
     """
 
     slides: list[str] | str
-    format: Literal["dicom", "ome-zarr"] = "dicom"
+    format: SlideFormat = "dicom"
     out: Path = Path("converted")
     mpp: float | None = None
 

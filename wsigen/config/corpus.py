@@ -6,9 +6,10 @@ import math
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from wsigen.config.check import check, is_positive
+from wsigen.config.convert import SlideFormat
 from wsigen.config.sample import SampleConfig, parse_mpp, parse_size
 from wsigen.runtime import parse_bytes
 
@@ -209,10 +210,15 @@ class ExportCorpusConfig:
         check(0 <= self.tissue <= 1, "--tissue", self.tissue, "between 0 and 1")
         check(self.count is None or self.count >= 1, "--count", self.count, ">= 1")
         parse_bytes(self.shard_bytes, "--shard-bytes")
-        if self.format in ("dicom", "ome-zarr"):
+        if self.slide_format is not None:
             for f in fields(self)[3:]:
                 value, flag = getattr(self, f.name), f"--{f.name.replace('_', '-')}"
                 check(value == f.default, flag, value, f"left out with --format {self.format}: no patches")
+
+    @property
+    def slide_format(self) -> SlideFormat | None:
+        """Format that whole slides are written in; None for patches."""
+        return self.format if self.format in get_args(SlideFormat) else None  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True, kw_only=True)

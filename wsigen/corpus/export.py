@@ -15,12 +15,13 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from wsigen.config.convert import SlideFormat
 from wsigen.config.corpus import ExportCorpusConfig
 from wsigen.corpus.dataset import Corpus, CorpusPatches
 from wsigen.errors import InvalidValueError, OutputError
 from wsigen.files import disk_errors, make_folder, write_bytes
 from wsigen.runtime import parse_bytes
-from wsigen.slide.convert import Export, SlideFormat, write_as
+from wsigen.slide.convert import Export, write_as
 from wsigen.slide.read import open_slide
 
 Write = Callable[[str, dict[str, bytes], dict[str, Any]], None]
@@ -29,8 +30,8 @@ Write = Callable[[str, dict[str, bytes], dict[str, Any]], None]
 def export(config: ExportCorpusConfig) -> dict[str, int]:
     """Write the patches, or the slides, of every split; see `export_patches` and `export_slides`."""
     corpus = Corpus(config.corpus)
-    if config.format == "dicom" or config.format == "ome-zarr":
-        return export_slides(corpus, config.out, config.format)
+    if config.slide_format is not None:
+        return export_slides(corpus, config.out, config.slide_format)
     return export_patches(corpus, config)
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from math import log2, prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm.auto import tqdm
 
+from wsigen.config.convert import SlideFormat
 from wsigen.errors import InvalidValueError
 from wsigen.files import disk_errors, make_folder, sync_folder
 from wsigen.slide.levels import FileSlide, Slide
@@ -20,8 +21,6 @@ from wsigen.slide.provenance import beside, read_provenance
 from wsigen.slide.read import WholeSlide, open_slide
 from wsigen.slide.stored import StoredTiles, stored_tiles
 
-SlideFormat = Literal["dicom", "ome-zarr"]
-"""Formats that slides are converted to."""
 Progress = Callable[[int], object]
 """Takes the number of pixels that were written."""
 _TOLERANCE = 0.02
